@@ -1,0 +1,2 @@
+//! The composition root of the cluster agent.
+fn main() {}

@@ -1,0 +1,2 @@
+//! One agent's runtime.
+fn main() {}

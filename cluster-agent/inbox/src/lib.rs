@@ -1,0 +1,1 @@
+//! The durable copy of what the hub said.

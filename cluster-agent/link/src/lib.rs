@@ -1,0 +1,1 @@
+//! The hub connection of a cluster agent: enrol, sync, renew, tunnel.

@@ -1,0 +1,1 @@
+//! Pure: from documents to engines.

@@ -1,0 +1,1 @@
+//! Applies a plan: engines as child processes.

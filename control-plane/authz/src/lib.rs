@@ -1,0 +1,1 @@
+//! Who acts and on whose behalf: Actor, TenantContext, Authorized.

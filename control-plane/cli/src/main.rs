@@ -1,0 +1,2 @@
+//! The user's CLI.
+fn main() {}

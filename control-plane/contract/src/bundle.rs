@@ -1,0 +1,149 @@
+//! One agent with everything it refers to: what an engine runs.
+
+use crate::documents::{
+    AgentSpec, Body, Document, Kind, ModelSpec, Name, PromptSpec, Reference, ToolServerSpec,
+};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use std::collections::BTreeMap;
+
+/// An agent's revision with its models, tool servers and prompts, by the reference that the agent uses.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Bundle {
+    pub project: Name,
+    pub name: Name,
+    /// The agent's id in the hub; the name of the file's agent where an engine runs alone.
+    pub uid: String,
+    /// The agent document's generation (its revision number).
+    pub generation: u64,
+    pub agent: AgentSpec,
+    pub models: BTreeMap<String, ModelSpec>,
+    pub tool_servers: BTreeMap<String, ToolServerSpec>,
+    pub prompts: BTreeMap<String, PromptSpec>,
+}
+
+/// A reference to a document that is not there.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{path}: expected the name of a {kind} in the set or the project, found {reference}")]
+pub struct Dangling {
+    /// Path in the agent's document.
+    pub path: String,
+    pub kind: Kind,
+    pub reference: String,
+}
+
+impl Bundle {
+    /// Joins `agent` with what it refers to among `documents`. References without a project mean `project`.
+    ///
+    /// # Errors
+    /// Every dangling reference, with its path in the agent's document.
+    pub fn resolve<'a>(
+        project: &Name,
+        agent: (&Name, &str, u64, &AgentSpec),
+        documents: impl Fn(Kind, &Reference) -> Option<&'a Document>,
+    ) -> Result<Self, Vec<Dangling>> {
+        let (name, uid, generation, spec) = agent;
+        let mut bundle = Self {
+            project: project.clone(),
+            name: name.clone(),
+            uid: uid.to_owned(),
+            generation,
+            agent: spec.clone(),
+            models: BTreeMap::new(),
+            tool_servers: BTreeMap::new(),
+            prompts: BTreeMap::new(),
+        };
+        let mut dangling = Vec::new();
+        for (path, kind, reference) in references(spec) {
+            let qualified = Reference {
+                project: Some(reference.project.clone().unwrap_or_else(|| project.clone())),
+                name: reference.name.clone(),
+            };
+            match (kind, documents(kind, &qualified).map(|d| &d.body)) {
+                (_, Some(Body::Model(model))) => {
+                    bundle.models.insert(reference.to_string(), model.clone());
+                }
+                (_, Some(Body::ToolServer(server))) => {
+                    bundle.tool_servers.insert(reference.to_string(), server.clone());
+                }
+                (_, Some(Body::Prompt(prompt))) => {
+                    bundle.prompts.insert(reference.to_string(), prompt.clone());
+                }
+                (Kind::Agent, Some(Body::Agent(_))) => {}
+                _ => dangling.push(Dangling {
+                    path,
+                    kind,
+                    reference: reference.to_string(),
+                }),
+            }
+        }
+        if dangling.is_empty() {
+            Ok(bundle)
+        } else {
+            Err(dangling)
+        }
+    }
+
+    /// SHA-256 over the bundle's JSON, in hex: equal digests mean the same thing to run.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        let json = serde_json::to_vec(self).unwrap_or_default();
+        hex::encode(Sha256::digest(json))
+    }
+}
+
+/// Each reference of an agent: its path in the document, the kind it must have, and the reference.
+///
+/// Prompts are found in the instructions' `include("…")`; an include whose name is no reference is left to
+/// [`crate::documents`]' check of the template.
+#[must_use]
+pub fn references(spec: &AgentSpec) -> Vec<(String, Kind, Reference)> {
+    use crate::documents::{Instructions, ModelList};
+    let mut found = Vec::new();
+    if let Instructions::Template(template) = &spec.instructions {
+        for name in included(&template.template) {
+            if let Ok(reference) = name.parse() {
+                found.push(("spec.instructions.template".to_owned(), Kind::Prompt, reference));
+            }
+        }
+    }
+    match &spec.model {
+        ModelList::One(reference) => found.push(("spec.model".to_owned(), Kind::Model, reference.clone())),
+        ModelList::Several(list) => {
+            found.extend(
+                list.iter()
+                    .enumerate()
+                    .map(|(i, r)| (format!("spec.model[{i}]"), Kind::Model, r.clone())),
+            );
+        }
+    }
+    let tools = spec.tools.iter().enumerate();
+    found.extend(tools.map(|(i, t)| {
+        (
+            format!("spec.tools[{i}].server"),
+            Kind::ToolServer,
+            t.server.clone(),
+        )
+    }));
+    let agents = spec.agents.iter().enumerate();
+    found.extend(agents.map(|(i, a)| (format!("spec.agents[{i}].name"), Kind::Agent, a.name.clone())));
+    found
+}
+
+/// The texts given to `include(…)` in a template, in order.
+fn included(template: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut rest = template;
+    while let Some(at) = rest.find("include(") {
+        rest = rest[at + "include(".len()..].trim_start();
+        let Some(quote) = rest.chars().next().filter(|c| matches!(c, '"' | '\'')) else {
+            continue;
+        };
+        if let Some((name, after)) = rest[1..].split_once(quote) {
+            names.push(name.to_owned());
+            rest = after;
+        }
+    }
+    names
+}

@@ -1,0 +1,23 @@
+//! What hub and cluster side say to each other, and the only crate that both may use.
+//!
+//! * [`documents`]: the kinds people write (`Agent`, `Model`, `ToolServer`, `Prompt`), their schema and validation.
+//! * [`bundle`]: one agent with everything it refers to: what an engine runs.
+//! * [`control`]: the frames between a runtime and the engine it started.
+//! * [`run`]: the run record, content-free.
+//! * [`fleet`]: the generated messages and services of the hub ↔ cluster agent protocol.
+
+pub mod bundle;
+pub mod control;
+pub mod documents;
+pub mod run;
+
+/// Messages and services of `proto/roadstead/fleet/v1`.
+#[expect(
+    unused_qualifications,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    reason = "generated code"
+)]
+pub mod fleet {
+    tonic::include_proto!("roadstead.fleet.v1");
+}

@@ -1,0 +1,1 @@
+//! Ids, the one error and the clock of the hub; no framework.

@@ -1,0 +1,1 @@
+//! The hub's side of the fleet protocol: enrolment, sessions, bulk, tunnel.

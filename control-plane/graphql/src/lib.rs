@@ -1,0 +1,1 @@
+//! Thin GraphQL resolvers over the service.

@@ -1,0 +1,2 @@
+//! The composition root of the hub.
+fn main() {}

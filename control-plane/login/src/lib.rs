@@ -1,0 +1,1 @@
+//! Who is calling: bearer API tokens on the HTTP faces.

@@ -1,0 +1,1 @@
+//! Every use case once: plain async functions over the store.

@@ -1,0 +1,1 @@
+//! The hub's database: the only crate besides migrations that names sea-orm.

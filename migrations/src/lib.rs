@@ -1,0 +1,1 @@
+//! The hub's schema: sea-orm migrations, embedded in the hub.

@@ -1,0 +1,1 @@
+//! Real processes, real parts: end to end, faults, benchmarks.

@@ -1,0 +1,2 @@
+//! A scripted model server that speaks the real wire formats, for tests.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The fleet protocol over a simulated network.
