@@ -9,15 +9,5 @@
 pub mod bundle;
 pub mod control;
 pub mod documents;
+pub mod fleet;
 pub mod run;
-
-/// Messages and services of `proto/roadstead/fleet/v1`.
-#[expect(
-    unused_qualifications,
-    clippy::allow_attributes,
-    clippy::allow_attributes_without_reason,
-    reason = "generated code"
-)]
-pub mod fleet {
-    tonic::include_proto!("roadstead.fleet.v1");
-}
