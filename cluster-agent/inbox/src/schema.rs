@@ -1,0 +1,96 @@
+//! The file: its tables, its settings and its version.
+
+use crate::InboxError;
+use rusqlite::{Connection, ErrorCode, OptionalExtension as _};
+use std::path::Path;
+
+/// Kept in `user_version`.
+const VERSION: i64 = 1;
+
+const TABLES: &str = "
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE documents (
+  uid TEXT PRIMARY KEY,
+  -- What the hub sent last, taken or refused.
+  generation INTEGER NOT NULL,
+  digest BLOB NOT NULL,
+  -- What runs: the last that was taken; NULL where nothing was.
+  good_generation INTEGER,
+  good_digest BLOB,
+  kind TEXT NOT NULL,
+  project TEXT NOT NULL,
+  name TEXT NOT NULL,
+  json BLOB
+);
+-- Deleted documents. A document may come back to this cluster, but only by a later revision.
+CREATE TABLE tombstones (uid TEXT PRIMARY KEY, revision INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX tombstones_by_revision ON tombstones (revision);
+CREATE TABLE runs (position INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, json BLOB NOT NULL);
+";
+
+/// Opens or makes the file. One process at a time: the lock is held until the connection closes.
+pub(crate) fn open(path: &Path) -> Result<Connection, InboxError> {
+    let mut connection = Connection::open(path)?;
+    prepare(&mut connection).map_err(|error| match error {
+        InboxError::Storage(rusqlite::Error::SqliteFailure(failure, _))
+            if matches!(failure.code, ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) =>
+        {
+            InboxError::InUse
+        }
+        other => other,
+    })?;
+    Ok(connection)
+}
+
+fn prepare(connection: &mut Connection) -> Result<(), InboxError> {
+    connection.busy_timeout(std::time::Duration::ZERO)?;
+    // EXCLUSIVE keeps the lock and spares the shared-memory file; the cache is small because documents are read whole.
+    connection.execute_batch(
+        "PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
+         PRAGMA cache_size = -256; PRAGMA journal_size_limit = 1048576;",
+    )?;
+    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    let found: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    match found {
+        0 => {
+            transaction.execute_batch(TABLES)?;
+            transaction.pragma_update(None, "user_version", VERSION)?;
+            transaction.execute(
+                "INSERT INTO meta (key, value) VALUES ('incarnation', lower(hex(randomblob(16)))), ('cursor', '0')",
+                [],
+            )?;
+        }
+        VERSION => {}
+        _ => {
+            return Err(InboxError::Version {
+                found,
+                known: VERSION,
+            });
+        }
+    }
+    transaction.commit()?;
+    Ok(())
+}
+
+pub(crate) fn meta(connection: &Connection, key: &str) -> Result<Option<String>, rusqlite::Error> {
+    connection
+        .prepare_cached("SELECT value FROM meta WHERE key = ?1")?
+        .query_row([key], |row| row.get(0))
+        .optional()
+}
+
+pub(crate) fn set_meta(connection: &Connection, key: &str, value: &str) -> Result<(), rusqlite::Error> {
+    connection
+        .prepare_cached(
+            "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = ?2",
+        )?
+        .execute([key, value])?;
+    Ok(())
+}
+
+pub(crate) fn clear_meta(connection: &Connection, key: &str) -> Result<(), rusqlite::Error> {
+    connection
+        .prepare_cached("DELETE FROM meta WHERE key = ?1")?
+        .execute([key])?;
+    Ok(())
+}

@@ -1,0 +1,450 @@
+//! The rules of protocol.md §3 as the inbox keeps them.
+
+use super::*;
+use proptest::prelude::*;
+use roadstead_contract::{
+    fleet::{StateSum, document_digest},
+    run::Outcome as RunOutcome,
+};
+use std::collections::BTreeMap;
+
+fn document(uid: &str, generation: u64, text: &str) -> Document {
+    let json = format!("{{\"text\":{text:?}}}").into_bytes();
+    Document {
+        uid: uid.to_owned(),
+        generation,
+        digest: document_digest(&json),
+        kind: "Prompt".to_owned(),
+        project: "default".to_owned(),
+        name: format!("name-{uid}"),
+        json,
+    }
+}
+
+fn upsert(revision: u64, document: &Document) -> Change {
+    Change::Upsert {
+        revision,
+        document: document.clone(),
+    }
+}
+
+fn delta(from: u64, through: u64, changes: Vec<Change>) -> Batch {
+    Batch {
+        from,
+        through,
+        purpose: Purpose::Delta,
+        changes,
+    }
+}
+
+struct Bench {
+    folder: tempfile::TempDir,
+    inbox: Inbox,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let inbox = Inbox::open_inline(&folder.path().join("inbox.db")).unwrap();
+        Self { folder, inbox }
+    }
+
+    /// As after a crash: the file as it is on disk, a new process.
+    fn reopen(self) -> Self {
+        let Self { folder, inbox } = self;
+        drop(inbox);
+        let inbox = Inbox::open_inline(&folder.path().join("inbox.db")).unwrap();
+        Self { folder, inbox }
+    }
+
+    async fn generations(&self) -> BTreeMap<String, u64> {
+        let (_, documents) = self.inbox.documents().await.unwrap();
+        documents.into_iter().map(|d| (d.uid, d.generation)).collect()
+    }
+}
+
+fn taken(outcome: Outcome) -> Position {
+    match outcome {
+        Outcome::Taken { position, refused } => {
+            assert_eq!(refused, []);
+            position
+        }
+        other => panic!("expected the batch to be taken, found {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_batch_is_taken_only_at_the_cursor() {
+    let bench = Bench::new();
+    let first = delta(0, 3, vec![upsert(3, &document("a", 1, "one"))]);
+    assert_eq!(taken(bench.inbox.apply(first.clone()).await.unwrap()).cursor, 3);
+    assert_eq!(
+        bench.inbox.apply(first).await.unwrap(),
+        Outcome::Repeated { cursor: 3 }
+    );
+    let ahead = delta(4, 5, vec![upsert(5, &document("a", 2, "two"))]);
+    assert_eq!(
+        bench.inbox.apply(ahead).await.unwrap(),
+        Outcome::Gap { cursor: 3 }
+    );
+    assert_eq!(bench.generations().await, BTreeMap::from([("a".to_owned(), 1)]));
+}
+
+#[tokio::test]
+async fn s50_an_older_or_equal_generation_changes_nothing() {
+    let bench = Bench::new();
+    taken(
+        bench
+            .inbox
+            .apply(delta(0, 1, vec![upsert(1, &document("a", 5, "five"))]))
+            .await
+            .unwrap(),
+    );
+    for (revision, generation) in [(2, 4), (3, 5)] {
+        let old = upsert(revision, &document("a", generation, "other"));
+        taken(
+            bench
+                .inbox
+                .apply(delta(revision - 1, revision, vec![old]))
+                .await
+                .unwrap(),
+        );
+        assert_eq!(
+            bench.inbox.document("a").await.unwrap().unwrap(),
+            document("a", 5, "five")
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_deleted_document_comes_back_only_by_a_later_revision() {
+    let bench = Bench::new();
+    taken(
+        bench
+            .inbox
+            .apply(delta(0, 1, vec![upsert(1, &document("a", 5, "five"))]))
+            .await
+            .unwrap(),
+    );
+    let gone = Change::Tombstone {
+        revision: 2,
+        uid: "a".to_owned(),
+        generation: 5,
+    };
+    taken(bench.inbox.apply(delta(1, 2, vec![gone])).await.unwrap());
+    taken(
+        bench
+            .inbox
+            .apply(delta(2, 3, vec![upsert(1, &document("a", 5, "five"))]))
+            .await
+            .unwrap(),
+    );
+    assert_eq!(bench.generations().await, BTreeMap::new());
+    taken(
+        bench
+            .inbox
+            .apply(delta(3, 4, vec![upsert(4, &document("a", 5, "five"))]))
+            .await
+            .unwrap(),
+    );
+    assert_eq!(bench.generations().await, BTreeMap::from([("a".to_owned(), 5)]));
+}
+
+#[tokio::test]
+async fn a_refused_document_keeps_the_version_before_and_is_known_to_the_root() {
+    let bench = Bench::new();
+    taken(
+        bench
+            .inbox
+            .apply(delta(0, 1, vec![upsert(1, &document("a", 1, "good"))]))
+            .await
+            .unwrap(),
+    );
+    let mut bad = document("a", 2, "bad");
+    bad.kind = "Gadget".to_owned();
+    let outcome = bench
+        .inbox
+        .apply(delta(1, 2, vec![upsert(2, &bad)]))
+        .await
+        .unwrap();
+    let Outcome::Taken { position, refused } = outcome else {
+        panic!("{outcome:?}")
+    };
+    assert_eq!(refused[0].code, NackCode::NackKind);
+    assert_eq!(position.root, StateSum::of([("a", 2, bad.digest)]).root());
+    let bench = bench.reopen();
+    assert_eq!(bench.inbox.position().await.unwrap().root, position.root);
+    assert_eq!(
+        bench.inbox.document("a").await.unwrap().unwrap(),
+        document("a", 1, "good")
+    );
+}
+
+#[tokio::test]
+async fn bytes_without_their_digest_are_refused() {
+    let bench = Bench::new();
+    let mut forged = document("a", 1, "one");
+    forged.json = b"{}".to_vec();
+    let outcome = bench
+        .inbox
+        .apply(delta(0, 1, vec![upsert(1, &forged)]))
+        .await
+        .unwrap();
+    let Outcome::Taken { refused, .. } = outcome else {
+        panic!("{outcome:?}")
+    };
+    assert_eq!(refused[0].code, NackCode::NackDigest);
+    assert_eq!(bench.generations().await, BTreeMap::new());
+}
+
+async fn snapshot(bench: &Bench, revision: u64, documents: &[Document], end: SnapshotEnd) -> SnapshotOutcome {
+    bench.inbox.begin_snapshot(revision).await.unwrap();
+    let changes = documents.iter().map(|d| upsert(revision, d)).collect();
+    let batch = Batch {
+        from: 0,
+        through: revision,
+        purpose: Purpose::Snapshot,
+        changes,
+    };
+    assert!(matches!(
+        bench.inbox.apply(batch).await.unwrap(),
+        Outcome::Taken { .. }
+    ));
+    bench.inbox.end_snapshot(end).await.unwrap()
+}
+
+fn end(revision: u64, documents: &[Document]) -> SnapshotEnd {
+    let sum = StateSum::of(documents.iter().map(|d| (d.uid.as_str(), d.generation, d.digest)));
+    SnapshotEnd {
+        revision,
+        count: documents.len() as u64,
+        root: sum.root(),
+        complete: true,
+        approved_deletes: 0,
+    }
+}
+
+async fn filled(count: u64) -> (Bench, Vec<Document>) {
+    let bench = Bench::new();
+    let documents: Vec<_> = (0..count)
+        .map(|n| document(&format!("d{n:03}"), 1, "x"))
+        .collect();
+    let changes = documents.iter().map(|d| upsert(1, d)).collect();
+    taken(bench.inbox.apply(delta(0, 1, changes)).await.unwrap());
+    (bench, documents)
+}
+
+#[tokio::test]
+async fn a_verified_snapshot_deletes_within_the_budget() {
+    let (bench, documents) = filled(20).await;
+    let kept = &documents[5..];
+    let outcome = snapshot(&bench, 9, kept, end(9, kept)).await;
+    let SnapshotOutcome::Taken { position, deleted } = outcome else {
+        panic!("{outcome:?}")
+    };
+    assert_eq!((position.cursor, position.documents, deleted), (9, 15, 5));
+    assert_eq!(position.root, end(9, kept).root);
+}
+
+#[tokio::test]
+async fn beyond_the_budget_nothing_is_deleted_until_a_person_allows_it() {
+    let (bench, documents) = filled(20).await;
+    let kept = &documents[6..];
+    let outcome = snapshot(&bench, 9, kept, end(9, kept)).await;
+    let held = Held {
+        revision: 9,
+        deletes: 6,
+        documents: 20,
+    };
+    assert!(
+        matches!(outcome, SnapshotOutcome::Held { held: h, .. } if h == held),
+        "{outcome:?}"
+    );
+    let bench = bench.reopen();
+    assert_eq!(bench.inbox.position().await.unwrap().held, Some(held));
+    assert_eq!(bench.generations().await.len(), 20);
+    let allowed = SnapshotEnd {
+        approved_deletes: 6,
+        ..end(9, kept)
+    };
+    let outcome = snapshot(&bench, 9, kept, allowed).await;
+    assert!(
+        matches!(outcome, SnapshotOutcome::Taken { deleted: 6, .. }),
+        "{outcome:?}"
+    );
+    assert_eq!(bench.inbox.position().await.unwrap().held, None);
+}
+
+#[tokio::test]
+async fn an_unverified_snapshot_deletes_nothing_and_moves_no_cursor() {
+    let (bench, documents) = filled(3).await;
+    let kept = &documents[1..];
+    let good = end(9, kept);
+    let wrong = [
+        SnapshotEnd {
+            complete: false,
+            ..good.clone()
+        },
+        SnapshotEnd {
+            count: 3,
+            ..good.clone()
+        },
+        SnapshotEnd {
+            root: document_digest(b""),
+            ..good.clone()
+        },
+        SnapshotEnd { revision: 8, ..good },
+    ];
+    for end in wrong {
+        let outcome = snapshot(&bench, 9, kept, end).await;
+        assert!(
+            matches!(outcome, SnapshotOutcome::Unverified { .. }),
+            "{outcome:?}"
+        );
+    }
+    let position = bench.inbox.position().await.unwrap();
+    assert_eq!((position.cursor, position.documents), (1, 3));
+}
+
+#[tokio::test]
+async fn a_repair_mends_a_document_of_the_same_generation() {
+    let bench = Bench::new();
+    taken(
+        bench
+            .inbox
+            .apply(delta(0, 1, vec![upsert(1, &document("a", 1, "wrong"))]))
+            .await
+            .unwrap(),
+    );
+    let right = document("a", 1, "right");
+    let repair = Batch {
+        purpose: Purpose::Repair,
+        ..delta(1, 1, vec![upsert(1, &right)])
+    };
+    taken(bench.inbox.apply(repair).await.unwrap());
+    assert_eq!(bench.inbox.document("a").await.unwrap().unwrap(), right);
+}
+
+fn run(id: &str, sequence: u64) -> RunRecord {
+    RunRecord {
+        id: id.to_owned(),
+        sequence,
+        agent_uid: "agent".to_owned(),
+        generation: 1,
+        task_id: "task".to_owned(),
+        session_id: "session".to_owned(),
+        subject: "user".to_owned(),
+        started_at_ms: 1,
+        ended_at_ms: 2,
+        outcome: RunOutcome::Completed,
+        reason: String::new(),
+        model: "m".to_owned(),
+        model_calls: 1,
+        input_tokens: 1,
+        output_tokens: 1,
+        cached_input_tokens: 0,
+        estimated: false,
+        cost_micros: 0,
+        currency: String::new(),
+        tools: BTreeMap::new(),
+        trace_id: String::new(),
+    }
+}
+
+#[tokio::test]
+async fn run_records_wait_in_order_once_until_forgotten() {
+    let bench = Bench::new();
+    bench
+        .inbox
+        .append_runs(vec![run("a", 1), run("b", 2)])
+        .await
+        .unwrap();
+    bench
+        .inbox
+        .append_runs(vec![run("b", 2), run("c", 3)])
+        .await
+        .unwrap();
+    let bench = bench.reopen();
+    let ids = |runs: Vec<PendingRun>| runs.into_iter().map(|r| r.id).collect::<Vec<_>>();
+    let waiting = bench.inbox.pending_runs(0, 10).await.unwrap();
+    let second = waiting[1].position;
+    assert_eq!(ids(waiting), ["a", "b", "c"]);
+    assert_eq!(ids(bench.inbox.pending_runs(second, 10).await.unwrap()), ["c"]);
+    bench
+        .inbox
+        .forget_runs(vec!["a".to_owned(), "c".to_owned()])
+        .await
+        .unwrap();
+    assert_eq!(
+        ids(bench.reopen().inbox.pending_runs(0, 10).await.unwrap()),
+        ["b"]
+    );
+}
+
+#[tokio::test]
+async fn only_one_process_holds_an_inbox() {
+    let bench = Bench::new();
+    let second = Inbox::open_inline(&bench.folder.path().join("inbox.db"));
+    assert!(matches!(second, Err(InboxError::InUse)), "{second:?}");
+}
+
+#[tokio::test]
+async fn the_thread_answers_and_wakes_watchers() {
+    let folder = tempfile::tempdir().unwrap();
+    let inbox = Inbox::open(&folder.path().join("inbox.db")).unwrap();
+    let mut watch = inbox.watch();
+    taken(
+        inbox
+            .apply(delta(0, 7, vec![upsert(7, &document("a", 1, "one"))]))
+            .await
+            .unwrap(),
+    );
+    watch.changed().await.unwrap();
+    assert_eq!(
+        *watch.borrow(),
+        Seen {
+            revision: 7,
+            changes: 1
+        }
+    );
+}
+
+proptest! {
+    // Each case writes a file of its own and waits for the disk.
+    #![proptest_config(ProptestConfig::with_cases(32))]
+    /// Whatever is sent, in whatever order and however often: no generation goes back while a document lives, and the
+    /// root in memory is that of the rows.
+    #[test]
+    fn generations_never_go_back_and_the_root_is_that_of_the_rows(
+        steps in proptest::collection::vec((0u64..4, 0u64..3, 0usize..4, 1u64..6, any::<bool>()), 1..40),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let bench = Bench::new();
+            let mut seen: BTreeMap<String, u64> = BTreeMap::new();
+            for (back, ahead, which, generation, delete) in steps {
+                let cursor = bench.inbox.position().await.unwrap().cursor;
+                let from = cursor.saturating_sub(back / 2);
+                let through = from + ahead;
+                let uid = ["a", "b", "c", "d"][which];
+                let change = if delete {
+                    Change::Tombstone { revision: through, uid: uid.to_owned(), generation }
+                } else {
+                    upsert(through, &document(uid, generation, &format!("{generation}")))
+                };
+                bench.inbox.apply(delta(from, through, vec![change])).await.unwrap();
+                let now = bench.generations().await;
+                for (uid, generation) in &now {
+                    prop_assert!(seen.get(uid).is_none_or(|before| before <= generation));
+                }
+                seen = now;
+            }
+            let position = bench.inbox.position().await.unwrap();
+            let (_, have) = bench.inbox.have(None, 100).await.unwrap();
+            let sum = StateSum::of(have.iter().map(|e| (e.uid.as_str(), e.generation, e.digest)));
+            prop_assert_eq!(position.root, sum.root());
+            prop_assert_eq!(bench.reopen().inbox.position().await.unwrap(), position);
+            Ok(())
+        })?;
+    }
+}
