@@ -2,6 +2,7 @@
 
 use crate::documents::{
     AgentSpec, Body, Document, Kind, ModelSpec, Name, PromptSpec, Reference, ToolServerSpec,
+    template::{Piece, pieces},
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -95,14 +96,15 @@ impl Bundle {
 
 /// Each reference of an agent: its path in the document, the kind it must have, and the reference.
 ///
-/// Prompts are found in the instructions' `include("…")`; an include whose name is no reference is left to
-/// [`crate::documents`]' check of the template.
+/// Prompts are found in the instructions' `include("…")`; a template that is none, or an include whose name is no
+/// reference, is left to the check of the document.
 #[must_use]
 pub fn references(spec: &AgentSpec) -> Vec<(String, Kind, Reference)> {
     use crate::documents::{Instructions, ModelList};
     let mut found = Vec::new();
     if let Instructions::Template(template) = &spec.instructions {
-        for name in included(&template.template) {
+        for (_, piece) in pieces(&template.template).unwrap_or_default() {
+            let Piece::Include(name) = piece else { continue };
             if let Ok(reference) = name.parse() {
                 found.push(("spec.instructions.template".to_owned(), Kind::Prompt, reference));
             }
@@ -129,21 +131,4 @@ pub fn references(spec: &AgentSpec) -> Vec<(String, Kind, Reference)> {
     let agents = spec.agents.iter().enumerate();
     found.extend(agents.map(|(i, a)| (format!("spec.agents[{i}].name"), Kind::Agent, a.name.clone())));
     found
-}
-
-/// The texts given to `include(…)` in a template, in order.
-fn included(template: &str) -> Vec<String> {
-    let mut names = Vec::new();
-    let mut rest = template;
-    while let Some(at) = rest.find("include(") {
-        rest = rest[at + "include(".len()..].trim_start();
-        let Some(quote) = rest.chars().next().filter(|c| matches!(c, '"' | '\'')) else {
-            continue;
-        };
-        if let Some((name, after)) = rest[1..].split_once(quote) {
-            names.push(name.to_owned());
-            rest = after;
-        }
-    }
-    names
 }

@@ -1,6 +1,6 @@
 //! `kind: Agent`.
 
-use super::{Count, Duration, Money, Name, Reference};
+use super::{Count, Duration, Money, Name, Quantity, Reference};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -92,6 +92,20 @@ pub struct ToolUse {
     /// Tools of which a person decides each call.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub approve: Vec<String>,
+}
+
+impl ToolUse {
+    /// Whether the agent may call this tool of the server at all.
+    #[must_use]
+    pub fn allows(&self, tool: &str) -> bool {
+        self.allow.iter().any(|name| name == "*" || name == tool)
+    }
+
+    /// Whether a person decides each call of this tool (`["*"]`: of every tool).
+    #[must_use]
+    pub fn needs_approval(&self, tool: &str) -> bool {
+        self.approve.iter().any(|name| name == "*" || name == tool)
+    }
 }
 
 /// Another agent as a tool.
@@ -213,9 +227,9 @@ pub struct Resources {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Quantities {
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub cpu: Option<String>,
+    pub cpu: Option<Quantity>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub memory: Option<String>,
+    pub memory: Option<Quantity>,
 }
 
 /// Empty: Roadstead's engine. With an image: your own, if it speaks A2A.

@@ -3,19 +3,40 @@
 //! The schema derived from these types is the truth; unknown fields are errors; no field ever holds a secret value.
 
 mod agent;
+mod agent_rules;
+mod check;
+mod explain;
+mod local;
 mod model;
+mod model_rules;
+mod parse;
+mod problem;
+mod rules;
 mod scalars;
+mod schema;
+pub(crate) mod template;
 mod tool_server;
+mod tool_server_rules;
+mod tree;
+mod yaml;
 
 pub use agent::{
     AgentSpec, Engine, Instructions, Limits, Mode, ModelList, OnUnknownResult, Placement, Quantities,
     Resources, Runtime, Selector, SubAgent, Template, ToolUse,
 };
+pub use explain::{ExplainError, explain};
+pub use local::{BeyondLocal, beyond_local};
 pub use model::{BindingKey, EnvKey, ModelOptions, ModelSpec, Prices, Provider, ReasoningEffort, SecretRef};
-pub use scalars::{Count, Currency, Decimal, Duration, Money, Name, Reference, ScalarError};
+pub use parse::{Key, MAX_SET, Parsed, Source, check_references, parse_files, parse_value, parse_values};
+pub use problem::{MAX_PROBLEMS, Problem, ProblemCode};
+pub use scalars::{Count, Currency, Decimal, Duration, Money, Name, Quantity, Reference, ScalarError};
+pub use schema::schema;
+pub use template::{MAX_INSTRUCTIONS, TemplateError, render_instructions};
 pub use tool_server::{
     HeaderValue, HttpServer, ImageServer, PackageServer, Pin, StdioServer, ToolServerSpec, Transport,
 };
+pub use tree::Position;
+pub use yaml::MAX_FILE;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

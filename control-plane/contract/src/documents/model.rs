@@ -41,6 +41,17 @@ pub enum Provider {
     OpenaiCompatible,
 }
 
+impl Provider {
+    /// Whether the engine can speak to this provider.
+    #[must_use]
+    pub const fn is_available(self) -> bool {
+        matches!(
+            self,
+            Self::Openai | Self::OpenaiCompatible | Self::Anthropic | Self::Ollama
+        )
+    }
+}
+
 /// Where a key is: a SecretBinding's key, or (local runtime only) an environment variable of the cluster agent.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]

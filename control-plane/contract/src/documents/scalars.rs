@@ -333,3 +333,113 @@ impl fmt::Display for Money {
     }
 }
 text_form!(Money, MONEY, "^[0-9]+([.][0-9]{1,6})? [A-Z]{3}$");
+
+/// A Kubernetes quantity, not negative: a decimal and a suffix (`50m`, `1.5`, `256Mi`, `1G`), kept as written.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Quantity {
+    text: String,
+    /// Thousandths, rounded up.
+    milli: u128,
+}
+const QUANTITY: &str =
+    "a quantity: a number and m, k, M, G, T, P, Ki, Mi, Gi, Ti, Pi or nothing (50m, 256Mi)";
+
+impl Quantity {
+    /// As it was written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+    /// The value in whole units (bytes, of memory), rounded up; the largest number where it does not fit.
+    #[must_use]
+    pub fn units(&self) -> u64 {
+        u64::try_from(self.milli.div_ceil(1_000)).unwrap_or(u64::MAX)
+    }
+    /// The value in thousandths (millicores, of CPU), rounded up.
+    #[must_use]
+    pub fn milli(&self) -> u128 {
+        self.milli
+    }
+}
+
+impl FromStr for Quantity {
+    type Err = ScalarError;
+    /// The grammar of `k8s.io/apimachinery/pkg/api/resource`, without exponents and signs.
+    fn from_str(text: &str) -> Result<Self, ScalarError> {
+        let end = text
+            .bytes()
+            .take_while(|c| c.is_ascii_digit() || *c == b'.')
+            .count();
+        let (number, suffix) = text.split_at(end);
+        let factor: u128 = match suffix {
+            "m" => 1,
+            "" => 1_000,
+            "k" => 1_000_000,
+            "M" => 1_000_000_000,
+            "G" => 1_000_000_000_000,
+            "T" => 1_000_000_000_000_000,
+            "P" => 1_000_000_000_000_000_000,
+            "Ki" => 1_000 << 10,
+            "Mi" => 1_000 << 20,
+            "Gi" => 1_000 << 30,
+            "Ti" => 1_000 << 40,
+            "Pi" => 1_000 << 50,
+            _ => return wrong(QUANTITY, text),
+        };
+        let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+        let digits = |part: &str| part.bytes().all(|c| c.is_ascii_digit());
+        let shaped = !(whole.is_empty() && fraction.is_empty()) && digits(whole) && digits(fraction);
+        if !shaped || whole.len() > 15 || fraction.len() > 9 {
+            return wrong(QUANTITY, text);
+        }
+        let scale = 10_u128.pow(u32::try_from(fraction.len()).unwrap_or(9));
+        let value = |part: &str| part.parse::<u128>().unwrap_or(0);
+        let milli = ((value(whole) * scale + value(fraction)) * factor).div_ceil(scale);
+        Ok(Self {
+            text: text.to_owned(),
+            milli,
+        })
+    }
+}
+
+impl fmt::Display for Quantity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl Serialize for Quantity {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.text)
+    }
+}
+
+impl<'de> Deserialize<'de> for Quantity {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = Quantity;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(QUANTITY)
+            }
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Quantity, E> {
+                self.visit_str(&number.to_string())
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Quantity, E> {
+                text.parse().map_err(|error: ScalarError| E::custom(error))
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+impl JsonSchema for Quantity {
+    fn schema_name() -> Cow<'static, str> {
+        Cow::Borrowed("Quantity")
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"description": QUANTITY, "anyOf": [
+            {"type": "integer", "minimum": 0},
+            {"type": "string", "pattern": "^([0-9]+([.][0-9]*)?|[.][0-9]+)(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"}]})
+    }
+}

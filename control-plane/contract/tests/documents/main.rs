@@ -1,0 +1,228 @@
+//! Documents from outside: what people write, what they are told, and what an attacker sends.
+
+mod bombs;
+mod cases;
+
+use roadstead_contract::{
+    bundle::Bundle,
+    documents::{
+        Body, Kind, Name, Parsed, Problem, Reference, Source, beyond_local, check_references, explain,
+        parse_files, parse_value, render_instructions, schema,
+    },
+};
+use serde_json::{Value, json};
+use std::fmt::Write as _;
+
+fn project() -> Name {
+    "support".parse().expect("a name")
+}
+
+fn parse(text: &str) -> Result<Vec<Parsed>, Vec<Problem>> {
+    parse_files(&[Source { name: "a.yaml", text }], &project())
+}
+
+/// Parsed and with references checked inside the set.
+fn problems(text: &str) -> Vec<Problem> {
+    match parse(text) {
+        Ok(parsed) => check_references(&parsed, |_, _| false),
+        Err(problems) => problems,
+    }
+}
+
+const GOOD: &str = include_str!("good.yaml");
+
+fn agent(spec: &str) -> String {
+    format!(
+        "apiVersion: roadstead.dev/v1alpha1\nkind: Agent\nmetadata: {{name: a}}\nspec:\n  {}\n",
+        spec.trim().replace('\n', "\n  ")
+    )
+}
+
+fn other(kind: &str, spec: &str) -> String {
+    agent(spec).replace("kind: Agent", &format!("kind: {kind}"))
+}
+
+#[test]
+fn the_design_example_is_accepted() {
+    let parsed = parse(GOOD).unwrap_or_else(|p| panic!("{}", listed(&p)));
+    let kinds: Vec<Kind> = parsed.iter().map(|p| p.document.kind()).collect();
+    assert_eq!(
+        kinds,
+        [
+            Kind::Model,
+            Kind::ToolServer,
+            Kind::Prompt,
+            Kind::Agent,
+            Kind::Agent
+        ]
+    );
+    assert!(check_references(&parsed, |_, _| false).is_empty());
+    let bundle = bundle(&parsed, "release-notes");
+    insta::assert_snapshot!(render_instructions(&bundle).expect("renders"), @r"
+    Answer in short sentences. Say what you do not know.
+    You write release notes for Roadstead.
+    ");
+}
+
+fn bundle(parsed: &[Parsed], name: &str) -> Bundle {
+    let item = parsed
+        .iter()
+        .find(|p| p.document.kind() == Kind::Agent && p.document.metadata.name.as_str() == name)
+        .expect("the agent is in the set");
+    let Body::Agent(spec) = &item.document.body else {
+        panic!("an agent")
+    };
+    let find = |kind: Kind, reference: &Reference| {
+        parsed.iter().map(|p| &p.document).find(|d| {
+            d.kind() == kind && d.metadata.name == reference.name && d.metadata.project == reference.project
+        })
+    };
+    Bundle::resolve(&project(), (&item.document.metadata.name, "uid", 1, spec), find).expect("resolves")
+}
+
+fn listed(problems: &[Problem]) -> String {
+    problems.iter().fold(String::new(), |mut text, problem| {
+        let _ = writeln!(text, "{problem}");
+        text
+    })
+}
+
+#[test]
+fn key_order_and_unknown_annotations_survive() {
+    let text = "kind: Prompt\napiVersion: roadstead.dev/v1alpha1\nmetadata:\n  annotations:\n    zeta: '1'\n    alpha.example.com/x: two\n  name: p\nspec: {text: hi}\n";
+    let parsed = parse(text).expect("holds");
+    let written = serde_json::to_string(&parsed[0].json).expect("json");
+    assert_eq!(
+        written,
+        r#"{"kind":"Prompt","apiVersion":"roadstead.dev/v1alpha1","metadata":{"annotations":{"zeta":"1","alpha.example.com/x":"two"},"name":"p"},"spec":{"text":"hi"}}"#
+    );
+    let again = parse_value("row", &parsed[0].json, &project()).expect("holds");
+    assert_eq!(again.json, parsed[0].json);
+    assert_eq!(again.document, parsed[0].document);
+}
+
+#[test]
+fn every_problem_has_its_place_and_says_what_was_expected() {
+    let cases = cases::all();
+    let mut text = String::new();
+    for (what, document) in cases {
+        let found = problems(&document);
+        assert!(!found.is_empty(), "{what} is accepted");
+        let _ = writeln!(text, "== {what}\n{}", listed(&found));
+    }
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn s31_a_template_cannot_grow_without_bound() {
+    let prompt = other("Prompt", &format!("text: {}", "x".repeat(500_000))).replace("name: a", "name: big");
+    let includes = "{{ include('big') }}".repeat(1_000);
+    let agent = agent(&format!("instructions: {{template: \"{includes}\"}}\nmodel: m"));
+    let model = other("Model", "provider: ollama\nmodel: m").replace("name: a", "name: m");
+    let parsed =
+        parse(&format!("{prompt}---\n{model}---\n{agent}")).unwrap_or_else(|p| panic!("{}", listed(&p)));
+    let error = render_instructions(&bundle(&parsed, "a")).expect_err("too long");
+    assert_eq!(
+        error.to_string(),
+        "line 1 of the template: expected at most 1048576 bytes of rendered instructions, found more"
+    );
+}
+
+#[test]
+fn json_escapes_beyond_the_basic_plane_are_read() {
+    let text = r#"{"apiVersion":"roadstead.dev/v1alpha1","kind":"Prompt",
+	"metadata":{"name":"p"},"spec":{"text":"a\ud83d\ude00\u00e9\/\\ud83d\\ude00"}}"#;
+    let parsed = parse(text).unwrap_or_else(|p| panic!("{}", listed(&p)));
+    let expected: Value = serde_json::from_str(text).expect("json");
+    assert_eq!(parsed[0].json, expected);
+}
+
+#[test]
+fn a_value_has_the_same_problems_as_a_text() {
+    let value = json!({"apiVersion": "roadstead.dev/v1alpha1", "kind": "Agent", "metadata": {"name": "a"},
+        "spec": {"instructions": "x", "model": "m", "tools": [{"server": "s", "alow": [], "allow": ["a"]}]}});
+    let found = parse_value("editor", &value, &project()).expect_err("a bad field");
+    assert_eq!(
+        listed(&found),
+        "editor: spec.tools[0].alow: expected one of server, allow, approve, found the unknown field \"alow\" (did you mean allow?)\n"
+    );
+}
+
+#[test]
+fn schemas_are_committed_and_hold_real_documents() {
+    for kind in Kind::ALL {
+        let path = format!(
+            "{}/../../docs/schema/{}.json",
+            env!("CARGO_MANIFEST_DIR"),
+            kind.as_str().to_lowercase()
+        );
+        let made = format!("{:#}\n", schema(kind));
+        if std::env::var_os("UPDATE").is_some() {
+            std::fs::write(&path, &made).expect("written");
+        }
+        let committed = std::fs::read_to_string(&path).unwrap_or_default();
+        assert_eq!(
+            committed, made,
+            "{path} is not what the types say: run the test with UPDATE=1"
+        );
+        let validator = jsonschema::validator_for(schema(kind)).expect("a valid schema");
+        for parsed in parse(GOOD)
+            .expect("holds")
+            .iter()
+            .filter(|p| p.document.kind() == kind)
+        {
+            let errors: Vec<String> = validator
+                .iter_errors(&parsed.json)
+                .map(|e| e.to_string())
+                .collect();
+            assert!(errors.is_empty(), "{}: {errors:?}", parsed.key());
+        }
+    }
+}
+
+#[test]
+fn fields_are_explained() {
+    let mut text = String::new();
+    let paths = [
+        "agent",
+        "agents.spec.limits",
+        "agent.spec.tools.allow",
+        "model.spec.provider",
+        "model.spec.key",
+        "toolserver.spec.http.headers",
+        "agent.spec.limits.stepz",
+        "pod",
+    ];
+    for path in paths {
+        let page = explain(path).unwrap_or_else(|error| format!("{error}\n"));
+        let _ = writeln!(text, "== {path}\n{page}");
+    }
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn what_needs_a_cluster_is_named_for_the_local_runtime() {
+    let digest = "0123456789abcdef".repeat(4);
+    let texts = [
+        agent(&format!(
+            "instructions: x\nmodel: m\nruntime: {{replicas: 2, engine: {{image: 'r/e@sha256:{digest}', port: 1}}}}"
+        )),
+        other("Model", "provider: ollama\nmodel: m\nkey: {secret: a, key: b}"),
+        other(
+            "ToolServer",
+            &format!("image: {{name: 'r/e@sha256:{digest}', port: 80}}"),
+        ),
+        other(
+            "ToolServer",
+            "http: {url: 'http://a/mcp', headers: {authorization: {secret: a, key: b}}}",
+        )
+        .replace("name: a", "name: b"),
+    ];
+    let parsed = parse(&texts.join("---\n")).unwrap_or_else(|p| panic!("{}", listed(&p)));
+    let found: Vec<String> = parsed
+        .iter()
+        .flat_map(|p| beyond_local(&p.document))
+        .map(|b| b.to_string())
+        .collect();
+    insta::assert_snapshot!(found.join("\n"));
+}
