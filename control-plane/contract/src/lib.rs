@@ -2,11 +2,13 @@
 //!
 //! * [`documents`]: the kinds people write (`Agent`, `Model`, `ToolServer`, `Prompt`), their schema and validation.
 //! * [`bundle`]: one agent with everything it refers to: what an engine runs.
+//! * [`call`]: the claims with which the hub calls an engine.
 //! * [`control`]: the frames between a runtime and the engine it started.
 //! * [`run`]: the run record, content-free.
 //! * [`fleet`]: the generated messages and services of the hub ↔ cluster agent protocol.
 
 pub mod bundle;
+pub mod call;
 pub mod control;
 pub mod documents;
 pub mod fleet;
