@@ -2,6 +2,7 @@
 
 mod bombs;
 mod cases;
+mod round_trip;
 
 use roadstead_contract::{
     bundle::Bundle,
