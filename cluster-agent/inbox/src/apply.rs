@@ -24,10 +24,10 @@ impl Core {
     pub(crate) fn apply(&mut self, batch: Batch) -> Result<Outcome, InboxError> {
         let cursor = self.facts.cursor;
         match batch.purpose {
-            Purpose::Delta | Purpose::Repair if batch.from > cursor => return Ok(Outcome::Gap { cursor }),
-            Purpose::Delta | Purpose::Repair if batch.from < cursor || batch.through < batch.from => {
+            Purpose::Delta | Purpose::Repair if batch.through < batch.from || is_repeat(&batch, cursor) => {
                 return Ok(Outcome::Repeated { cursor });
             }
+            Purpose::Delta | Purpose::Repair if batch.from != cursor => return Ok(Outcome::Gap { cursor }),
             // Parts of a snapshot that never began, or that was overtaken by a newer one.
             Purpose::Snapshot if self.staging.as_ref().is_none_or(|s| s.revision != batch.through) => {
                 return Ok(Outcome::Gap { cursor });
@@ -59,6 +59,12 @@ impl Core {
             refused,
         })
     }
+}
+
+/// Everything through the cursor is here. A batch that moves no cursor (`from` = `through` = cursor) is no repeat:
+/// more of the same revision, or a repair.
+fn is_repeat(batch: &Batch, cursor: u64) -> bool {
+    batch.from < cursor && batch.through <= cursor
 }
 
 fn take(

@@ -1,0 +1,69 @@
+//! The first call: a one-time token and a certificate request become an identity.
+
+use crate::{Clock, Identity, IdentityError, LinkError, channel::Route, identity::Request, tls};
+use roadstead_contract::fleet::{
+    EnrolRequest, JoinToken, enrol_request::Proof, enrolment_client::EnrolmentClient,
+};
+use std::{sync::Arc, time::Duration};
+use tonic::Code;
+
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How an attempt ended.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// Worth another attempt.
+    Later(String),
+    /// Not worth one.
+    Final(LinkError),
+}
+
+pub(crate) async fn enrol(
+    route: &Route,
+    token: &JoinToken,
+    version: &str,
+    clock: Arc<dyn Clock>,
+) -> Result<Identity, Failure> {
+    let tls = tls::pinned(token.pin, clock).map_err(|error| Failure::Later(error.to_string()))?;
+    let channel = route
+        .connect(tls)
+        .await
+        .map_err(|error| Failure::Later(describe(&error)))?;
+    let request = Request::generate().map_err(|error| Failure::Final(error.into()))?;
+    let message = EnrolRequest {
+        proof: Some(Proof::Token(token.expose_secret().to_owned())),
+        csr: request.csr,
+        version: version.to_owned(),
+    };
+    let answer = tokio::time::timeout(TIMEOUT, EnrolmentClient::new(channel).enrol(message)).await;
+    let answer = match answer {
+        Err(_) => return Err(Failure::Later("no answer in time".to_owned())),
+        Ok(Err(status)) => return Err(refused(&status)),
+        Ok(Ok(answer)) => answer.into_inner(),
+    };
+    let (Some(certificate), Some(trust)) = (answer.certificate, answer.trust) else {
+        let wrong = IdentityError::Answer("no certificate or no trust bundle".to_owned());
+        return Err(Failure::Final(wrong.into()));
+    };
+    Identity::new(request.key, &certificate, &trust, (answer.tenant, answer.cluster))
+        .map_err(|error| Failure::Final(error.into()))
+}
+
+fn refused(status: &tonic::Status) -> Failure {
+    match status.code() {
+        Code::Unauthenticated | Code::PermissionDenied => Failure::Final(LinkError::JoinRefused),
+        Code::InvalidArgument => Failure::Final(LinkError::RequestRefused(status.message().to_owned())),
+        _ => Failure::Later(format!("{:?}: {}", status.code(), status.message())),
+    }
+}
+
+/// An error with its causes, since tonic's own text is only "transport error".
+pub(crate) fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

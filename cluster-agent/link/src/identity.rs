@@ -1,0 +1,213 @@
+//! Who this cluster agent is: its key, its certificate, and the authorities it accepts for its hub.
+//!
+//! One file, replaced as a whole (write, sync, rename), so that key and certificate never come apart; readable by its
+//! owner alone. The key is made here and never leaves.
+
+use crate::{Clock, Random, clock::between};
+use roadstead_contract::{
+    control::SecretText,
+    fleet::{Certificate, TrustBundle},
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    fmt, fs,
+    io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
+    time::Duration,
+};
+use zeroize::Zeroizing;
+
+const FILE: &str = "identity.json";
+
+/// Why there is no identity to work with.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    #[error("{path} cannot be {act}: {error}")]
+    File {
+        path: String,
+        act: &'static str,
+        error: io::Error,
+    },
+    #[error("{path} is not an identity: {detail}. Restore it, or remove it and join again")]
+    Content { path: String, detail: String },
+    #[error("a key cannot be made: {0}")]
+    Key(String),
+    #[error("the hub's answer is not an identity: {0}")]
+    Answer(String),
+}
+
+/// Key, certificate chain and trust. `Debug` shows no key.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Identity {
+    /// PKCS#8, PEM.
+    key: SecretText,
+    /// Leaf first, DER in hex.
+    chain: Vec<String>,
+    roots: Vec<String>,
+    pub trust_domain: String,
+    /// Ids that the hub assigned.
+    pub tenant: String,
+    pub cluster: String,
+    /// Seconds since the Unix epoch.
+    pub not_before: i64,
+    pub not_after: i64,
+}
+
+/// A new key with a request for its certificate. The request names nothing: the hub decides the identity.
+pub(crate) struct Request {
+    pub(crate) key: SecretText,
+    pub(crate) csr: Vec<u8>,
+}
+
+impl Request {
+    pub(crate) fn generate() -> Result<Self, IdentityError> {
+        let wrong = |error: rcgen::Error| IdentityError::Key(error.to_string());
+        let key = rcgen::KeyPair::generate().map_err(wrong)?;
+        let mut params = rcgen::CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        let csr = params.serialize_request(&key).map_err(wrong)?;
+        Ok(Self {
+            key: SecretText::new(key.serialize_pem()),
+            csr: csr.der().to_vec(),
+        })
+    }
+}
+
+impl Identity {
+    /// The identity kept in `folder`; `None` if there is none.
+    ///
+    /// # Errors
+    /// The file cannot be read or is none.
+    pub fn load(folder: &Path) -> Result<Option<Self>, IdentityError> {
+        let path = folder.join(FILE);
+        let text = match fs::read(&path) {
+            Ok(text) => Zeroizing::new(text),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(file(&path, "read", error)),
+        };
+        serde_json::from_slice(&text)
+            .map(Some)
+            .map_err(|error| IdentityError::Content {
+                path: path.display().to_string(),
+                detail: error.to_string(),
+            })
+    }
+
+    /// Keeps it in `folder`; on disk when this returns.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub fn save(&self, folder: &Path) -> Result<(), IdentityError> {
+        let path = folder.join(FILE);
+        let fresh = folder.join(format!("{FILE}.new"));
+        let text = serde_json::to_vec(self)
+            .map(Zeroizing::new)
+            .map_err(|error| IdentityError::Content {
+                path: path.display().to_string(),
+                detail: error.to_string(),
+            })?;
+        let write = || {
+            let mut options = fs::OpenOptions::new();
+            // A file left by a crash may have other rights: start anew.
+            match fs::remove_file(&fresh) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            let mut file = options.write(true).create_new(true).mode(0o600).open(&fresh)?;
+            file.write_all(&text)?;
+            file.sync_all()?;
+            fs::rename(&fresh, &path)?;
+            fs::File::open(folder)?.sync_all()
+        };
+        write().map_err(|error| file(&path, "written", error))
+    }
+
+    /// What the hub's answer makes of a request.
+    pub(crate) fn new(
+        key: SecretText,
+        certificate: &Certificate,
+        trust: &TrustBundle,
+        (tenant, cluster): (String, String),
+    ) -> Result<Self, IdentityError> {
+        let wrong = |what: &str| IdentityError::Answer(what.to_owned());
+        if certificate.chain.is_empty() || trust.roots.is_empty() {
+            return Err(wrong("expected a certificate and at least one root"));
+        }
+        if certificate.not_after <= certificate.not_before {
+            return Err(wrong("the certificate ends before it begins"));
+        }
+        Ok(Self {
+            key,
+            chain: certificate.chain.iter().map(hex::encode).collect(),
+            roots: trust.roots.iter().map(hex::encode).collect(),
+            trust_domain: trust.trust_domain.clone(),
+            tenant,
+            cluster,
+            not_before: certificate.not_before,
+            not_after: certificate.not_after,
+        })
+    }
+
+    /// The same identity with another set of authorities.
+    pub(crate) fn trusting(&self, trust: &TrustBundle) -> Option<Self> {
+        let roots: Vec<_> = trust.roots.iter().map(hex::encode).collect();
+        (!roots.is_empty() && roots != self.roots).then(|| Self {
+            roots,
+            ..self.clone()
+        })
+    }
+
+    pub(crate) fn key_pem(&self) -> &[u8] {
+        self.key.expose().as_bytes()
+    }
+
+    /// DER of each certificate; what does not decode is left out and fails where it is used.
+    pub(crate) fn chain_der(&self) -> Vec<Vec<u8>> {
+        self.chain
+            .iter()
+            .filter_map(|text| hex::decode(text).ok())
+            .collect()
+    }
+
+    pub(crate) fn roots_der(&self) -> Vec<Vec<u8>> {
+        self.roots
+            .iter()
+            .filter_map(|text| hex::decode(text).ok())
+            .collect()
+    }
+
+    /// `true` when the certificate is worth nothing any more.
+    pub(crate) fn expired(&self, clock: &dyn Clock) -> bool {
+        clock.now_ms() >= self.not_after.saturating_mul(1_000)
+    }
+
+    /// How long from now until it is renewed: at a random 40 to 60 % of its life (protocol.md §3 rule 10).
+    pub(crate) fn renew_in(&self, clock: &dyn Clock, random: &dyn Random) -> Duration {
+        let life = Duration::from_secs(self.not_after.abs_diff(self.not_before));
+        let at = between(random, life.mul_f64(0.4), life.mul_f64(0.6));
+        let age_ms = clock
+            .now_ms()
+            .saturating_sub(self.not_before.saturating_mul(1_000));
+        at.saturating_sub(Duration::from_millis(u64::try_from(age_ms).unwrap_or(0)))
+    }
+}
+
+fn file(path: &Path, act: &'static str, error: io::Error) -> IdentityError {
+    IdentityError::File {
+        path: path.display().to_string(),
+        act,
+        error,
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity")
+            .field("tenant", &self.tenant)
+            .field("cluster", &self.cluster)
+            .field("not_after", &self.not_after)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,223 @@
+//! Keeps a session alive: enrol, connect, live, wait, again.
+
+use crate::{
+    Clock, Dial, Identity, LinkError, LinkState, Random, Reports, TunnelHandler,
+    backoff::{Backoff, Ending},
+    channel::Route,
+    clock::random_id,
+    enrol::{self, describe},
+    session::{self, Context, End, Line},
+    tls, tunnel,
+};
+use roadstead_contract::fleet::JoinToken;
+use roadstead_inbox::Inbox;
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+/// How to reach the hub, and as whom.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `host:port` of the hub's fleet port; the host must stand in the hub's certificate.
+    pub hub: String,
+    /// Where the identity is kept; the folder exists.
+    pub folder: PathBuf,
+    /// Used when the folder holds no valid identity.
+    pub join: Option<JoinToken>,
+    /// Version of the cluster agent, for the hub.
+    pub version: String,
+    /// Tunnel calls at once; more wait at the hub.
+    pub calls: usize,
+}
+
+/// What the link works with.
+#[derive(Clone)]
+pub struct Parts {
+    pub dial: Arc<dyn Dial>,
+    pub clock: Arc<dyn Clock>,
+    pub random: Arc<dyn Random>,
+    pub inbox: Inbox,
+    pub handler: Arc<dyn TunnelHandler>,
+}
+
+impl fmt::Debug for Parts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Parts")
+    }
+}
+
+/// The connection to the hub. [`Reports`] is its handle for the rest of the cluster agent.
+#[derive(Debug)]
+pub struct Link {
+    settings: Settings,
+    parts: Parts,
+    reports: Reports,
+}
+
+impl Link {
+    #[must_use]
+    pub fn new(settings: Settings, parts: Parts) -> (Self, Reports) {
+        let reports = Reports::new();
+        let link = Self {
+            settings,
+            parts,
+            reports: reports.clone(),
+        };
+        (link, reports)
+    }
+
+    /// Runs until `stop`, through every loss of the connection.
+    ///
+    /// # Errors
+    /// What only a person can mend. Engines are to go on: the inbox stays as it is.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), LinkError> {
+        let reports = self.reports.clone();
+        let ended = self.keep(&stop).await;
+        let reason = match &ended {
+            Ok(()) => "stopped".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        reports.shared().state.send_replace(LinkState::Away { reason });
+        ended
+    }
+
+    async fn keep(self, stop: &CancellationToken) -> Result<(), LinkError> {
+        let Self {
+            settings,
+            parts,
+            reports,
+        } = self;
+        let route = Route {
+            dial: parts.dial,
+            address: settings.hub.clone(),
+        };
+        let Some(mut identity) = identify(&settings, &route, &parts.clock, &*parts.random, stop).await?
+        else {
+            return Ok(());
+        };
+        let (tunnels, target) = watch::channel(None);
+        let pool = tunnel::serve(
+            route.clone(),
+            target,
+            parts.handler,
+            parts.random.clone(),
+            settings.calls,
+        );
+        let _pool = AbortOnDropHandle::new(tokio::spawn(pool));
+        let context = Context {
+            route,
+            inbox: parts.inbox,
+            shared: reports.shared(),
+            clock: parts.clock,
+            random: parts.random.clone(),
+            version: settings.version,
+            instance: random_id(&*parts.random),
+            folder: settings.folder,
+            tunnels,
+        };
+        let mut backoff = Backoff::new();
+        let mut next: Option<Line> = None;
+        while !stop.is_cancelled() {
+            let line = match next.take() {
+                Some(line) => Ok(line),
+                None => connect(&context, &identity).await,
+            };
+            let report = match line {
+                Ok(line) => session::run(&context, line, stop).await,
+                Err(end) => session::Report {
+                    end,
+                    lived: None,
+                    window: None,
+                    identity: identity.clone(),
+                },
+            };
+            // A renewed identity that was never welcomed is not kept: the one before goes on.
+            if report.lived.is_some() {
+                identity = report.identity;
+            }
+            backoff.window = report.window.unwrap_or(backoff.window);
+            let (ending, reason) = match report.end {
+                End::Shutdown => return Ok(()),
+                End::Handover(line) => {
+                    next = Some(*line);
+                    continue;
+                }
+                End::Revoked(reason) => return Err(LinkError::Revoked(reason)),
+                End::Inbox(error) => return Err(error.into()),
+                End::Lost(reason) => (Ending::Lost, reason),
+                End::Refused(reason) => (Ending::Refused, reason),
+                End::Throttled(least) => (Ending::Throttled(least), "the hub is busy".to_owned()),
+                End::Drained(within) => (Ending::Drained(within), "the hub replica drains".to_owned()),
+            };
+            if identity.expired(&*context.clock) {
+                return Err(LinkError::Expired);
+            }
+            let wait = backoff.next(ending, report.lived.unwrap_or_default(), &*context.random);
+            tracing::info!(reason, wait_ms = wait.as_millis(), "no session with the hub");
+            context.shared.state.send_replace(LinkState::Away { reason });
+            pause(wait, stop).await;
+        }
+        Ok(())
+    }
+}
+
+async fn connect(context: &Context, identity: &Identity) -> Result<Line, End> {
+    let tls = tls::mutual(identity, context.clock.clone()).map_err(|error| End::Lost(error.to_string()))?;
+    let channel = context
+        .route
+        .connect(tls.clone())
+        .await
+        .map_err(|error| End::Lost(describe(&error)))?;
+    Ok(Line {
+        identity: identity.clone(),
+        tls,
+        channel,
+        fresh: false,
+    })
+}
+
+/// The identity from disk, or a new one by the join token. `None` when stopped meanwhile.
+async fn identify(
+    settings: &Settings,
+    route: &Route,
+    clock: &Arc<dyn Clock>,
+    random: &dyn Random,
+    stop: &CancellationToken,
+) -> Result<Option<Identity>, LinkError> {
+    let kept = Identity::load(&settings.folder)?;
+    let expired = match kept {
+        Some(identity) if !identity.expired(&**clock) => return Ok(Some(identity)),
+        Some(_) => LinkError::Expired,
+        None => LinkError::NotEnrolled,
+    };
+    let token = settings.join.as_ref().ok_or(expired)?;
+    let mut backoff = Backoff::new();
+    while !stop.is_cancelled() {
+        match enrol::enrol(route, token, &settings.version, clock.clone()).await {
+            Ok(identity) => {
+                identity.save(&settings.folder)?;
+                tracing::info!(
+                    tenant = identity.tenant,
+                    cluster = identity.cluster,
+                    "this cluster is enrolled"
+                );
+                return Ok(Some(identity));
+            }
+            Err(enrol::Failure::Final(error)) => return Err(error),
+            Err(enrol::Failure::Later(reason)) => {
+                let wait = backoff.next(Ending::Lost, Duration::ZERO, random);
+                tracing::warn!(reason, wait_ms = wait.as_millis(), "cannot enrol yet");
+                pause(wait, stop).await;
+            }
+        }
+    }
+    Ok(None)
+}
+
+async fn pause(wait: Duration, stop: &CancellationToken) {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => {}
+        () = tokio::time::sleep(wait) => {}
+    }
+}

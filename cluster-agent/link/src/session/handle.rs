@@ -1,0 +1,407 @@
+//! What a session does with each frame, timer and report.
+
+use super::{End, Line, Renewal, Session, attempt, lost, ms};
+use crate::{HubKeys, Identity, bulk, convert, identity::Request};
+use futures::FutureExt as _;
+use roadstead_contract::fleet::{
+    Ack, Batch, Digest, HAVE_PAGE, Have, HaveEntry, Heartbeat, Held, Nack, RenewRequest, Renewed, Resume,
+    RunAck, RunRecord, RunRecords, SnapshotEnd, Stage, StateRoot, TrustBundle, cluster_frame::Body,
+    hub_frame,
+};
+use roadstead_inbox::{Outcome, Position, Purpose, SnapshotOutcome};
+use rustls::ClientConfig;
+use std::sync::Arc;
+use tokio::time::Instant;
+use tonic::transport::Channel;
+
+/// Run records in one frame, where the hub names no number.
+const RUNS: usize = 64;
+
+impl Session<'_> {
+    pub(super) async fn handle(&mut self, body: Option<hub_frame::Body>) -> Result<(), End> {
+        use hub_frame::Body as Hub;
+        match body {
+            Some(Hub::Batch(batch)) => self.batch(batch).await,
+            Some(Hub::SnapshotBegin(begin)) => self
+                .context
+                .inbox
+                .begin_snapshot(begin.revision)
+                .await
+                .map_err(End::Inbox),
+            Some(Hub::SnapshotEnd(end)) => self.snapshot_end(end).await,
+            Some(Hub::HaveRequest(request)) => self.have(request.request).await,
+            Some(Hub::RunAck(ack)) => self.runs_kept(ack).await,
+            Some(Hub::RenewNow(_)) => {
+                self.timers.renew_at = Instant::now();
+                Ok(())
+            }
+            Some(Hub::Renewed(renewed)) => {
+                self.try_renewed(&renewed);
+                Ok(())
+            }
+            Some(Hub::Trust(trust)) => self.trust(&trust),
+            Some(Hub::Keys(keys)) => {
+                self.keys(&keys);
+                Ok(())
+            }
+            Some(Hub::Drain(drain)) => Err(End::Drained(ms(drain.within_ms))),
+            Some(Hub::Throttle(throttle)) => Err(End::Throttled(ms(throttle.retry_after_ms))),
+            Some(Hub::Revoked(revoked)) => Err(End::Revoked(revoked.reason)),
+            Some(Hub::Heartbeat(_)) => Ok(()),
+            Some(Hub::Welcome(_)) => Err(lost("a second Welcome")),
+            // A frame of a newer hub: it does without an answer.
+            None => Ok(()),
+        }
+    }
+
+    async fn batch(&mut self, batch: Batch) -> Result<(), End> {
+        let mut parsed = convert::batch(batch).map_err(End::Lost)?;
+        if parsed.absent.is_empty() {
+            return self.apply(parsed).await;
+        }
+        let (route, tls) = (self.context.route.clone(), self.line.tls.clone());
+        let fetch = async move {
+            for (place, size) in std::mem::take(&mut parsed.absent) {
+                let Some(digest) = parsed.digest(place) else {
+                    continue;
+                };
+                match bulk::fetch(&route, &tls, digest, size).await {
+                    Ok(bytes) => parsed.fill(place, Ok(bytes)),
+                    Err(bulk::Missing::Never(detail)) => parsed.fill(place, Err(detail)),
+                    Err(bulk::Missing::Lost(detail)) => return Err(format!("bulk: {detail}")),
+                }
+            }
+            Ok(parsed)
+        };
+        self.fetching = Some(fetch.boxed());
+        Ok(())
+    }
+
+    pub(super) async fn apply(&mut self, parsed: convert::Parsed) -> Result<(), End> {
+        let gone = parsed.gone();
+        let moves = parsed.batch.through > parsed.batch.from && parsed.batch.purpose != Purpose::Snapshot;
+        let outcome = self.context.inbox.apply(parsed.batch).await.map_err(End::Inbox)?;
+        match outcome {
+            Outcome::Taken { position, refused } => {
+                self.resumed_at = None;
+                for uid in gone {
+                    self.context.shared.forget(&uid);
+                }
+                for refusal in refused {
+                    let (uid, generation) = (refusal.uid, refusal.generation);
+                    tracing::warn!(
+                        document = uid,
+                        generation,
+                        reason = refusal.detail,
+                        "a document is refused"
+                    );
+                    let code = refusal.code.into();
+                    self.send(Body::Nack(Nack {
+                        uid,
+                        generation,
+                        code,
+                        detail: refusal.detail,
+                    }))
+                    .await?;
+                }
+                if moves {
+                    self.acknowledge(position.cursor).await?;
+                }
+                match parsed.root {
+                    Some(root) if root != position.root => self.send_root(&position).await,
+                    _ => Ok(()),
+                }
+            }
+            Outcome::Repeated { cursor } => self.acknowledge(cursor).await,
+            Outcome::Gap { cursor } if self.resumed_at == Some(cursor) => Ok(()),
+            Outcome::Gap { cursor } => {
+                self.resumed_at = Some(cursor);
+                self.send(Body::Resume(Resume { cursor })).await
+            }
+        }
+    }
+
+    async fn acknowledge(&self, revision: u64) -> Result<(), End> {
+        self.send(Body::Ack(Ack {
+            revision,
+            stage: Stage::Persisted.into(),
+        }))
+        .await
+    }
+
+    async fn send_root(&self, position: &Position) -> Result<(), End> {
+        let root = StateRoot {
+            cursor: position.cursor,
+            root: position.root.to_vec(),
+        };
+        self.send(Body::StateRoot(root)).await
+    }
+
+    async fn snapshot_end(&mut self, end: SnapshotEnd) -> Result<(), End> {
+        let root =
+            Digest::try_from(end.root.as_slice()).map_err(|error| End::Lost(format!("root: {error}")))?;
+        let end = roadstead_inbox::SnapshotEnd {
+            revision: end.revision,
+            count: end.count,
+            root,
+            complete: end.complete,
+            approved_deletes: end.approved_deletes,
+        };
+        match self.context.inbox.end_snapshot(end).await.map_err(End::Inbox)? {
+            SnapshotOutcome::Taken { position, deleted } => {
+                tracing::info!(revision = position.cursor, deleted, "a snapshot is taken");
+                self.resumed_at = None;
+                self.acknowledge(position.cursor).await
+            }
+            SnapshotOutcome::Held {
+                position,
+                held: waiting,
+            } => {
+                tracing::warn!(
+                    deletes = waiting.deletes,
+                    documents = waiting.documents,
+                    "a snapshot would delete more than the budget: nothing is deleted until a person allows it"
+                );
+                self.acknowledge(position.cursor).await?;
+                self.send(Body::Held(held(waiting))).await
+            }
+            // A new session begins anew; nothing was deleted.
+            SnapshotOutcome::Unverified { detail } => Err(End::Lost(format!("snapshot: {detail}"))),
+        }
+    }
+
+    async fn have(&self, request: u64) -> Result<(), End> {
+        let limit = usize::try_from(self.limits.have_page).unwrap_or(0);
+        let limit = if limit == 0 {
+            HAVE_PAGE
+        } else {
+            limit.min(HAVE_PAGE)
+        };
+        let mut after = None;
+        for page in 0.. {
+            let (cursor, entries) = self
+                .context
+                .inbox
+                .have(after.clone(), limit)
+                .await
+                .map_err(End::Inbox)?;
+            let last = entries.len() < limit;
+            after = entries.last().map(|entry| entry.uid.clone()).or(after);
+            let entries = entries.into_iter().map(|entry| HaveEntry {
+                uid: entry.uid,
+                generation: entry.generation,
+                digest: entry.digest.to_vec(),
+            });
+            let entries = entries.collect();
+            self.send(Body::Have(Have {
+                request,
+                page,
+                last,
+                cursor,
+                entries,
+            }))
+            .await?;
+            if last {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Says what is new of revisions, refusals and statuses.
+    pub(super) async fn tell(&mut self) -> Result<(), End> {
+        let news = self.context.shared.news(self.told);
+        self.told = news.version;
+        for nack in news.nacks {
+            self.send(Body::Nack(nack)).await?;
+        }
+        for status in news.statuses {
+            self.send(Body::Status(status)).await?;
+        }
+        match news.applied {
+            Some(revision) => {
+                self.send(Body::Ack(Ack {
+                    revision,
+                    stage: Stage::Applied.into(),
+                }))
+                .await
+            }
+            None => Ok(()),
+        }
+    }
+
+    pub(super) async fn send_runs(&mut self) -> Result<(), End> {
+        let frame = usize::try_from(self.limits.runs)
+            .ok()
+            .filter(|n| *n > 0)
+            .unwrap_or(RUNS);
+        while let Some((after, room)) = self.runs.room() {
+            let pending = self
+                .context
+                .inbox
+                .pending_runs(after, room.min(frame))
+                .await
+                .map_err(End::Inbox)?;
+            if pending.is_empty() {
+                break;
+            }
+            self.runs.sent(&pending, Instant::now());
+            let records = pending.into_iter().map(|run| RunRecord {
+                id: run.id,
+                json: run.json,
+            });
+            self.send(Body::Runs(RunRecords {
+                records: records.collect(),
+            }))
+            .await?;
+        }
+        Ok(())
+    }
+
+    async fn runs_kept(&mut self, ack: RunAck) -> Result<(), End> {
+        for refused in &ack.refused {
+            tracing::warn!(
+                run = refused.id,
+                reason = refused.reason,
+                "the hub refuses a run record"
+            );
+        }
+        let mut ids = ack.kept;
+        ids.extend(ack.refused.into_iter().map(|refused| refused.id));
+        let count = ids.len();
+        self.context.inbox.forget_runs(ids).await.map_err(End::Inbox)?;
+        self.runs.acknowledged(count, Instant::now());
+        self.send_runs().await
+    }
+
+    pub(super) async fn tick(&mut self) -> Result<(), End> {
+        let now = Instant::now();
+        if self.timers.silent(now) {
+            return Err(lost("the hub is silent"));
+        }
+        if now >= self.timers.beat_at {
+            self.timers.beaten(self.context);
+            self.heartbeats += 1;
+            let cursor = self.context.inbox.position().await.map_err(End::Inbox)?.cursor;
+            self.send(Body::Heartbeat(Heartbeat {
+                sequence: self.heartbeats,
+                cursor,
+            }))
+            .await?;
+        }
+        if now >= self.timers.root_at {
+            self.timers.compared(self.context);
+            let position = self.context.inbox.position().await.map_err(End::Inbox)?;
+            self.send_root(&position).await?;
+        }
+        if now >= self.timers.renew_at {
+            self.timers.renew_again(&self.line.identity, self.context);
+            self.ask_renewal().await?;
+        }
+        if self.runs.again_at().is_some_and(|at| now >= at) {
+            self.runs.rewind(now);
+            self.send_runs().await?;
+        }
+        Ok(())
+    }
+
+    async fn ask_renewal(&mut self) -> Result<(), End> {
+        match Request::generate() {
+            Ok(request) => {
+                let csr = request.csr.clone();
+                self.renewal = Renewal::Asked(Box::new(request));
+                self.send(Body::Renew(RenewRequest { csr })).await
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the certificate cannot be renewed now");
+                Ok(())
+            }
+        }
+    }
+
+    /// The hub signed: see whether the new certificate connects. Without that the old one stays.
+    fn try_renewed(&mut self, renewed: &Renewed) {
+        let Renewal::Asked(request) = std::mem::replace(&mut self.renewal, Renewal::Idle) else {
+            return;
+        };
+        let (Some(certificate), Some(trust)) = (&renewed.certificate, &renewed.trust) else {
+            return;
+        };
+        let old = &self.line.identity;
+        let ids = (old.tenant.clone(), old.cluster.clone());
+        match Identity::new(request.key, certificate, trust, ids) {
+            Ok(identity) => {
+                let attempt = attempt(self.context.route.clone(), &identity, self.context.clock.clone());
+                self.renewal = Renewal::Trying(Box::new(identity), attempt);
+            }
+            Err(error) => tracing::warn!(%error, "the renewed certificate is not usable"),
+        }
+    }
+
+    /// The new certificate connects: the session goes on there. It does not: the old one goes on here.
+    pub(super) fn renewed(&mut self, tried: Result<(Arc<ClientConfig>, Channel), String>) -> Result<(), End> {
+        let Renewal::Trying(identity, _) = std::mem::replace(&mut self.renewal, Renewal::Idle) else {
+            return Ok(());
+        };
+        match tried {
+            Ok((tls, channel)) => {
+                tracing::info!(not_after = identity.not_after, "the certificate is renewed");
+                Err(End::Handover(Box::new(Line {
+                    identity: *identity,
+                    tls,
+                    channel,
+                    fresh: true,
+                })))
+            }
+            Err(error) => {
+                tracing::warn!(
+                    error,
+                    "the renewed certificate does not connect; the old one stays"
+                );
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes over a changed trust bundle.
+    pub(super) fn trust(&mut self, trust: &TrustBundle) -> Result<(), End> {
+        if trust.trust_domain != self.line.identity.trust_domain {
+            return Err(lost("the trust bundle is of another trust domain"));
+        }
+        if let Some(identity) = self.line.identity.trusting(trust) {
+            self.line.identity = identity;
+            self.keep_identity()?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn keep_identity(&self) -> Result<(), End> {
+        let kept = self.line.identity.save(&self.context.folder);
+        kept.map_err(|error| End::Lost(error.to_string()))
+    }
+
+    pub(super) fn keys(&self, keys: &roadstead_contract::fleet::HubKeys) {
+        match serde_json::from_str(&keys.jwks) {
+            Ok(jwks) => {
+                let keys = HubKeys {
+                    jwks,
+                    issuer: keys.issuer.clone(),
+                };
+                self.context.shared.keys.send_if_modified(|known| {
+                    let changed = known.as_ref() != Some(&keys);
+                    *known = Some(keys);
+                    changed
+                });
+            }
+            Err(error) => tracing::warn!(%error, "the hub's keys are no JWK set; the ones before stay"),
+        }
+    }
+}
+
+pub(super) fn held(held: roadstead_inbox::Held) -> Held {
+    Held {
+        revision: held.revision,
+        deletes: held.deletes,
+        documents: held.documents,
+    }
+}

@@ -1,0 +1,348 @@
+//! One session: from Hello to its end.
+//!
+//! A single task does everything in turn, so that acknowledgements, statuses and batches never race each other. While
+//! a large document is fetched no further frame of the hub is read (HTTP/2 holds it back), but heartbeats go on.
+
+mod handle;
+mod timers;
+
+use crate::{
+    Clock, Identity, Random, channel::Route, convert::Parsed, identity::Request, reports::Shared,
+    runs::Window, tunnel::Target,
+};
+use futures::{FutureExt as _, future::BoxFuture};
+use roadstead_contract::fleet::{
+    self, Hello, HubFrame, Limits, MAX_FRAME, Mode, PROTOCOL_MAX, PROTOCOL_MIN, Welcome, cluster_frame,
+    hub_frame, sync_client::SyncClient,
+};
+use roadstead_inbox::{Inbox, InboxError, Position};
+use rustls::ClientConfig;
+use std::{path::PathBuf, sync::Arc, time::Duration};
+use timers::Timers;
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status, Streaming, transport::Channel};
+
+/// From the first frame to the Welcome.
+const WELCOME_WITHIN: Duration = Duration::from_secs(15);
+/// A frame that cannot be handed to the connection for so long ends the session, without loss.
+const SEND_WITHIN: Duration = Duration::from_secs(30);
+/// Frames between this task and the connection.
+const OUTGOING: usize = 16;
+
+/// What every session of this process shares.
+pub(crate) struct Context {
+    pub(crate) route: Route,
+    pub(crate) inbox: Inbox,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) random: Arc<dyn Random>,
+    pub(crate) version: String,
+    pub(crate) instance: String,
+    pub(crate) folder: PathBuf,
+    pub(crate) tunnels: watch::Sender<Option<Target>>,
+}
+
+/// Who this side is during a session, and the connection that proves it.
+pub(crate) struct Line {
+    pub(crate) identity: Identity,
+    pub(crate) tls: Arc<ClientConfig>,
+    pub(crate) channel: Channel,
+    /// The identity is new: keep it once the hub has welcomed it.
+    pub(crate) fresh: bool,
+}
+
+/// Why a session ended.
+pub(crate) enum End {
+    Shutdown,
+    Lost(String),
+    Refused(String),
+    Throttled(Duration),
+    Drained(Duration),
+    Revoked(String),
+    /// A renewed identity has a connection of its own: go on there.
+    Handover(Box<Line>),
+    Inbox(InboxError),
+}
+
+/// How a session went.
+pub(crate) struct Report {
+    pub(crate) end: End,
+    /// How long it lived after the Welcome; `None` without one.
+    pub(crate) lived: Option<Duration>,
+    /// The reconnect window that the hub named.
+    pub(crate) window: Option<Duration>,
+    /// The identity as it is now: the hub may have changed the trust bundle.
+    pub(crate) identity: Identity,
+}
+
+pub(crate) async fn run(context: &Context, line: Line, stop: &CancellationToken) -> Report {
+    let identity = line.identity.clone();
+    match open(context, line).await {
+        Err(end) => Report {
+            end,
+            lived: None,
+            window: None,
+            identity,
+        },
+        Ok((mut session, welcome)) => {
+            let began = Instant::now();
+            let end = match session.live(&welcome, stop).await {
+                Ok(never) => match never {},
+                Err(end) => end,
+            };
+            context.tunnels.send_replace(None);
+            Report {
+                end,
+                lived: Some(began.elapsed()),
+                window: Some(Duration::from_millis(u64::from(welcome.reconnect_window_ms))),
+                identity: session.line.identity,
+            }
+        }
+    }
+}
+
+struct Session<'a> {
+    context: &'a Context,
+    line: Line,
+    frames: mpsc::Sender<fleet::ClusterFrame>,
+    inbound: Streaming<HubFrame>,
+    limits: Limits,
+    timers: Timers,
+    runs: Window,
+    /// Version of the reports that were sent.
+    told: u64,
+    heartbeats: u64,
+    /// The last gap that was reported, so that each costs one Resume.
+    resumed_at: Option<u64>,
+    /// A batch whose large documents are being fetched.
+    fetching: Option<BoxFuture<'static, Result<Parsed, String>>>,
+    renewal: Renewal,
+}
+
+enum Renewal {
+    Idle,
+    /// A request is with the hub.
+    Asked(Box<Request>),
+    /// The new identity tries its connection.
+    Trying(
+        Box<Identity>,
+        BoxFuture<'static, Result<(Arc<ClientConfig>, Channel), String>>,
+    ),
+}
+
+enum Never {}
+
+async fn open(context: &Context, line: Line) -> Result<(Session<'_>, Welcome), End> {
+    let position = context.inbox.position().await.map_err(End::Inbox)?;
+    let (frames, outgoing) = mpsc::channel(OUTGOING);
+    let hello = hello(context, &position);
+    frames
+        .send(frame(cluster_frame::Body::Hello(hello)))
+        .await
+        .map_err(|_| lost("the stream closed"))?;
+    let mut client = SyncClient::new(line.channel.clone()).max_decoding_message_size(2 * MAX_FRAME);
+    let welcomed = async {
+        let mut inbound = client.session(ReceiverStream::new(outgoing)).await?.into_inner();
+        let first = inbound.message().await?;
+        Ok::<_, Status>((inbound, first))
+    };
+    let (inbound, first) = timeout(WELCOME_WITHIN, welcomed)
+        .await
+        .map_err(|_| lost("no welcome in time"))?
+        .map_err(|status| refused(&status))?;
+    let welcome = match first.and_then(|frame| frame.body) {
+        Some(hub_frame::Body::Welcome(welcome)) => welcome,
+        Some(hub_frame::Body::Throttle(throttle)) => return Err(End::Throttled(ms(throttle.retry_after_ms))),
+        Some(hub_frame::Body::Revoked(revoked)) => return Err(End::Revoked(revoked.reason)),
+        Some(hub_frame::Body::Drain(drain)) => return Err(End::Drained(ms(drain.within_ms))),
+        _ => return Err(End::Refused("expected a Welcome as the first frame".to_owned())),
+    };
+    if !(PROTOCOL_MIN..=PROTOCOL_MAX).contains(&welcome.protocol) {
+        return Err(End::Refused(format!(
+            "expected protocol {PROTOCOL_MIN} to {PROTOCOL_MAX}, found {}",
+            welcome.protocol
+        )));
+    }
+    let now = Instant::now();
+    let timers = Timers::new(now, ms(welcome.heartbeat_ms), &line.identity, context);
+    let session = Session {
+        context,
+        line,
+        frames,
+        inbound,
+        limits: welcome.limits.unwrap_or_default(),
+        timers,
+        runs: Window::new(now),
+        told: 0,
+        heartbeats: 0,
+        resumed_at: None,
+        fetching: None,
+        renewal: Renewal::Idle,
+    };
+    Ok((session, welcome))
+}
+
+fn hello(context: &Context, position: &Position) -> Hello {
+    Hello {
+        protocol_min: PROTOCOL_MIN,
+        protocol_max: PROTOCOL_MAX,
+        version: context.version.clone(),
+        capabilities: Vec::new(),
+        instance_id: context.instance.clone(),
+        incarnation: position.incarnation.clone(),
+        cursor: position.cursor,
+        state_root: position.root.to_vec(),
+        held: position.held.map(handle::held),
+    }
+}
+
+impl Session<'_> {
+    async fn live(&mut self, welcome: &Welcome, stop: &CancellationToken) -> Result<Never, End> {
+        self.welcomed(welcome)?;
+        let shared = self.context.shared.clone();
+        let mut appended = self.context.inbox.watch_runs();
+        self.tell().await?;
+        self.send_runs().await?;
+        loop {
+            let next = self.timers.next(&self.runs);
+            // In this order: the end first, then what is half done, then what is new.
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {
+                    let goodbye = fleet::Goodbye { reason: "shutdown".to_owned() };
+                    self.send(cluster_frame::Body::Goodbye(goodbye)).await?;
+                    return Err(End::Shutdown);
+                }
+                fetched = pending(&mut self.fetching) => {
+                    self.fetching = None;
+                    self.apply(fetched.map_err(End::Lost)?).await?;
+                }
+                tried = self.renewal.tried() => self.renewed(tried)?,
+                frame = self.inbound.message(), if self.fetching.is_none() => {
+                    let frame = frame.map_err(|status| refused(&status))?;
+                    let body = frame.ok_or_else(|| lost("the hub closed the stream"))?.body;
+                    self.timers.heard();
+                    self.handle(body).await?;
+                }
+                () = shared.wake.notified() => self.tell().await?,
+                changed = appended.changed() => {
+                    changed.map_err(|_| End::Inbox(InboxError::Ended))?;
+                    self.send_runs().await?;
+                }
+                () = tokio::time::sleep_until(next) => self.tick().await?,
+            }
+        }
+    }
+
+    fn welcomed(&mut self, welcome: &Welcome) -> Result<(), End> {
+        let hold = welcome.mode() == Mode::Hold;
+        tracing::info!(
+            epoch = welcome.epoch,
+            mode = welcome.mode().as_str_name(),
+            target_revision = welcome.target_revision,
+            "the hub welcomed this cluster agent"
+        );
+        if hold {
+            tracing::warn!(
+                reason = welcome.reason,
+                "the hub holds this cluster: what runs goes on running"
+            );
+        }
+        if self.line.fresh {
+            self.keep_identity()?;
+            self.line.fresh = false;
+        }
+        if let Some(trust) = &welcome.trust {
+            self.trust(trust)?;
+        }
+        if let Some(keys) = &welcome.keys {
+            self.keys(keys);
+        }
+        let epoch = welcome.epoch;
+        self.context.shared.state.send_replace(match hold {
+            true => crate::LinkState::Held {
+                epoch,
+                reason: welcome.reason.clone(),
+            },
+            false => crate::LinkState::Connected { epoch },
+        });
+        let streams = usize::try_from(welcome.tunnel_streams).unwrap_or(0).min(64);
+        let target = Target {
+            tls: self.line.tls.clone(),
+            streams,
+        };
+        self.context.tunnels.send_replace(Some(target));
+        Ok(())
+    }
+
+    async fn send(&self, body: cluster_frame::Body) -> Result<(), End> {
+        match timeout(SEND_WITHIN, self.frames.send(frame(body))).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(lost("the stream closed")),
+            Err(_) => Err(lost("the hub takes no frame")),
+        }
+    }
+}
+
+impl Renewal {
+    /// Ends when a new identity's connection is made or cannot be.
+    async fn tried(&mut self) -> Result<(Arc<ClientConfig>, Channel), String> {
+        match self {
+            Self::Trying(_, attempt) => attempt.await,
+            _ => std::future::pending().await,
+        }
+    }
+}
+
+/// The future's output; never, without one.
+async fn pending<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What connects a new identity; see [`Renewal::Trying`].
+fn attempt(
+    route: Route,
+    identity: &Identity,
+    clock: Arc<dyn Clock>,
+) -> BoxFuture<'static, Result<(Arc<ClientConfig>, Channel), String>> {
+    let tls = crate::tls::mutual(identity, clock);
+    async move {
+        let tls = tls.map_err(|error| error.to_string())?;
+        let channel = route
+            .connect(tls.clone())
+            .await
+            .map_err(|error| crate::enrol::describe(&error))?;
+        Ok((tls, channel))
+    }
+    .boxed()
+}
+
+fn frame(body: cluster_frame::Body) -> fleet::ClusterFrame {
+    fleet::ClusterFrame { body: Some(body) }
+}
+
+fn lost(why: &str) -> End {
+    End::Lost(why.to_owned())
+}
+
+fn ms(ms: u32) -> Duration {
+    Duration::from_millis(u64::from(ms))
+}
+
+fn refused(status: &Status) -> End {
+    let text = format!("{:?}: {}", status.code(), status.message());
+    match status.code() {
+        Code::Unauthenticated | Code::PermissionDenied | Code::InvalidArgument | Code::FailedPrecondition => {
+            End::Refused(text)
+        }
+        _ => End::Lost(text),
+    }
+}
