@@ -5,6 +5,21 @@
 //! tool calls that a small model wrote as text. It opens no connection before the first call, keeps connections
 //! between calls and across revisions, and never logs a request, an answer or a key.
 
+mod anthropic;
+mod call;
+mod clients;
+mod errors;
+mod frames;
+mod ollama;
+mod openai;
+mod providers;
+mod repair;
+mod sink;
+mod text_calls;
+
+pub use clients::{HttpClients, describe, origin, parse_url};
+pub use providers::Providers;
+
 use crate::secrets::Secrets;
 use futures::stream::BoxStream;
 use roadstead_contract::{bundle::Bundle, documents::Prices};

@@ -1,7 +1,7 @@
 //! Rules of `kind: Model`.
 
 use super::{
-    ModelOptions, ModelSpec, Provider, SecretRef,
+    ModelOptions, ModelSpec, Provider, ReasoningEffort, SecretRef,
     problem::ProblemCode,
     rules::{Report, header_name, is_credential, quoted, url, variable_name},
     tree::{join, segment},
@@ -96,6 +96,12 @@ fn options(provider: Provider, options: &ModelOptions, report: &mut Report<'_>) 
             "no seed: anthropic has no such option",
             "a seed",
         );
+    }
+    if options.reasoning_effort == Some(ReasoningEffort::Minimal)
+        && matches!(provider, Provider::Anthropic | Provider::Ollama)
+    {
+        let expected = "low, medium or high: this provider has no less";
+        report.wrong("spec.options.reasoningEffort", expected, "minimal");
     }
     if options.stop.len() > 4 && matches!(provider, Provider::Openai | Provider::OpenaiCompatible) {
         report.wrong(
