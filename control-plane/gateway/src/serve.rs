@@ -1,0 +1,287 @@
+//! One call: judged, authorised, sent through the tunnel, streamed back.
+
+use crate::{
+    EngineAnswer, EngineCall, Gateway, Grant, card,
+    failure::{Dialect, Failure},
+    headers,
+    operation::{Operation, Refused, operation},
+    request::{Address, Awaits, is_json, json_rpc},
+    tunnel::Chunks,
+};
+use axum::{
+    body::{Body, to_bytes},
+    extract::{Request, State},
+    response::{IntoResponse as _, Response},
+};
+use bytes::{Bytes, BytesMut};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts};
+use http_body_util::{BodyExt as _, Limited};
+use roadstead_authz::TenantContext;
+use roadstead_domain::AgentId;
+use roadstead_http::{Caller, Problem, RequestId};
+use std::{io, sync::Arc};
+use tokio::time::{Instant, timeout, timeout_at};
+
+/// Answers everything below `/a2a/`.
+pub(crate) async fn serve(
+    State(gateway): State<Arc<Gateway>>,
+    Caller(context): Caller,
+    id: RequestId,
+    request: Request,
+) -> Response {
+    let (parts, body) = request.into_parts();
+    let Some(address) = Address::parse(parts.uri.path()) else {
+        return Failure::no_agent().response(&Dialect::Http, &id);
+    };
+    let operation = match operation(&parts.method, address.rest) {
+        Ok(operation) => operation,
+        Err(Refused::Path) => {
+            let detail = "A2A has no such path below an agent";
+            return Problem::new(StatusCode::NOT_FOUND, "NOT_FOUND", detail).response(&id);
+        }
+        Err(Refused::Method(allow)) => {
+            let detail = "this path does not take this method; the allow header names those it takes";
+            let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "INVALID", detail);
+            return problem.allow(allow).response(&id);
+        }
+    };
+    let call = match read(&gateway, operation, &parts, body).await {
+        Ok(call) => call,
+        Err((failure, dialect)) => return failure.response(&dialect, &id),
+    };
+    let dialect = call.dialect.clone();
+    match gateway.call(&context, &address, &parts, call).await {
+        Ok(response) => response,
+        Err(failure) => failure.response(&dialect, &id),
+    }
+}
+
+/// A request of the protocol, ready to be sent on.
+struct Call {
+    method: Method,
+    path: String,
+    body: Chunks,
+    dialect: Dialect,
+    awaits: Awaits,
+}
+
+/// Judges the body, as far as its binding asks for it.
+async fn read(
+    gateway: &Gateway,
+    operation: Operation,
+    parts: &Parts,
+    body: Body,
+) -> Result<Call, (Failure, Dialect)> {
+    let limit = gateway.body_bytes;
+    match operation {
+        Operation::Card => Ok(Call {
+            method: Method::GET,
+            path: "/.well-known/agent-card.json".to_owned(),
+            body: stream::empty().boxed(),
+            dialect: Dialect::Http,
+            awaits: Awaits::Card,
+        }),
+        Operation::JsonRpc => {
+            let null = || Dialect::json_rpc(serde_json::Value::Null);
+            let body = to_bytes(body, limit).await;
+            let body = body.map_err(|_| (Failure::too_large(limit), null()))?;
+            let rpc = json_rpc(&parts.headers, &body)?;
+            Ok(Call {
+                method: Method::POST,
+                path: "/".to_owned(),
+                body: stream::once(async { Ok(body) }).boxed(),
+                dialect: rpc.dialect,
+                awaits: rpc.awaits,
+            })
+        }
+        Operation::Rest(path) => {
+            let has_body = !http_body::Body::is_end_stream(&body);
+            if has_body && !is_json(&parts.headers) {
+                return Err((Failure::unsupported_media(), Dialect::Http));
+            }
+            let declared = http_body::Body::size_hint(&body).lower();
+            if usize::try_from(declared).map_or(true, |declared| declared > limit) {
+                return Err((Failure::too_large(limit), Dialect::Http));
+            }
+            let awaits = Awaits::of_rest(&path);
+            let path = match parts.uri.query() {
+                Some(query) => format!("{path}?{query}"),
+                None => path,
+            };
+            let body = Limited::new(body, limit).into_data_stream();
+            Ok(Call {
+                method: parts.method.clone(),
+                path,
+                body: body.map_err(|error| io::Error::other(error.to_string())).boxed(),
+                dialect: Dialect::Http,
+                awaits,
+            })
+        }
+    }
+}
+
+impl Gateway {
+    async fn call(
+        &self,
+        context: &TenantContext,
+        address: &Address<'_>,
+        parts: &Parts,
+        call: Call,
+    ) -> Result<Response, Failure> {
+        let target = self.authorise(context, address).await?;
+        let cluster = self.pick(&target.clusters).await?;
+        let (head, whole) = call.awaits.patience(&self.patience);
+        let begun = Instant::now();
+        let engine_call = EngineCall {
+            agent: target.agent,
+            method: call.method,
+            path: call.path,
+            headers: self.engine_headers(context, target.agent, &parts.headers)?,
+            body: call.body,
+            deadline: whole,
+        };
+        let answer = match timeout(head, self.tunnel.call(cluster, engine_call)).await {
+            Ok(answer) => answer?,
+            Err(_) => return Err(crate::TunnelError::Deadline.into()),
+        };
+        if answer.status == StatusCode::UNAUTHORIZED {
+            // The engine did not take the hub's token: nothing that the caller could mend.
+            tracing::error!(agent.id = %target.agent, cluster.id = %cluster, "the engine refused the hub's token");
+            return Err(Failure::bad_answer(
+                "the agent does not trust this hub's key; it may have to be applied again",
+            ));
+        }
+        let url = self.address_of(address);
+        match call.awaits {
+            Awaits::Card if answer.status.is_success() => {
+                let text = collect(answer, begun + whole).await?;
+                let card = card::rewrite(&text, &url)
+                    .ok_or_else(|| Failure::bad_answer("the agent's card is not a card"))?;
+                Ok(card_response(card, &parts.headers))
+            }
+            Awaits::CardResult if answer.status.is_success() => {
+                let (status, passed) = (answer.status, headers::outward(&answer.headers));
+                let text = collect(answer, begun + whole).await?;
+                let text = card::rewrite_result(&text, &url)
+                    .ok_or_else(|| Failure::bad_answer("the agent's card is not a card"))?;
+                Ok(response(status, passed, Body::from(text)))
+            }
+            _ => Ok(stream_back(answer, begun + whole)),
+        }
+    }
+
+    /// What the engine sees: what of the caller's headers may cross, and the hub's own token in place of the caller's.
+    fn engine_headers(
+        &self,
+        context: &TenantContext,
+        agent: AgentId,
+        from: &HeaderMap,
+    ) -> Result<HeaderMap, Failure> {
+        let mut headers = headers::inward(from);
+        let (subject, audience, jti) = (context.actor().label(), agent.to_string(), RequestId::generate());
+        let grant = Grant {
+            subject: &subject,
+            actor: "hub",
+            audience: &audience,
+            jti: jti.as_str(),
+        };
+        let token = self.keys.mint(grant, self.clock.now());
+        let value = token
+            .ok()
+            .and_then(|token| HeaderValue::try_from(format!("Bearer {token}")).ok());
+        let Some(mut value) = value else {
+            tracing::error!("the hub's key for calls to engines does not sign");
+            return Err(Failure::bad_answer("the hub could not sign the call"));
+        };
+        value.set_sensitive(true);
+        headers.insert(header::AUTHORIZATION, value);
+        Ok(headers)
+    }
+
+    fn address_of(&self, address: &Address<'_>) -> String {
+        let Address {
+            tenant,
+            project,
+            agent,
+            ..
+        } = address;
+        format!("{}/a2a/{tenant}/{project}/{agent}", self.public_url)
+    }
+}
+
+/// The most that a card may have, in bytes.
+const CARD_BYTES: usize = 1024 * 1024;
+
+/// The whole body of a small answer.
+async fn collect(mut answer: EngineAnswer, deadline: Instant) -> Result<Bytes, Failure> {
+    let mut text = BytesMut::new();
+    loop {
+        match timeout_at(deadline, answer.body.next()).await {
+            Ok(Some(Ok(chunk))) if text.len() + chunk.len() <= CARD_BYTES => text.extend_from_slice(&chunk),
+            Ok(Some(Ok(_))) => return Err(Failure::bad_answer("the agent's card is larger than 1 MiB")),
+            Ok(Some(Err(_))) => return Err(Failure::bad_answer("the agent's answer broke off")),
+            Ok(None) => return Ok(text.freeze()),
+            Err(_) => return Err(crate::TunnelError::Deadline.into()),
+        }
+    }
+}
+
+fn card_response(card: Vec<u8>, from: &HeaderMap) -> Response {
+    let etag = card::etag(&card);
+    let known = from.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok());
+    let mut response = if known.is_some_and(|known| card::matches(known, &etag)) {
+        StatusCode::NOT_MODIFIED.into_response()
+    } else {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response(StatusCode::OK, headers, Body::from(card))
+    };
+    let headers = response.headers_mut();
+    if let Ok(etag) = HeaderValue::try_from(etag) {
+        headers.insert(header::ETAG, etag);
+    }
+    // Private: what the card says depends on who may see it.
+    headers.insert(
+        header::CACHE_CONTROL,
+        HeaderValue::from_static("private, max-age=60"),
+    );
+    response
+}
+
+/// Passes the answer on as it comes. Dropping the body, because the caller has gone, cancels the call.
+fn stream_back(answer: EngineAnswer, deadline: Instant) -> Response {
+    let mut passed = headers::outward(&answer.headers);
+    if headers::is_event_stream(&passed) {
+        // Proxies in front of the hub must not collect events.
+        passed.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    }
+    let body = Body::from_stream(until(answer.body, deadline));
+    response(answer.status, passed, body)
+}
+
+fn response(status: StatusCode, mut headers: HeaderMap, body: Body) -> Response {
+    let cache = HeaderValue::from_static("no-store");
+    headers.entry(header::CACHE_CONTROL).or_insert(cache);
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}
+
+/// The same chunks; an error, and nothing after it, once `deadline` has passed.
+fn until(body: Chunks, deadline: Instant) -> impl futures::Stream<Item = io::Result<Bytes>> + Send {
+    stream::unfold(Some(body), move |body| async move {
+        let mut body = body?;
+        match timeout_at(deadline, body.next()).await {
+            Ok(Some(Ok(chunk))) => Some((Ok(chunk), Some(body))),
+            Ok(Some(Err(error))) => Some((Err(error), None)),
+            Ok(None) => None,
+            Err(_) => Some((Err(io::ErrorKind::TimedOut.into()), None)),
+        }
+    })
+}

@@ -1,0 +1,137 @@
+//! The outermost layer of every face: a request id, and a process that outlives a panic.
+//!
+//! The id is always the hub's own: one that a caller sends would let it write into other people's log lines.
+
+use crate::{Problem, REQUEST_ID};
+use axum::{
+    extract::{FromRequestParts, Request},
+    middleware::Next,
+    response::Response,
+};
+use futures::FutureExt as _;
+use http::{HeaderValue, StatusCode, request::Parts};
+use roadstead_domain::{OsRandom, Random as _};
+use std::{convert::Infallible, fmt, panic::AssertUnwindSafe, sync::Arc};
+use tracing::Instrument as _;
+
+/// The id of one request: 32 hexadecimal digits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestId(Arc<str>);
+
+impl RequestId {
+    /// A new random id.
+    #[must_use]
+    pub fn generate() -> Self {
+        let mut bytes = [0; 16];
+        OsRandom.fill(&mut bytes);
+        Self(format!("{:032x}", u128::from_be_bytes(bytes)).into())
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for RequestId {
+    type Rejection = Infallible;
+
+    /// The id that [`guard`] gave; a new one where a router is used without it.
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        if let Some(id) = parts.extensions.get::<Self>() {
+            return Ok(id.clone());
+        }
+        let id = Self::generate();
+        parts.extensions.insert(id.clone());
+        Ok(id)
+    }
+}
+
+/// Gives the request its id, writes one line about it, and answers a panic with a problem.
+/// For `axum::middleware::from_fn`, outside everything else.
+pub async fn guard(mut request: Request, next: Next) -> Response {
+    let id = RequestId::generate();
+    request.extensions_mut().insert(id.clone());
+    let span = tracing::info_span!("request", request.id = %id);
+    // The path, never the query: a credential may have been put there by mistake.
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let work = AssertUnwindSafe(next.run(request)).catch_unwind();
+    let mut response = async {
+        let response = work.await.unwrap_or_else(|_| {
+            // The panic hook has logged the place; its text stays inside.
+            tracing::error!("the handler of this request panicked");
+            let detail = "the hub failed; the request id leads to the reason in its log";
+            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", detail).response(&id)
+        });
+        tracing::debug!(%method, path, status = response.status().as_u16(), "answered");
+        response
+    }
+    .instrument(span)
+    .await;
+    if let Ok(value) = HeaderValue::from_str(id.as_str()) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::{Router, body::Body, middleware::from_fn, routing::get};
+    use http_body_util::BodyExt as _;
+    use serde_json::Value;
+    use tower::ServiceExt as _;
+
+    async fn ask(request: http::request::Builder) -> (Response<()>, Value) {
+        let app = Router::new()
+            .route(
+                "/boom",
+                get(async || -> String { panic!("a secret sentence from inside") }),
+            )
+            .fallback(crate::not_found)
+            .method_not_allowed_fallback(crate::method_not_allowed)
+            .layer(from_fn(guard));
+        let response = app.oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        (
+            Response::from_parts(parts, ()),
+            serde_json::from_slice(&body).unwrap(),
+        )
+    }
+
+    #[tokio::test]
+    async fn s24_a_panic_gives_a_generic_answer_with_the_request_id() {
+        let (response, body) = ask(http::Request::get("/boom")).await;
+        assert_eq!(response.status(), 500);
+        assert_eq!(response.headers()["content-type"], "application/problem+json");
+        assert_eq!(body["code"], "INTERNAL");
+        assert_eq!(
+            body["request_id"],
+            response.headers()[REQUEST_ID].to_str().unwrap()
+        );
+        assert!(!body.to_string().contains("secret sentence"));
+    }
+
+    #[tokio::test]
+    async fn s26_an_unused_method_is_405_and_names_those_there_are() {
+        let (response, body) = ask(http::Request::builder().method("TRACE").uri("/boom")).await;
+        assert_eq!(response.status(), 405);
+        assert!(response.headers()["allow"].to_str().unwrap().contains("GET"));
+        assert_eq!(body["status"], 405);
+    }
+
+    #[tokio::test]
+    async fn s25_a_callers_request_id_changes_nothing() {
+        let (response, body) = ask(http::Request::get("/nope").header(REQUEST_ID, "forged")).await;
+        assert_eq!(response.status(), 404);
+        assert_eq!(response.headers()[REQUEST_ID].len(), 32);
+        assert_eq!(body["request_id"].as_str().unwrap().len(), 32);
+    }
+}

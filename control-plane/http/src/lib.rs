@@ -1,0 +1,21 @@
+//! What every HTTP face shares, so that login, GraphQL and the gateway, which do not know each other, fail alike.
+//!
+//! * [`RequestId`]: one id for each request, in the answer, the log and the error.
+//! * [`Problem`]: an error outside GraphQL as `application/problem+json` (RFC 9457).
+//! * [`guard`]: the outermost layer: gives the id and turns a panic into a problem (S24).
+//! * [`Authenticate`]: the door to login, which the faces share and do not know.
+//! * [`Caller`]: whoever login found, for handlers.
+//! * [`not_found`], [`method_not_allowed`]: the fallbacks of a router.
+
+mod authenticate;
+mod caller;
+mod guard;
+mod problem;
+
+pub use authenticate::Authenticate;
+pub use caller::{Caller, unauthenticated};
+pub use guard::{RequestId, guard};
+pub use problem::{Problem, method_not_allowed, not_found};
+
+/// The header that carries the request id in every answer.
+pub const REQUEST_ID: &str = "x-request-id";
