@@ -1,1 +1,69 @@
 //! The hub's schema: sea-orm migrations, embedded in the hub.
+//!
+//! Every tenant table has `tenant_id` first in its primary key, in each foreign key and in each unique index, so that
+//! no row can point at another tenant and no name is probed by a uniqueness error (tenancy.md §5). On PostgreSQL row
+//! security is enabled and forced, with a policy on a transaction-local setting; unset means no rows. Migrations run
+//! as the schema's owner; the hub runs as another role, which owns nothing: see [`grant`].
+//!
+//! Times are milliseconds since the Unix epoch, UTC, as integers: both databases keep them exactly alike.
+
+mod m0001_spine;
+
+pub use sea_orm_migration::MigratorTrait;
+use sea_orm_migration::prelude::*;
+use sea_orm_migration::sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement};
+
+/// All migrations, oldest first.
+#[derive(Debug)]
+pub struct Migrator;
+
+#[async_trait::async_trait]
+impl MigratorTrait for Migrator {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![Box::new(m0001_spine::Migration)]
+    }
+}
+
+/// Brings the schema up to date and, on PostgreSQL, gives the hub's role what it needs.
+///
+/// # Errors
+/// What the database says; on PostgreSQL each migration happens as a whole or not at all.
+pub async fn migrate(connection: &DatabaseConnection, app_role: Option<&str>) -> Result<(), DbErr> {
+    Migrator::up(connection, None).await?;
+    if let (DbBackend::Postgres, Some(role)) = (connection.get_database_backend(), app_role) {
+        grant(connection, role).await?;
+    }
+    Ok(())
+}
+
+/// The migrations that the database has not had.
+///
+/// # Errors
+/// What the database says.
+pub async fn pending(connection: &DatabaseConnection) -> Result<Vec<String>, DbErr> {
+    let pending = Migrator::get_pending_migrations(connection).await?;
+    Ok(pending.iter().map(|m| m.name().to_owned()).collect())
+}
+
+/// Rights of the hub's role on PostgreSQL: rows, never the schema; revisions and audit records are only ever added.
+///
+/// # Errors
+/// What the database says: the role must exist.
+pub async fn grant(connection: &DatabaseConnection, role: &str) -> Result<(), DbErr> {
+    let quoted = format!("\"{}\"", role.replace('"', "\"\""));
+    let row = connection
+        .query_one_raw(Statement::from_string(
+            DbBackend::Postgres,
+            "SELECT current_schema() AS name",
+        ))
+        .await?;
+    let schema: Option<String> = row.map(|r| r.try_get("", "name")).transpose()?;
+    let schema = format!("\"{}\"", schema.unwrap_or_default().replace('"', "\"\""));
+    let mut statements = format!("GRANT USAGE ON SCHEMA {schema} TO {quoted};");
+    for (table, rights) in m0001_spine::RIGHTS {
+        statements.push_str(&format!("GRANT {rights} ON {schema}.{table} TO {quoted};"));
+    }
+    statements.push_str(&format!("GRANT SELECT ON {schema}.seaql_migrations TO {quoted};"));
+    connection.execute_unprepared(&statements).await?;
+    Ok(())
+}

@@ -25,12 +25,21 @@ pub enum SecretKind {
 }
 
 impl SecretKind {
-    /// Stands before the secret.
+    /// Stands before the secret. A join token is completed by the fleet's edge, prefix and CA pin included
+    /// (`roadstead_contract::fleet::JoinToken`): here it is the secret part alone.
     #[must_use]
     pub const fn prefix(self) -> &'static str {
         match self {
             Self::ApiToken => "rst_",
-            Self::JoinToken => "rsj_",
+            Self::JoinToken => "",
+        }
+    }
+
+    /// Makes the checksums of the kinds differ, so that one kind never passes for another.
+    const fn salt(self) -> &'static str {
+        match self {
+            Self::ApiToken => "api",
+            Self::JoinToken => "join",
         }
     }
 
@@ -59,7 +68,7 @@ pub fn mint(kind: SecretKind, random: &dyn Random) -> (SecretString, [u8; 32]) {
     random.fill(&mut bytes);
     let mut text = kind.prefix().to_owned();
     text.push_str(&base62(&bytes, SECRET_LEN));
-    text.push_str(&checksum(&text));
+    text.push_str(&checksum(kind, &text));
     let hash = Sha256::digest(text.as_bytes()).into();
     (text.into(), hash)
 }
@@ -93,7 +102,7 @@ impl Presented {
             return Err(kind.refused());
         }
         let (body, sum) = text.split_at(prefix.len() + SECRET_LEN);
-        if checksum(body) != sum {
+        if checksum(kind, body) != sum {
             return Err(kind.refused());
         }
         let hash = Sha256::digest(text.as_bytes()).into();
@@ -118,8 +127,11 @@ impl Presented {
     }
 }
 
-fn checksum(body: &str) -> String {
-    let digest = Sha256::digest(body.as_bytes());
+fn checksum(kind: SecretKind, body: &str) -> String {
+    let digest = Sha256::new()
+        .chain_update(kind.salt())
+        .chain_update(body)
+        .finalize();
     base62(&digest[..4], CHECKSUM_LEN)
 }
 
@@ -159,6 +171,7 @@ mod tests {
             assert!(Presented::parse(SecretKind::ApiToken, &changed).is_err(), "{at}");
         }
         assert!(Presented::parse(SecretKind::JoinToken, text).is_err());
+        assert!(Presented::parse(SecretKind::JoinToken, &text[4..]).is_err());
         assert!(Presented::parse(SecretKind::ApiToken, "").is_err());
         assert!(Presented::parse(SecretKind::ApiToken, &"ä".repeat(30)).is_err());
     }
@@ -175,6 +188,6 @@ mod tests {
         let (secret, _) = mint(SecretKind::JoinToken, &SeededRandom::new(2));
         let presented = Presented::parse(SecretKind::JoinToken, secret.expose_secret()).expect("well-formed");
         assert_eq!(format!("{presented:?}"), "Presented(JoinToken)");
-        assert!(!format!("{secret:?}").contains("rsj_"));
+        assert!(!format!("{secret:?}").contains(secret.expose_secret()));
     }
 }

@@ -1,1 +1,141 @@
 //! The hub's database: the only crate besides migrations that names sea-orm.
+//!
+//! There is no way to a row without a tenant. [`Store::tenant`] takes a proven [`TenantContext`] and gives
+//! transactions whose every statement is a constant text that is bound to that tenant as `$1`; a text that is not is
+//! refused before it runs. On PostgreSQL row-level security is the second lock. What has no tenant yet (whose token
+//! is this?) goes through [`Store::system`], whose tasks are a closed list. Writes about an object take the proof
+//! that the actor may ([`roadstead_authz::Authorized`]).
+//!
+//! SQLite has one writer: its one connection is the queue, so that writers never see SQLITE_BUSY. PostgreSQL keeps
+//! acts of one tenant in order by the lock on its audit head.
+
+mod audit;
+mod certificates;
+mod clusters;
+mod cursor;
+mod desired;
+mod error;
+mod faults;
+mod idempotency;
+mod objects;
+mod open;
+mod projects;
+mod revisions;
+mod runs;
+mod signal;
+mod sql;
+mod status;
+mod system;
+mod tokens;
+mod tx;
+
+pub use audit::{AuditEntry, AuditRecord, AuditReport, Broken, Outcome, canonical_json};
+pub use certificates::{Certificate, NewJoinToken};
+pub use clusters::{Cluster, NewCluster, Session, Stage};
+pub use desired::{Change, DesiredEntry, DesiredRow, Placed, Wanted};
+pub use faults::Faults;
+pub use idempotency::Remembered;
+pub use objects::{Links, NewObject, NewRevision, Node, Object, ObjectFilter, Revises};
+pub use open::migrate;
+pub use projects::Project;
+pub use revisions::Revision;
+pub use runs::{NewRun, Run, RunFilter};
+pub use signal::ClusterHint;
+pub use status::{NewStatus, Status};
+pub use system::{JoinRecord, SystemStore};
+pub use tokens::{ApiToken, NewToken};
+pub use tx::{TenantStore, Tx};
+
+use roadstead_authz::{SystemContext, TenantContext};
+use roadstead_domain::{Clock, ClusterId, Error, OsRandom, Random, SystemClock};
+use sea_orm::DatabaseConnection;
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// How to open a store.
+#[derive(Clone)]
+pub struct StoreOptions {
+    /// `sqlite:<path>` or `postgres://…`; may hold a password.
+    pub url: String,
+    pub clock: Arc<dyn Clock>,
+    pub random: Arc<dyn Random>,
+    /// For tests only.
+    pub faults: Option<Arc<Faults>>,
+}
+
+impl StoreOptions {
+    /// The machine's clock and randomness, no faults.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            clock: Arc::new(SystemClock),
+            random: Arc::new(OsRandom),
+            faults: None,
+        }
+    }
+}
+
+impl std::fmt::Debug for StoreOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StoreOptions").finish_non_exhaustive()
+    }
+}
+
+/// The hub's database. Cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    write: DatabaseConnection,
+    read: DatabaseConnection,
+    file: Option<open::File>,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+    faults: Option<Arc<Faults>>,
+    signals: Arc<signal::Signals>,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store")
+            .field("backend", &self.backend())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// The store as `ctx`'s tenant sees it.
+    #[must_use]
+    pub fn tenant<'s>(&'s self, ctx: &'s TenantContext) -> TenantStore<'s> {
+        TenantStore { store: self, ctx }
+    }
+
+    /// The few acts before any tenant is known.
+    #[must_use]
+    pub fn system<'s>(&'s self, system: &'s SystemContext) -> SystemStore<'s> {
+        SystemStore { store: self, system }
+    }
+
+    #[must_use]
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    #[must_use]
+    pub fn random(&self) -> &Arc<dyn Random> {
+        &self.random
+    }
+
+    /// Hints that the cluster of `ctx` (a cluster agent's) has changed; the current value counts as seen.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`] for any other actor.
+    pub fn watch(&self, ctx: &TenantContext) -> Result<watch::Receiver<ClusterHint>, Error> {
+        let cluster = own_cluster(ctx)?;
+        Ok(self.signals.subscribe(ctx.tenant(), cluster))
+    }
+}
+
+/// The cluster of a cluster agent.
+fn own_cluster(ctx: &TenantContext) -> Result<ClusterId, Error> {
+    ctx.cluster()
+        .ok_or_else(|| Error::forbidden("only the cluster agent of a cluster may do this"))
+}

@@ -1,0 +1,175 @@
+//! Certificates of cluster agents, and the join tokens that earn the first one.
+
+use crate::clusters::Cluster;
+use crate::own_cluster;
+use crate::sql::values;
+use crate::system::JoinRecord;
+use crate::tx::Tx;
+use roadstead_authz::{Authorized, act};
+use roadstead_domain::{ClusterId, EnrolmentTokenId, Error};
+use sea_orm::FromQueryResult;
+
+/// A certificate that the hub issued.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// Lower-case hex.
+    pub serial: String,
+    pub issued_ms: i64,
+    pub not_after_ms: i64,
+    pub revoked_ms: Option<i64>,
+}
+
+/// A join token to keep.
+#[derive(Clone, Copy, Debug)]
+pub struct NewJoinToken {
+    pub hash: [u8; 32],
+    pub expires_ms: i64,
+}
+
+#[derive(Debug, FromQueryResult)]
+struct Row {
+    serial: String,
+    issued_ms: i64,
+    not_after_ms: i64,
+    revoked_ms: Option<i64>,
+}
+
+impl Tx<'_> {
+    /// Keeps a join token's hash; the cluster's unused ones before it end.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`], [`Error::Internal`].
+    pub async fn insert_join_token(
+        &self,
+        cluster: &Authorized<Cluster, act::ManageClusters>,
+        new: NewJoinToken,
+    ) -> Result<EnrolmentTokenId, Error> {
+        let sql = "DELETE FROM enrolment_token WHERE tenant_id = $1 AND cluster_id = $2 AND used_ms IS NULL";
+        self.run(sql, values![cluster.id.as_uuid()]).await?;
+        let id = EnrolmentTokenId::generate(&*self.store.clock, &*self.store.random);
+        let sql = "INSERT INTO enrolment_token (tenant_id, id, cluster_id, hash, created_ms, expires_ms)
+            VALUES ($1, $2, $3, $4, $5, $6)";
+        let values = values![
+            id.as_uuid(),
+            cluster.id.as_uuid(),
+            new.hash.to_vec(),
+            self.now_ms(),
+            new.expires_ms
+        ];
+        self.run(sql, values).await?;
+        Ok(id)
+    }
+
+    /// Uses a join token up; `false` when it is used, expired, or its cluster deleted: decided by the row itself, so
+    /// that of two attempts at once one wins.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`], [`Error::Internal`].
+    pub async fn consume_join_token(&self, join: &JoinRecord, version: &str) -> Result<bool, Error> {
+        let sql = "UPDATE enrolment_token SET used_ms = $3
+            WHERE tenant_id = $1 AND id = $2 AND used_ms IS NULL AND expires_ms > $3";
+        let used = self.run(sql, values![join.id.as_uuid(), self.now_ms()]).await? > 0;
+        Ok(used && self.join_cluster(join.cluster, version).await?)
+    }
+
+    /// Keeps the certificate that a join token has earned; those of the cluster before it are revoked, for their key
+    /// belongs to an installation that was replaced.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`], [`Error::Internal`].
+    pub async fn insert_first_certificate(
+        &mut self,
+        join: &JoinRecord,
+        serial: &str,
+        not_after_ms: i64,
+    ) -> Result<(), Error> {
+        self.revoke_all(join.cluster).await?;
+        self.insert_certificate(join.cluster, serial, not_after_ms).await
+    }
+
+    /// Keeps a renewed certificate of the cluster agent behind the context.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] (superseded).
+    pub async fn insert_renewed_certificate(
+        &self,
+        epoch: u64,
+        serial: &str,
+        not_after_ms: i64,
+    ) -> Result<(), Error> {
+        let cluster = self.fence(epoch).await?;
+        self.insert_certificate(cluster, serial, not_after_ms).await
+    }
+
+    async fn insert_certificate(
+        &self,
+        cluster: ClusterId,
+        serial: &str,
+        not_after_ms: i64,
+    ) -> Result<(), Error> {
+        let sql = "INSERT INTO cluster_certificate (tenant_id, cluster_id, serial, issued_ms, not_after_ms)
+            VALUES ($1, $2, $3, $4, $5)";
+        let values = values![cluster.as_uuid(), serial, self.now_ms(), not_after_ms];
+        self.run(sql, values).await?;
+        Ok(())
+    }
+
+    /// The cluster's certificates, newest first, at most 100.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`], [`Error::Internal`].
+    pub async fn certificates(&self, cluster: &Cluster) -> Result<Vec<Certificate>, Error> {
+        let sql = "SELECT serial, issued_ms, not_after_ms, revoked_ms FROM cluster_certificate
+            WHERE tenant_id = $1 AND cluster_id = $2 ORDER BY issued_ms DESC, serial LIMIT 100";
+        let rows: Vec<Row> = self.all(sql, values![cluster.id.as_uuid()]).await?;
+        let certificates = rows.into_iter().map(|row| Certificate {
+            serial: row.serial,
+            issued_ms: row.issued_ms,
+            not_after_ms: row.not_after_ms,
+            revoked_ms: row.revoked_ms,
+        });
+        Ok(certificates.collect())
+    }
+
+    /// Whether the context's cluster has a certificate of that serial that is not revoked.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`], [`Error::Internal`].
+    pub async fn is_revoked(&self, serial: &str) -> Result<bool, Error> {
+        let cluster = own_cluster(self.ctx)?;
+        let sql = "SELECT x.serial, x.issued_ms, x.not_after_ms, x.revoked_ms FROM cluster_certificate x
+            JOIN cluster c ON c.tenant_id = x.tenant_id AND c.id = x.cluster_id AND c.deleted_ms IS NULL
+            WHERE x.tenant_id = $1 AND x.cluster_id = $2 AND x.serial = $3";
+        let row: Option<Row> = self.one(sql, values![cluster.as_uuid(), serial]).await?;
+        Ok(row.is_none_or(|row| row.revoked_ms.is_some()))
+    }
+
+    /// Revokes one certificate, or all of the cluster's; returns how many.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`], [`Error::Internal`].
+    pub async fn revoke_certificates(
+        &mut self,
+        cluster: &Authorized<Cluster, act::ManageClusters>,
+        serial: Option<&str>,
+    ) -> Result<u64, Error> {
+        let Some(serial) = serial else {
+            return self.revoke_all(cluster.id).await;
+        };
+        let sql = "UPDATE cluster_certificate SET revoked_ms = $4
+            WHERE tenant_id = $1 AND cluster_id = $2 AND serial = $3 AND revoked_ms IS NULL";
+        let revoked = self
+            .run(sql, values![cluster.id.as_uuid(), serial, self.now_ms()])
+            .await?;
+        self.touch(cluster.id);
+        Ok(revoked)
+    }
+
+    async fn revoke_all(&mut self, cluster: ClusterId) -> Result<u64, Error> {
+        let sql = "UPDATE cluster_certificate SET revoked_ms = $3
+            WHERE tenant_id = $1 AND cluster_id = $2 AND revoked_ms IS NULL";
+        let revoked = self.run(sql, values![cluster.as_uuid(), self.now_ms()]).await?;
+        self.touch(cluster);
+        Ok(revoked)
+    }
+}

@@ -1,0 +1,46 @@
+//! Failing on purpose, for tests of what a failure leaves behind.
+
+use roadstead_domain::Error;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+/// Counts statements down and fails the one that was asked for, as if the database had.
+#[derive(Debug)]
+pub struct Faults {
+    remaining: AtomicI64,
+}
+
+impl Default for Faults {
+    fn default() -> Self {
+        Self {
+            remaining: AtomicI64::new(-1),
+        }
+    }
+}
+
+impl Faults {
+    /// The `n`th statement from now (0: the next) fails, once.
+    pub fn fail_after(&self, n: u32) {
+        self.remaining.store(i64::from(n), Ordering::SeqCst);
+    }
+
+    /// No statement fails any more; `true` when the fault was still waiting.
+    pub fn disarm(&self) -> bool {
+        self.remaining.swap(-1, Ordering::SeqCst) >= 0
+    }
+
+    pub(crate) fn check(faults: Option<&Arc<Self>>, doing: &str) -> Result<(), Error> {
+        let Some(faults) = faults else { return Ok(()) };
+        let step = |n: i64| (n >= 0).then_some(n - 1);
+        match faults
+            .remaining
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, step)
+        {
+            Ok(0) => Err(Error::unavailable(
+                "the database does not answer; nothing was changed, try again later",
+                std::io::Error::other(format!("injected fault: {doing}")),
+            )),
+            _ => Ok(()),
+        }
+    }
+}

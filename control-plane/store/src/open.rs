@@ -1,0 +1,254 @@
+//! Opening the database: pools, options, and the checks without which the hub does not start.
+
+use crate::error::outward;
+use crate::signal::Signals;
+use crate::{Faults, Store, StoreOptions};
+use roadstead_domain::{Error, Problem};
+use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, Statement};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a caller waits for a free connection (on SQLite: for the writers before it).
+const ACQUIRE: Duration = Duration::from_secs(5);
+/// How long SQLite waits for a lock of another process.
+const BUSY: Duration = Duration::from_secs(3);
+/// Readers beside SQLite's one writer.
+const READERS: u32 = 4;
+/// Connections to PostgreSQL of one replica.
+const CONNECTIONS: u32 = 16;
+
+/// The file behind a SQLite URL and its identity when it was opened.
+#[derive(Clone, Debug)]
+pub(crate) struct File {
+    path: PathBuf,
+    identity: Option<(u64, u64)>,
+}
+
+impl File {
+    fn at(path: PathBuf) -> Self {
+        let identity = identity(&path);
+        Self { path, identity }
+    }
+
+    /// SQLite in WAL mode goes on writing to a file that was removed or replaced: an acknowledged write would be
+    /// lost. So the file is looked at before each write.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        if identity(&self.path) == self.identity {
+            return Ok(());
+        }
+        Err(Error::Unavailable {
+            message: "the database file is gone or was replaced; nothing was changed: restore it and restart the hub"
+                .to_owned(),
+            detail: None,
+        })
+    }
+}
+
+#[cfg(unix)]
+fn identity(path: &std::path::Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::metadata(path).ok().map(|m| (m.dev(), m.ino()))
+}
+
+#[cfg(not(unix))]
+fn identity(path: &std::path::Path) -> Option<(u64, u64)> {
+    std::fs::metadata(path).ok().map(|_| (0, 0))
+}
+
+impl Store {
+    /// Opens the database behind `options.url`: `sqlite:<path>` (made and migrated when needed) or
+    /// `postgres://…` (already migrated, by another role).
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when it does not answer. [`Error::Invalid`] when the URL is of another kind, when
+    /// migrations are missing, or when the role on PostgreSQL could get around row-level security (S34).
+    pub async fn open(options: StoreOptions) -> Result<Self, Error> {
+        let (write, read, file) = if options.url.starts_with("sqlite:") {
+            sqlite(&options.url).await?
+        } else if options.url.starts_with("postgres:") || options.url.starts_with("postgresql:") {
+            let pool = postgres(&options.url).await?;
+            (pool.clone(), pool, None)
+        } else {
+            return Err(config(
+                "a URL that begins with sqlite: or postgres:",
+                "another kind of URL",
+                "the database cannot be opened",
+            ));
+        };
+        let store = Self {
+            write,
+            read,
+            file,
+            clock: options.clock,
+            random: options.random,
+            faults: options.faults,
+            signals: Arc::new(Signals::default()),
+        };
+        if store.backend() == DbBackend::Postgres {
+            check_role(&store.write).await?;
+            let pending = roadstead_migrations::pending(&store.write)
+                .await
+                .map_err(outward)?;
+            if !pending.is_empty() {
+                return Err(config(
+                    "a migrated database (roadstead-hub migrate)",
+                    &format!("missing migrations: {}", pending.join(", ")),
+                    "the database is older than this hub",
+                ));
+            }
+        }
+        Ok(store)
+    }
+
+    pub(crate) fn backend(&self) -> DbBackend {
+        self.write.get_database_backend()
+    }
+
+    /// Asks the database: for `/readyz`. Liveness never does.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] with what is wrong.
+    pub async fn readiness(&self) -> Result<(), Error> {
+        if let Some(file) = &self.file {
+            file.check()?;
+        }
+        Faults::check(self.faults.as_ref(), "readiness")?;
+        let statement = Statement::from_string(self.backend(), "SELECT COUNT(*) FROM tenant WHERE 1 = 0");
+        self.read.query_one_raw(statement).await.map_err(outward)?;
+        if self.backend() == DbBackend::Sqlite {
+            // A write lock that is taken and given back: full, read-only and locked show here.
+            self.write
+                .execute_unprepared("BEGIN IMMEDIATE; ROLLBACK")
+                .await
+                .map_err(outward)?;
+        }
+        Ok(())
+    }
+
+    /// Ends all connections; running transactions are rolled back.
+    pub async fn close(&self) {
+        for pool in [&self.read, &self.write] {
+            if let Err(error) = pool.close_by_ref().await {
+                tracing::warn!(error = %error, "closing the database failed");
+            }
+        }
+    }
+}
+
+/// Brings the schema of `url` up to date; on PostgreSQL run as the schema's owner, naming the hub's role.
+///
+/// # Errors
+/// [`Error::Unavailable`] when the database does not answer, [`Error::Internal`] when a migration fails.
+pub async fn migrate(url: &str, app_role: Option<&str>) -> Result<(), Error> {
+    let mut options = ConnectOptions::new(url);
+    options
+        .sqlx_logging(false)
+        .max_connections(1)
+        .acquire_timeout(ACQUIRE);
+    let connection = Database::connect(options).await.map_err(outward)?;
+    let migrated = roadstead_migrations::migrate(&connection, app_role).await;
+    let closed = connection.close().await;
+    migrated.map_err(outward)?;
+    closed.map_err(outward)
+}
+
+async fn sqlite(url: &str) -> Result<(DatabaseConnection, DatabaseConnection, Option<File>), Error> {
+    let path = url.trim_start_matches("sqlite:").trim_start_matches("//");
+    let path = PathBuf::from(path.split('?').next().unwrap_or_default());
+    if path.as_os_str().is_empty() || path.starts_with(":memory:") {
+        return Err(config(
+            "sqlite:<path of a file>",
+            "no path",
+            "the hub keeps its state in a file",
+        ));
+    }
+    let write = Database::connect(sqlite_options(url, 1, false))
+        .await
+        .map_err(outward)?;
+    roadstead_migrations::migrate(&write, None)
+        .await
+        .map_err(outward)?;
+    let read = Database::connect(sqlite_options(url, READERS, true))
+        .await
+        .map_err(outward)?;
+    Ok((write, read, Some(File::at(path))))
+}
+
+/// One connection writes, so that writers queue here and never meet as SQLITE_BUSY. `synchronous = NORMAL` in WAL
+/// mode: a committed write survives the end of the process at any moment; a power cut may take the last ones.
+fn sqlite_options(url: &str, connections: u32, readers: bool) -> ConnectOptions {
+    let mut options = ConnectOptions::new(url);
+    options
+        .max_connections(connections)
+        .min_connections(1)
+        .acquire_timeout(ACQUIRE)
+        .test_before_acquire(false)
+        .sqlx_logging(false);
+    options.map_sqlx_sqlite_opts(move |sqlite| {
+        use sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
+        let sqlite = sqlite
+            .create_if_missing(!readers)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Normal)
+            .foreign_keys(true)
+            .busy_timeout(BUSY);
+        if readers {
+            sqlite.pragma("query_only", "1")
+        } else {
+            sqlite
+        }
+    });
+    options
+}
+
+async fn postgres(url: &str) -> Result<DatabaseConnection, Error> {
+    let mut options = ConnectOptions::new(url);
+    options
+        .max_connections(CONNECTIONS)
+        .acquire_timeout(ACQUIRE)
+        .connect_timeout(ACQUIRE)
+        .test_before_acquire(false)
+        .sqlx_logging(false);
+    options.map_sqlx_postgres_opts(|postgres| {
+        postgres.options([
+            ("statement_timeout", "30s"),
+            ("lock_timeout", "5s"),
+            ("timezone", "UTC"),
+        ])
+    });
+    Database::connect(options).await.map_err(outward)
+}
+
+/// S34: the role must own no table and must be unable to step over row-level security.
+async fn check_role(connection: &DatabaseConnection) -> Result<(), Error> {
+    let sql = "SELECT (r.rolsuper OR r.rolbypassrls) AS above, current_user::text AS name,
+        EXISTS (SELECT 1 FROM pg_class c WHERE c.relnamespace = current_schema()::regnamespace
+            AND c.relkind IN ('r', 'p') AND pg_has_role(current_user, c.relowner, 'MEMBER')) AS owns
+        FROM pg_roles r WHERE r.rolname = current_user";
+    let row = connection
+        .query_one_raw(Statement::from_string(DbBackend::Postgres, sql))
+        .await
+        .map_err(outward)?;
+    let read = |column: &str| row.as_ref().and_then(|r| r.try_get::<bool>("", column).ok());
+    let name: String = row
+        .as_ref()
+        .and_then(|r| r.try_get("", "name").ok())
+        .unwrap_or_default();
+    let refuse = |found: &str| {
+        Err(config(
+            "a role that owns no table, is no superuser and lacks BYPASSRLS",
+            &format!("role {name:?}, which {found}"),
+            "the database role could step over row-level security",
+        ))
+    };
+    match (read("above"), read("owns")) {
+        (Some(false), Some(false)) => Ok(()),
+        (Some(false), _) => refuse("owns tables"),
+        _ => refuse("is superuser or has BYPASSRLS"),
+    }
+}
+
+fn config(expected: &str, found: &str, message: &str) -> Error {
+    Error::invalid(Problem::new("database", expected, found, message))
+}

@@ -1,0 +1,58 @@
+//! Hints inside one hub process: something of this cluster has changed, look.
+//!
+//! A hint is sent after the commit and carries nothing that is trusted: whoever wakes reads the database. Losing one
+//! costs a poll's time, never correctness; other replicas learn by polling.
+
+use parking_lot::Mutex;
+use roadstead_domain::{ClusterId, TenantId};
+use std::collections::HashMap;
+use tokio::sync::watch;
+
+/// A count that moves with each change of the cluster: its desired set, its session's epoch, its certificates.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClusterHint {
+    pub changes: u64,
+}
+
+/// Keyed by tenant and cluster (S37).
+#[derive(Debug, Default)]
+pub(crate) struct Signals {
+    clusters: Mutex<HashMap<(TenantId, ClusterId), watch::Sender<ClusterHint>>>,
+}
+
+impl Signals {
+    pub(crate) fn subscribe(&self, tenant: TenantId, cluster: ClusterId) -> watch::Receiver<ClusterHint> {
+        let mut clusters = self.clusters.lock();
+        clusters.retain(|key, sender| sender.receiver_count() > 0 || *key == (tenant, cluster));
+        clusters.entry((tenant, cluster)).or_default().subscribe()
+    }
+
+    pub(crate) fn fire(&self, tenant: TenantId, clusters: impl IntoIterator<Item = ClusterId>) {
+        let senders = self.clusters.lock();
+        for cluster in clusters {
+            if let Some(sender) = senders.get(&(tenant, cluster)) {
+                sender.send_modify(|hint| hint.changes += 1);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    #[test]
+    fn s37_a_hint_reaches_the_cluster_of_that_tenant_alone() {
+        let signals = Signals::default();
+        let tenants = [1, 2].map(|n| TenantId::from_uuid(Uuid::from_u128(n)));
+        let cluster = ClusterId::from_uuid(Uuid::from_u128(3));
+        let mut heard = signals.subscribe(tenants[0], cluster);
+        let mut foreign = signals.subscribe(tenants[1], cluster);
+        signals.fire(tenants[0], [cluster]);
+        assert!(heard.has_changed().expect("open"));
+        assert!(!foreign.has_changed().expect("open"));
+        assert_eq!(heard.borrow_and_update().changes, 1);
+        foreign.mark_unchanged();
+    }
+}

@@ -1,0 +1,74 @@
+//! Statements: constant texts with parameters, and the check that each names its tenant.
+
+use sea_orm::Value;
+
+/// A statement's text: a constant, so that nothing is ever pasted into it (S32). Both databases read `$1`, `$2`, ….
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sql {
+    pub(crate) sqlite: &'static str,
+    pub(crate) postgres: &'static str,
+}
+
+impl Sql {
+    /// One text for both databases.
+    pub(crate) const fn both(text: &'static str) -> Self {
+        Self {
+            sqlite: text,
+            postgres: text,
+        }
+    }
+}
+
+impl From<&'static str> for Sql {
+    fn from(text: &'static str) -> Self {
+        Self::both(text)
+    }
+}
+
+/// The same text, with PostgreSQL's row lock behind it: SQLite has one writer and needs none.
+macro_rules! locking {
+    ($text:literal, $lock:literal) => {
+        $crate::sql::Sql {
+            sqlite: $text,
+            postgres: concat!($text, " ", $lock),
+        }
+    };
+}
+pub(crate) use locking;
+
+/// Values of a statement, in order.
+macro_rules! values {
+    ($($value:expr),* $(,)?) => {
+        vec![$(::sea_orm::Value::from($value)),*]
+    };
+}
+pub(crate) use values;
+
+/// `true` when a statement of a tenant's transaction is bound to that tenant: it must compare or fill the tenant's
+/// column with `$1`, which the transaction itself binds.
+pub(crate) fn is_scoped(text: &str) -> bool {
+    let compares = ["tenant_id = $1", "tenant.id = $1"]
+        .iter()
+        .any(|c| text.contains(c));
+    let fills = text.contains("(tenant_id,") && text.contains("VALUES ($1,");
+    compares || fills
+}
+
+/// The values of a tenant's statement: the tenant first.
+pub(crate) fn scoped(tenant: uuid::Uuid, mut values: Vec<Value>) -> Vec<Value> {
+    values.insert(0, tenant.into());
+    values
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_scoped;
+
+    #[test]
+    fn a_statement_that_forgets_the_tenant_is_not_scoped() {
+        assert!(is_scoped("SELECT x FROM object WHERE tenant_id = $1 AND id = $2"));
+        assert!(is_scoped("INSERT INTO object (tenant_id, id) VALUES ($1, $2)"));
+        assert!(!is_scoped("SELECT x FROM object WHERE id = $1"));
+        assert!(!is_scoped("INSERT INTO object (id, tenant_id) VALUES ($1, $2)"));
+    }
+}

@@ -1,0 +1,175 @@
+//! One transaction of one tenant: the only way to a tenant's rows.
+
+use crate::audit::Head;
+use crate::error::outward;
+use crate::sql::{self, Sql};
+use crate::{Faults, Store};
+use roadstead_authz::TenantContext;
+use roadstead_domain::{ClusterId, Error, TenantId};
+use sea_orm::{
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, FromQueryResult,
+    SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait, Value,
+};
+use std::collections::BTreeSet;
+
+/// The store as one tenant sees it.
+#[derive(Debug)]
+pub struct TenantStore<'s> {
+    pub(crate) store: &'s Store,
+    pub(crate) ctx: &'s TenantContext,
+}
+
+impl<'s> TenantStore<'s> {
+    /// A transaction that only reads: one consistent view on SQLite, each statement's own on PostgreSQL.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database does not answer.
+    pub async fn read(&self) -> Result<Tx<'s>, Error> {
+        let db = begin(&self.store.read, SqliteTransactionMode::Deferred).await?;
+        self.enter(db).await
+    }
+
+    /// A transaction that may write. Nothing is kept unless it is committed.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database does not answer, or has had no time for this writer.
+    pub async fn write(&self) -> Result<Tx<'s>, Error> {
+        if let Some(file) = &self.store.file {
+            file.check()?;
+        }
+        let db = begin(&self.store.write, SqliteTransactionMode::Immediate).await?;
+        self.enter(db).await
+    }
+
+    /// A transaction for an act that leaves an audit record: it holds the tenant's audit lock from the beginning, so
+    /// that such acts of one tenant happen one after the other.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub async fn write_audited(&self) -> Result<Tx<'s>, Error> {
+        let mut tx = self.write().await?;
+        tx.lock_audit().await?;
+        Ok(tx)
+    }
+
+    async fn enter(&self, db: DatabaseTransaction) -> Result<Tx<'s>, Error> {
+        set_tenant(&db, self.ctx.tenant()).await?;
+        Ok(Tx {
+            db,
+            store: self.store,
+            ctx: self.ctx,
+            head: None,
+            touched: BTreeSet::new(),
+        })
+    }
+}
+
+pub(crate) async fn begin(
+    pool: &DatabaseConnection,
+    mode: SqliteTransactionMode,
+) -> Result<DatabaseTransaction, Error> {
+    let options = TransactionOptions {
+        sqlite_transaction_mode: Some(mode),
+        ..TransactionOptions::default()
+    };
+    pool.begin_with_options(options).await.map_err(outward)
+}
+
+/// The second lock: PostgreSQL's policies show the rows of this tenant until the transaction ends.
+pub(crate) async fn set_tenant(db: &DatabaseTransaction, tenant: TenantId) -> Result<(), Error> {
+    if db.get_database_backend() != DbBackend::Postgres {
+        return Ok(());
+    }
+    let sql = "SELECT set_config('roadstead.tenant', $1, true)";
+    let values = [Value::from(tenant.as_uuid().to_string())];
+    let statement = Statement::from_sql_and_values(DbBackend::Postgres, sql, values);
+    db.execute_raw(statement).await.map_err(outward)?;
+    Ok(())
+}
+
+/// A transaction of one tenant. Dropped without [`Tx::commit`], it leaves nothing.
+#[derive(Debug)]
+pub struct Tx<'s> {
+    pub(crate) db: DatabaseTransaction,
+    pub(crate) store: &'s Store,
+    pub(crate) ctx: &'s TenantContext,
+    pub(crate) head: Option<Head>,
+    /// Clusters whose sessions are woken after the commit.
+    pub(crate) touched: BTreeSet<ClusterId>,
+}
+
+impl<'s> Tx<'s> {
+    pub(crate) fn tenant(&self) -> TenantId {
+        self.ctx.tenant()
+    }
+
+    /// Now, in milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn now_ms(&self) -> i64 {
+        self.store.clock.now_ms()
+    }
+
+    /// Keeps everything, then wakes the sessions of the clusters it touched.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`]; where the connection broke in the middle of the commit nobody can know whether it
+    /// happened: the idempotency key of the act makes the retry safe.
+    pub async fn commit(mut self) -> Result<(), Error> {
+        self.write_head().await?;
+        Faults::check(self.store.faults.as_ref(), "commit")?;
+        self.db.commit().await.map_err(outward)?;
+        self.store.signals.fire(self.ctx.tenant(), self.touched);
+        Ok(())
+    }
+
+    /// Wakes the cluster's session after the commit.
+    pub(crate) fn touch(&mut self, cluster: ClusterId) {
+        self.touched.insert(cluster);
+    }
+
+    fn statement(&self, sql: Sql, values: Vec<Value>) -> Result<Statement, Error> {
+        let backend = self.db.get_database_backend();
+        let text = if backend == DbBackend::Postgres {
+            sql.postgres
+        } else {
+            sql.sqlite
+        };
+        if !sql::is_scoped(text) {
+            return Err(Error::internal(format!("a statement without its tenant: {text}")));
+        }
+        Faults::check(self.store.faults.as_ref(), text)?;
+        let values = sql::scoped(self.tenant().as_uuid(), values);
+        Ok(Statement::from_sql_and_values(backend, text, values))
+    }
+
+    /// Runs a statement; the tenant is `$1`, `values` begin at `$2`. Returns how many rows it changed.
+    pub(crate) async fn run(&self, sql: impl Into<Sql>, values: Vec<Value>) -> Result<u64, Error> {
+        let statement = self.statement(sql.into(), values)?;
+        let result = self.db.execute_raw(statement).await.map_err(outward)?;
+        Ok(result.rows_affected())
+    }
+
+    pub(crate) async fn one<T: FromQueryResult>(
+        &self,
+        sql: impl Into<Sql>,
+        values: Vec<Value>,
+    ) -> Result<Option<T>, Error> {
+        let statement = self.statement(sql.into(), values)?;
+        let row = self.db.query_one_raw(statement).await.map_err(outward)?;
+        row.map(|row| T::from_query_result(&row, "").map_err(outward))
+            .transpose()
+    }
+
+    pub(crate) async fn all<T: FromQueryResult>(
+        &self,
+        sql: impl Into<Sql>,
+        values: Vec<Value>,
+    ) -> Result<Vec<T>, Error> {
+        let statement = self.statement(sql.into(), values)?;
+        let rows = self.db.query_all_raw(statement).await.map_err(outward)?;
+        let read = rows
+            .iter()
+            .map(|row| T::from_query_result(row, "").map_err(outward));
+        read.collect()
+    }
+}
