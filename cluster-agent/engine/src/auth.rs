@@ -1,0 +1,270 @@
+//! Who calls: every call is authenticated, hub or no hub (S75, S88).
+//!
+//! Three kinds of bearer token are known: those of in-cluster callers (by their hash), JWTs of the hub (by its keys,
+//! for this agent alone), and the one of `--token-file`. A token is taken from the `Authorization` header and from
+//! nowhere else. Without any of them the engine must be on loopback, and then a browser is kept out by `Host` and
+//! `Origin`: a page that rebinds its name to 127.0.0.1 cannot speak to the agent.
+
+use crate::{
+    clock::Clock,
+    revision::{Current, Serving},
+    tasks::Caller,
+};
+use http::{HeaderMap, HeaderName, header};
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, jwk::JwkSet};
+use parking_lot::Mutex;
+use roadstead_contract::{
+    call::{Claims, TOKEN_SECONDS},
+    control::{DEPTH, ON_BEHALF_OF, Trust},
+};
+use sha2::{Digest as _, Sha256};
+use std::{fmt, sync::Arc};
+use subtle::ConstantTimeEq as _;
+
+/// Seconds by which the clocks of hub and cluster may differ.
+const SKEW: i64 = 30;
+/// Longest subject, in bytes.
+const MAX_SUBJECT: usize = 512;
+
+/// Why a call is not served. Says nothing about which tokens would be good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denied {
+    /// No token, or one that is not good.
+    Unauthenticated,
+    /// Known, but it may not do this (speak for another, come from a page).
+    Forbidden(&'static str),
+}
+
+/// Checks callers.
+pub struct Gate {
+    current: Arc<Current>,
+    clock: Arc<dyn Clock>,
+    mode: Mode,
+    keys: Mutex<Option<Keys>>,
+}
+
+/// Whose calls are taken beside those that a revision's trust names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Nobody's.
+    TrustOnly,
+    /// The bearer of the token with this SHA-256.
+    Token([u8; 32]),
+    /// Everybody's on this machine: loopback without a token file.
+    Loopback,
+}
+
+/// The hub's keys as they came with one trust.
+struct Keys {
+    of: Arc<Trust>,
+    by_id: Vec<(String, DecodingKey)>,
+}
+
+impl Gate {
+    #[must_use]
+    pub fn new(current: Arc<Current>, clock: Arc<dyn Clock>, mode: Mode) -> Self {
+        Self {
+            current,
+            clock,
+            mode,
+            keys: Mutex::new(None),
+        }
+    }
+
+    /// Who calls.
+    ///
+    /// # Errors
+    /// No good token, or a header that its bearer may not send.
+    pub fn verify(&self, headers: &HeaderMap) -> Result<Caller, Denied> {
+        let serving = self.current.get();
+        let (subject, delegates) = match bearer(headers)? {
+            None if self.mode == Mode::Loopback => {
+                no_foreign_page(headers)?;
+                ("local".to_owned(), false)
+            }
+            None => return Err(Denied::Unauthenticated),
+            Some(token) => self
+                .subject_of(token, serving.as_ref())
+                .ok_or(Denied::Unauthenticated)?,
+        };
+        let subject = on_behalf_of(headers, subject, delegates)?;
+        let traceparent = one(headers, &HeaderName::from_static("traceparent"));
+        Ok(Caller {
+            subject,
+            depth: depth(headers)?,
+            traceparent: traceparent.filter(|t| is_traceparent(t)).map(str::to_owned),
+        })
+    }
+
+    /// The subject of a token, and whether it may speak for others.
+    fn subject_of(&self, token: &str, serving: Option<&Serving>) -> Option<(String, bool)> {
+        let hash: [u8; 32] = Sha256::digest(token).into();
+        // Every hash is compared, in constant time each: how long it takes tells nothing.
+        let mut found = None;
+        if let Mode::Token(own) = &self.mode
+            && bool::from(own.ct_eq(&hash))
+        {
+            found = Some(("local".to_owned(), false));
+        }
+        for caller in serving.iter().flat_map(|s| &s.trust.callers) {
+            let mut known = [0u8; 32];
+            let valid = hex::decode_to_slice(&caller.token_sha256, &mut known).is_ok();
+            if valid && bool::from(known.ct_eq(&hash)) {
+                found = Some((caller.subject.clone(), caller.delegates));
+            }
+        }
+        found.or_else(|| Some((self.hub_subject(token, serving?)?, false)))
+    }
+
+    /// The subject of a JWT of the hub for this agent.
+    fn hub_subject(&self, token: &str, serving: &Serving) -> Option<String> {
+        let issuer = serving.trust.issuer.as_ref()?;
+        let head = jsonwebtoken::decode_header(token).ok()?;
+        if head.alg != Algorithm::EdDSA {
+            return None;
+        }
+        let key = self.key(&head.kid?, &serving.trust)?;
+        let mut rules = Validation::new(Algorithm::EdDSA);
+        rules.set_audience(&[&serving.revision.bundle.uid]);
+        rules.set_issuer(&[issuer]);
+        rules.set_required_spec_claims(&["exp", "aud", "iss", "sub"]);
+        // Time is checked below, by the clock that is a parameter.
+        rules.validate_exp = false;
+        let claims = jsonwebtoken::decode::<Claims>(token, &key, &rules).ok()?.claims;
+        let now = self.clock.now_ms() / 1000;
+        let lives = claims.exp.checked_sub(claims.iat)?;
+        let good = claims.exp > now - SKEW
+            && claims.iat <= now + SKEW
+            && (0..=TOKEN_SECONDS).contains(&lives)
+            && !claims.jti.is_empty();
+        good.then_some(claims.sub).filter(|sub| is_subject(sub))
+    }
+
+    fn key(&self, id: &str, trust: &Arc<Trust>) -> Option<DecodingKey> {
+        let mut slot = self.keys.lock();
+        let keys = match &mut *slot {
+            Some(keys) if Arc::ptr_eq(&keys.of, trust) => keys,
+            slot => slot.insert(Keys {
+                of: Arc::clone(trust),
+                by_id: decoding_keys(trust),
+            }),
+        };
+        keys.by_id
+            .iter()
+            .find(|(kid, _)| kid == id)
+            .map(|(_, key)| key.clone())
+    }
+}
+
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gate").finish_non_exhaustive()
+    }
+}
+
+fn decoding_keys(trust: &Trust) -> Vec<(String, DecodingKey)> {
+    let set: Option<JwkSet> = trust
+        .jwks
+        .as_ref()
+        .and_then(|jwks| serde_json::from_value(jwks.clone()).ok());
+    let Some(set) = set else { return Vec::new() };
+    set.keys
+        .iter()
+        .filter_map(|jwk| Some((jwk.common.key_id.clone()?, DecodingKey::from_jwk(jwk).ok()?)))
+        .collect()
+}
+
+/// The SHA-256 of a token file's token: surrounding white space does not count.
+#[must_use]
+pub fn token_hash(file: &str) -> [u8; 32] {
+    Sha256::digest(file.trim()).into()
+}
+
+fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Denied> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    if values.next().is_some() {
+        return Err(Denied::Unauthenticated);
+    }
+    let value = value.to_str().map_err(|_| Denied::Unauthenticated)?;
+    let (scheme, token) = value.split_once(' ').ok_or(Denied::Unauthenticated)?;
+    let token = token.trim();
+    if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() {
+        return Err(Denied::Unauthenticated);
+    }
+    Ok(Some(token))
+}
+
+fn on_behalf_of(headers: &HeaderMap, subject: String, delegates: bool) -> Result<String, Denied> {
+    let mut values = headers.get_all(ON_BEHALF_OF).iter();
+    let Some(value) = values.next() else {
+        return Ok(subject);
+    };
+    if !delegates {
+        return Err(Denied::Forbidden("this caller may not speak for others"));
+    }
+    let user = value
+        .to_str()
+        .ok()
+        .filter(|user| is_subject(user) && values.next().is_none());
+    user.map(str::to_owned)
+        .ok_or(Denied::Forbidden("the user named by the caller is not readable"))
+}
+
+fn depth(headers: &HeaderMap) -> Result<u32, Denied> {
+    let mut values = headers.get_all(DEPTH).iter();
+    let Some(value) = values.next() else { return Ok(0) };
+    let depth = value
+        .to_str()
+        .ok()
+        .and_then(|d| d.parse().ok())
+        .filter(|_| values.next().is_none());
+    depth.ok_or(Denied::Forbidden("the depth of the call is not readable"))
+}
+
+fn is_subject(text: &str) -> bool {
+    !text.is_empty() && text.len() <= MAX_SUBJECT && !text.chars().any(char::is_control)
+}
+
+/// W3C Trace Context §3.2: `00-<32 hex>-<16 hex>-<2 hex>`.
+fn is_traceparent(text: &str) -> bool {
+    let lengths: Vec<usize> = text.split('-').map(str::len).collect();
+    lengths == [2, 32, 16, 2] && text.bytes().all(|b| b == b'-' || b.is_ascii_hexdigit())
+}
+
+fn one<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+/// Without tokens, only programs of this machine may call: not pages, and not names that were bent to 127.0.0.1.
+fn no_foreign_page(headers: &HeaderMap) -> Result<(), Denied> {
+    let host = one(headers, &header::HOST);
+    if host.is_some_and(|host| !is_loopback(host)) {
+        return Err(Denied::Forbidden(
+            "without a token file only calls to a loopback address are served",
+        ));
+    }
+    let origin = headers.get(header::ORIGIN);
+    let own = |value: &http::HeaderValue| {
+        let host = value.to_str().ok().and_then(|origin| origin.split_once("://"));
+        host.is_some_and(|(_, host)| is_loopback(host))
+    };
+    match origin {
+        Some(value) if !own(value) => Err(Denied::Forbidden("without a token file no web page is served")),
+        _ => Ok(()),
+    }
+}
+
+fn is_loopback(authority: &str) -> bool {
+    let host = match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
+        _ => authority,
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost")
+        || host
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
+}

@@ -1,0 +1,259 @@
+//! What the journal keeps, as values.
+
+use crate::model::{ToolCall, Usage};
+use roadstead_contract::run::ToolCalls;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Of a task; the numbers are those of the table, and everything below 3 is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TaskState {
+    Submitted,
+    Working,
+    InputRequired,
+    Completed,
+    Failed,
+    Canceled,
+    Rejected,
+}
+
+impl TaskState {
+    pub(super) fn number(self) -> i64 {
+        self as i64
+    }
+    pub(super) fn from_number(number: i64) -> Self {
+        match number {
+            0 => Self::Submitted,
+            1 => Self::Working,
+            2 => Self::InputRequired,
+            3 => Self::Completed,
+            5 => Self::Canceled,
+            6 => Self::Rejected,
+            _ => Self::Failed,
+        }
+    }
+    /// Nothing more happens to it.
+    #[must_use]
+    pub fn is_terminal(self) -> bool {
+        self.number() >= 3
+    }
+}
+
+/// Of a tool step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StepState {
+    /// Not yet sent: it may be.
+    Planned,
+    /// Sent, or about to be: without a result nobody knows whether it took effect.
+    Sent,
+    /// The result is there.
+    Done,
+}
+
+impl StepState {
+    pub(super) fn number(self) -> i64 {
+        self as i64
+    }
+    pub(super) fn from_number(number: i64) -> Self {
+        match number {
+            0 => Self::Planned,
+            1 => Self::Sent,
+            _ => Self::Done,
+        }
+    }
+}
+
+/// A part of what a caller sent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "part", rename_all = "camelCase")]
+pub enum InPart {
+    Text {
+        text: String,
+    },
+    Data {
+        data: serde_json::Value,
+    },
+    #[serde(rename_all = "camelCase")]
+    File {
+        name: String,
+        media_type: String,
+        /// Base64 (standard, padded).
+        data: String,
+    },
+}
+
+/// An entry of a conversation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "role", rename_all = "camelCase")]
+pub enum Entry {
+    /// From the caller.
+    #[serde(rename_all = "camelCase")]
+    User { message_id: String, parts: Vec<InPart> },
+    /// From the model.
+    #[serde(rename_all = "camelCase")]
+    Assistant {
+        text: String,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        tool_calls: Vec<ToolCall>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        provider_state: Option<crate::model::ProviderState>,
+        /// Byte offsets in `text` at which a stream was cut and gone on with.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        cuts: Vec<usize>,
+    },
+    /// A caller's answer to an approval: kept, not sent to the model.
+    #[serde(rename_all = "camelCase")]
+    Answer { message_id: String, parts: Vec<InPart> },
+    /// From the engine to the model, not shown (the answer does not fit the output schema, …).
+    Note { text: String },
+}
+
+impl Entry {
+    pub(super) fn kind(&self) -> i64 {
+        match self {
+            Self::User { .. } => 0,
+            Self::Assistant { .. } => 1,
+            Self::Note { .. } => 2,
+            Self::Answer { .. } => 3,
+        }
+    }
+}
+
+/// What a task has used up so far; the counts of its run record.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Counters {
+    pub model_calls: u32,
+    pub tool_calls: u32,
+    pub input_tokens: u64,
+    pub output_tokens: u64,
+    pub cached_tokens: u64,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub estimated: bool,
+    pub cost_micros: u64,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub currency: String,
+    /// Milliseconds of work, without the time it waited for a person.
+    pub active_ms: u64,
+    pub retries: u32,
+    /// Model of the last answer.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub model: String,
+    /// By `server/tool`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub tools: BTreeMap<String, ToolCalls>,
+    /// Calls in a row that were refused before they were made (unknown tool, bad arguments), by tool name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub refused: BTreeMap<String, u32>,
+}
+
+impl Counters {
+    /// Input and output together.
+    #[must_use]
+    pub fn tokens(&self) -> u64 {
+        self.input_tokens.saturating_add(self.output_tokens)
+    }
+
+    pub(crate) fn add_usage(&mut self, usage: Usage) {
+        self.input_tokens = self.input_tokens.saturating_add(usage.input);
+        self.output_tokens = self.output_tokens.saturating_add(usage.output);
+        self.cached_tokens = self.cached_tokens.saturating_add(usage.cached);
+        self.estimated |= usage.estimated;
+    }
+}
+
+/// Where a task came from: kept so that it goes on alike after a restart.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Origin {
+    pub run_id: String,
+    /// How deep in a chain of agent calls.
+    pub depth: u32,
+    /// W3C `traceparent` of the call.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
+}
+
+/// A tool call to be written down before it is made.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewStep {
+    /// Empty for a call that names no tool.
+    pub server: String,
+    pub tool: String,
+    pub state: StepState,
+    /// JSON of [`StepResult`]; with it the step is [`StepState::Done`].
+    pub result: Option<StepResult>,
+}
+
+/// What became of a call, as the model and the caller read it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StepResult {
+    /// Capped text.
+    pub text: String,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_error: bool,
+    /// Images and resources that the text only mentions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<crate::tools::ResultPart>,
+}
+
+/// A tool step as it stands.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    pub id: i64,
+    pub server: String,
+    pub tool: String,
+    pub state: StepState,
+    pub result: Option<StepResult>,
+}
+
+/// What a person is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// May this call be made?
+    Approve,
+    /// The call was sent before the engine stopped and has no result: repeat it?
+    Unknown,
+}
+
+impl Question {
+    pub(super) fn from_number(number: i64) -> Self {
+        if number == 1 { Self::Unknown } else { Self::Approve }
+    }
+}
+
+/// What the person said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Make the call; repeat it.
+    Yes,
+    /// Do not; the model is told.
+    No,
+    /// Nobody answered in time.
+    Expired,
+}
+
+impl Decision {
+    pub(super) fn from_number(number: i64) -> Self {
+        match number {
+            0 => Self::Yes,
+            1 => Self::No,
+            _ => Self::Expired,
+        }
+    }
+}
+
+/// A decision that a task waits for, or had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Approval {
+    pub uid: String,
+    pub step: i64,
+    pub question: Question,
+    /// SHA-256 over server, tool and arguments, in hex.
+    pub digest: String,
+    pub expires_ms: i64,
+    pub decision: Option<Decision>,
+    pub reason: String,
+    pub decided_by: String,
+}

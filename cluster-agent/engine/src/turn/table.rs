@@ -1,0 +1,286 @@
+//! What a model may call in one revision, by the names that it sees.
+//!
+//! This is where the allow-list counts: a name that is not in the table is not called, whatever the model says (S79).
+
+use crate::{
+    journal::Journal,
+    model::ToolSchema,
+    revision::Revision,
+    tools::{Listing, ToolInfo},
+};
+use roadstead_contract::documents::ToolUse;
+use serde_json::{Value, json};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    sync::{Arc, OnceLock},
+};
+
+/// In [`Offered::server`] of a sub-agent: no reference to a tool server looks like it.
+pub(crate) const AGENT: &str = "agent:";
+
+/// Something the model may call.
+pub(crate) struct Offered {
+    /// As the model sees it.
+    pub(crate) name: String,
+    /// The reference of a tool server, or [`AGENT`].
+    pub(crate) server: String,
+    /// As the server names it; of a sub-agent its reference.
+    pub(crate) tool: String,
+    /// A second call with the same arguments does no more than the first, and that may be believed.
+    pub(crate) repeatable: bool,
+    /// A person decides each call.
+    pub(crate) approve: bool,
+    /// Its description or schema is not the one that was approved: this digest is to be.
+    pub(crate) changed: Option<String>,
+    pub(crate) schema: Arc<Value>,
+    validator: OnceLock<Result<jsonschema::Validator, String>>,
+}
+
+impl Offered {
+    /// Why the arguments do not fit, for the model; at most five findings.
+    pub(crate) fn check(&self, arguments: &Value) -> Result<(), String> {
+        let compiled = self.validator.get_or_init(|| {
+            // Nothing is fetched: a schema that refers elsewhere does not compile (S72).
+            jsonschema::validator_for(&self.schema).map_err(|e| e.to_string())
+        });
+        let validator = match compiled {
+            Ok(validator) => validator,
+            Err(why) => {
+                return Err(format!(
+                    "the tool's own schema is not valid, so it cannot be called: {why}"
+                ));
+            }
+        };
+        let findings: Vec<String> = validator
+            .iter_errors(arguments)
+            .take(5)
+            .map(|e| {
+                let path = e.instance_path().to_string();
+                let at = if path.is_empty() {
+                    "the arguments"
+                } else {
+                    path.as_str()
+                };
+                format!("at {at}: {e}")
+            })
+            .collect();
+        if findings.is_empty() {
+            Ok(())
+        } else {
+            Err(findings.join("; "))
+        }
+    }
+
+    /// `server/tool`, as run records and spans name it.
+    pub(crate) fn label(&self) -> String {
+        label(&self.server, &self.tool)
+    }
+}
+
+/// `server/tool`; `agent/name` of a sub-agent.
+pub(crate) fn label(server: &str, tool: &str) -> String {
+    if server == AGENT {
+        format!("agent/{tool}")
+    } else {
+        format!("{server}/{tool}")
+    }
+}
+
+impl fmt::Debug for Offered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Offered")
+            .field("name", &self.name)
+            .field("tool", &self.label())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Everything on offer.
+#[derive(Debug)]
+pub(crate) struct ToolTable {
+    /// What it was made of: another listing makes another table.
+    listing: Arc<Listing>,
+    by_name: HashMap<String, Arc<Offered>>,
+    pub(crate) schemas: Arc<[ToolSchema]>,
+}
+
+impl ToolTable {
+    /// Nothing on offer.
+    pub(crate) fn empty() -> Self {
+        Self {
+            listing: Arc::default(),
+            by_name: HashMap::new(),
+            schemas: Arc::new([]),
+        }
+    }
+
+    /// The table of what `listing` offers to the agent of `revision`; the same one as before if nothing changed.
+    pub(crate) async fn of(revision: &Revision, listing: Arc<Listing>, journal: &Journal) -> Arc<Self> {
+        if let Some(table) = &*revision.table.lock()
+            && Arc::ptr_eq(&table.listing, &listing)
+        {
+            return Arc::clone(table);
+        }
+        let mut changed = HashMap::new();
+        for (server, tool, digest) in pinned(&listing) {
+            // A journal that does not answer counts as a change: fail closed (S80).
+            let held = journal
+                .pin(server.clone(), tool.clone(), digest.clone(), false)
+                .await;
+            if held.as_ref() != Ok(&digest) {
+                changed.insert((server, tool), digest);
+            }
+        }
+        let table = Arc::new(Self::build(revision, listing, &changed));
+        *revision.table.lock() = Some(Arc::clone(&table));
+        table
+    }
+
+    fn build(
+        revision: &Revision,
+        listing: Arc<Listing>,
+        changed: &HashMap<(String, String), String>,
+    ) -> Self {
+        let uses: BTreeMap<String, &ToolUse> = revision
+            .bundle
+            .agent
+            .tools
+            .iter()
+            .map(|t| (t.server.to_string(), t))
+            .collect();
+        let allowed = listing.tools.iter().filter_map(|info| {
+            let rule = uses.get(&info.server)?;
+            rule.allows(&info.name).then_some((info, *rule))
+        });
+        let mut table = Self {
+            listing: Arc::clone(&listing),
+            by_name: HashMap::new(),
+            schemas: Arc::new([]),
+        };
+        let mut schemas = Vec::new();
+        for agent in &revision.bundle.agent.agents {
+            table.offer_agent(&mut schemas, &agent.name.to_string());
+        }
+        let allowed: Vec<_> = allowed.collect();
+        for (info, rule) in &allowed {
+            let twice = allowed
+                .iter()
+                .filter(|(other, _)| other.name == info.name)
+                .count()
+                > 1;
+            let wanted = if twice {
+                format!("{}__{}", info.server, info.name)
+            } else {
+                info.name.clone()
+            };
+            let key = (info.server.clone(), info.name.clone());
+            table.offer_tool(&mut schemas, &wanted, info, rule, changed.get(&key).cloned());
+        }
+        table.schemas = schemas.into();
+        table
+    }
+
+    fn offer_tool(
+        &mut self,
+        schemas: &mut Vec<ToolSchema>,
+        wanted: &str,
+        info: &ToolInfo,
+        rule: &ToolUse,
+        changed: Option<String>,
+    ) {
+        let description = match changed {
+            // A text nobody approved does not reach the model.
+            Some(_) => "This tool's description has changed and waits for approval.".to_owned(),
+            None => info.description.clone(),
+        };
+        let offered = Offered {
+            name: self.free_name(wanted),
+            server: info.server.clone(),
+            tool: info.name.clone(),
+            repeatable: info.trusted && (info.read_only || info.idempotent),
+            approve: rule.needs_approval(&info.name),
+            changed,
+            schema: Arc::clone(&info.input_schema),
+            validator: OnceLock::new(),
+        };
+        self.add(schemas, offered, description);
+    }
+
+    fn offer_agent(&mut self, schemas: &mut Vec<ToolSchema>, reference: &str) {
+        let offered = Offered {
+            name: self.free_name(&format!("agent_{reference}")),
+            server: AGENT.to_owned(),
+            tool: reference.to_owned(),
+            // The call's message id makes it idempotent, and engines are our own.
+            repeatable: true,
+            approve: false,
+            changed: None,
+            schema: Arc::new(json!({
+                "type": "object",
+                "properties": {"message": {"type": "string", "description": "What to ask or tell the agent."}},
+                "required": ["message"],
+                "additionalProperties": false
+            })),
+            validator: OnceLock::new(),
+        };
+        self.add(
+            schemas,
+            offered,
+            format!("Hands a task to the agent {reference} and returns its answer."),
+        );
+    }
+
+    fn add(&mut self, schemas: &mut Vec<ToolSchema>, offered: Offered, description: String) {
+        schemas.push(ToolSchema {
+            name: offered.name.clone(),
+            description,
+            parameters: Arc::clone(&offered.schema),
+        });
+        self.by_name.insert(offered.name.clone(), Arc::new(offered));
+    }
+
+    /// A name in the form that models take (`^[a-zA-Z0-9_-]{1,64}$`), not given yet.
+    fn free_name(&self, wanted: &str) -> String {
+        let fits = |c: char| {
+            if c.is_ascii_alphanumeric() || c == '-' {
+                c
+            } else {
+                '_'
+            }
+        };
+        let base: String = wanted.chars().take(60).map(fits).collect();
+        let numbered = (2..).map(|n| format!("{base}_{n}"));
+        let free = std::iter::once(base.clone())
+            .chain(numbered)
+            .find(|name| !self.by_name.contains_key(name));
+        free.unwrap_or(base)
+    }
+
+    /// What the model calls `name`.
+    pub(crate) fn get(&self, name: &str) -> Option<&Arc<Offered>> {
+        self.by_name.get(name)
+    }
+
+    /// The same by where it leads.
+    pub(crate) fn find(&self, server: &str, tool: &str) -> Option<&Arc<Offered>> {
+        self.by_name
+            .values()
+            .find(|o| o.server == server && o.tool == tool)
+    }
+
+    /// Every name, sorted, for the error that tells a model what there is.
+    pub(crate) fn names(&self) -> String {
+        let mut names: Vec<&str> = self.by_name.keys().map(String::as_str).collect();
+        names.sort_unstable();
+        names.join(", ")
+    }
+}
+
+/// Server, name and digest of the tools whose description and schema are held to what was first seen.
+fn pinned(listing: &Listing) -> Vec<(String, String, String)> {
+    let pinned = listing.tools.iter().filter(|t| t.pinned);
+    pinned
+        .map(|t| (t.server.clone(), t.name.clone(), t.digest.clone()))
+        .collect()
+}
