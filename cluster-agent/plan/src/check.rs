@@ -1,0 +1,113 @@
+//! What a document asks of a runtime, checked before anything is planned with it.
+
+use crate::Code;
+use roadstead_contract::{
+    bundle::Bundle,
+    documents::{Body, Document, HeaderValue, SecretRef, ToolServerSpec, beyond_local},
+};
+use std::collections::BTreeSet;
+
+/// What the runtime of this cluster can do. Everything else is refused: a wish that is silently dropped would be a
+/// document that says one thing and runs another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Abilities {
+    /// Only child processes on one machine: no images, no replicas, no SecretBindings.
+    pub local: bool,
+    /// Environment variables of the cluster agent that documents may name.
+    pub environment: BTreeSet<String>,
+}
+
+impl Abilities {
+    /// The local runtime, with these variables offered to documents. Those whose name begins with `ROADSTEAD_` are
+    /// never offered: they configure Roadstead itself.
+    #[must_use]
+    pub fn local(environment: impl IntoIterator<Item = String>) -> Self {
+        Self {
+            local: true,
+            environment: environment.into_iter().filter(|name| !reserved(name)).collect(),
+        }
+    }
+}
+
+fn reserved(variable: &str) -> bool {
+    variable.to_ascii_uppercase().starts_with("ROADSTEAD_")
+}
+
+/// Everything in `document` that a runtime with these abilities cannot do.
+pub(crate) fn document(document: &Document, abilities: &Abilities) -> Vec<(Code, String)> {
+    let mut faults = Vec::new();
+    if abilities.local {
+        let beyond = beyond_local(document).into_iter();
+        faults.extend(beyond.map(|beyond| (Code::Unsupported, beyond.to_string())));
+    }
+    for (path, variable) in variables(&document.body) {
+        if let Some(detail) = refused(&path, variable, abilities) {
+            faults.push((Code::Environment, detail));
+        }
+    }
+    faults
+}
+
+fn refused(path: &str, variable: &str, abilities: &Abilities) -> Option<String> {
+    if reserved(variable) {
+        return Some(format!(
+            "{path}: expected a variable of your own, found {variable:?}, which belongs to Roadstead"
+        ));
+    }
+    if abilities.environment.contains(variable) {
+        return None;
+    }
+    let names: Vec<&str> = abilities.environment.iter().map(String::as_str).collect();
+    let offered = if names.is_empty() {
+        "none".to_owned()
+    } else {
+        names.join(", ")
+    };
+    Some(format!(
+        "{path}: expected a variable that the cluster agent offers to documents ({offered}), found {variable:?}: \
+         start the cluster agent with --env {variable}"
+    ))
+}
+
+/// The environment variables that a document names, with the place of each.
+fn variables(body: &Body) -> Vec<(String, &str)> {
+    match body {
+        Body::Model(spec) => spec
+            .key
+            .iter()
+            .filter_map(|key| named("spec.key".to_owned(), key))
+            .collect(),
+        Body::ToolServer(spec) => in_server(spec),
+        Body::Agent(_) | Body::Prompt(_) => Vec::new(),
+    }
+}
+
+fn in_server(spec: &ToolServerSpec) -> Vec<(String, &str)> {
+    let headers = spec.http.iter().flat_map(|http| &http.headers);
+    let env = spec.stdio.iter().flat_map(|stdio| &stdio.env);
+    let placed = headers
+        .map(|header| ("spec.http.headers", header))
+        .chain(env.map(|entry| ("spec.stdio.env", entry)));
+    placed
+        .filter_map(|(path, (name, value))| match value {
+            HeaderValue::Secret(reference) => named(format!("{path}.{name}"), reference),
+            HeaderValue::Text(_) => None,
+        })
+        .collect()
+}
+
+fn named(path: String, reference: &SecretRef) -> Option<(String, &str)> {
+    match reference {
+        SecretRef::Env(env) => Some((path, &env.env)),
+        SecretRef::Binding(_) => None,
+    }
+}
+
+/// The environment variables that a bundle names.
+#[must_use]
+pub fn environment(bundle: &Bundle) -> BTreeSet<String> {
+    let keys = bundle.models.values().filter_map(|model| model.key.as_ref());
+    let keys = keys.filter_map(|key| named(String::new(), key));
+    let servers = bundle.tool_servers.values().flat_map(in_server);
+    keys.chain(servers).map(|(_, name)| name.to_owned()).collect()
+}

@@ -1,0 +1,112 @@
+//! Starts an engine's process. See the crate's header for what is enforced on it.
+
+use crate::{
+    config::{Config, INHERITED},
+    folder::Folder,
+    processes,
+};
+use process_wrap::tokio::{ChildWrapper, CommandWrap, ProcessSession};
+use rustix::process::{Pid, Signal, kill_process_group};
+use std::{
+    io,
+    process::{ExitStatus, Stdio},
+};
+use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
+
+/// A process and its pipes.
+pub(crate) struct Engine {
+    pub(crate) process: Process,
+    pub(crate) stdin: ChildStdin,
+    pub(crate) stdout: ChildStdout,
+    pub(crate) stderr: ChildStderr,
+}
+
+/// A running process. Dropping it kills the engine itself.
+#[derive(Debug)]
+pub(crate) struct Process {
+    child: Box<dyn ChildWrapper>,
+    pid: i32,
+}
+
+pub(crate) fn spawn(config: &Config, folder: &Folder) -> io::Result<Engine> {
+    let mut command = CommandWrap::with_new(&config.engine, |command| {
+        command
+            .args(["serve", "--listen", "127.0.0.1:0", "--state"])
+            .arg(folder.journal())
+            .current_dir(folder.own())
+            .env_clear()
+            .envs(
+                INHERITED
+                    .iter()
+                    .filter_map(|name| Some((*name, (config.lookup)(name)?))),
+            )
+            .envs(&config.environment)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+    });
+    command.wrap(ProcessSession);
+    // The wrapper's own child waits for a whole group; here the engine's end is what counts, the rest is killed.
+    let mut child = command.spawn()?.into_inner();
+    let pipes = (child.stdin().take(), child.stdout().take(), child.stderr().take());
+    let id = child.id().and_then(|id| i32::try_from(id).ok());
+    let ((Some(stdin), Some(stdout), Some(stderr)), Some(pid)) = (pipes, id) else {
+        return Err(io::Error::other("the process ended before it was seen"));
+    };
+    forbid_core_dumps(pid);
+    Ok(Engine {
+        process: Process { child, pid },
+        stdin,
+        stdout,
+        stderr,
+    })
+}
+
+/// Before the engine holds any secret: none is sent until it was spawned and this was done.
+#[cfg(target_os = "linux")]
+fn forbid_core_dumps(pid: i32) {
+    use rustix::process::{Resource, Rlimit, prlimit};
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    if let Err(error) = prlimit(Pid::from_raw(pid), Resource::Core, none) {
+        tracing::debug!(%error, pid, "core dumps of an engine could not be forbidden");
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn forbid_core_dumps(_: i32) {}
+
+impl Process {
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Safe to cancel.
+    pub(crate) async fn wait(&mut self) -> io::Result<ExitStatus> {
+        self.child.wait().await
+    }
+
+    /// Kills the engine and everything that it started. Safe to repeat.
+    pub(crate) fn kill(&self) {
+        if let Some(group) = Pid::from_raw(self.pid) {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+        processes::kill_session(self.pid);
+    }
+}
+
+/// How a process ended, for people.
+pub(crate) fn ended(status: io::Result<ExitStatus>) -> String {
+    use std::os::unix::process::ExitStatusExt as _;
+    match status {
+        Ok(status) => match (status.code(), status.signal()) {
+            (Some(code), _) => format!("ended with exit code {code}"),
+            (None, Some(signal)) => format!("was ended by signal {signal}"),
+            (None, None) => "ended".to_owned(),
+        },
+        Err(error) => format!("cannot be waited for: {error}"),
+    }
+}
