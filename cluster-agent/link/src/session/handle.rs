@@ -121,7 +121,7 @@ impl Session<'_> {
         }
     }
 
-    async fn acknowledge(&self, revision: u64) -> Result<(), End> {
+    async fn acknowledge(&mut self, revision: u64) -> Result<(), End> {
         self.send(Body::Ack(Ack {
             revision,
             stage: Stage::Persisted.into(),
@@ -129,7 +129,7 @@ impl Session<'_> {
         .await
     }
 
-    async fn send_root(&self, position: &Position) -> Result<(), End> {
+    async fn send_root(&mut self, position: &Position) -> Result<(), End> {
         let root = StateRoot {
             cursor: position.cursor,
             root: position.root.to_vec(),
@@ -170,7 +170,7 @@ impl Session<'_> {
         }
     }
 
-    async fn have(&self, request: u64) -> Result<(), End> {
+    async fn have(&mut self, request: u64) -> Result<(), End> {
         let limit = usize::try_from(self.limits.have_page).unwrap_or(0);
         let limit = if limit == 0 {
             HAVE_PAGE

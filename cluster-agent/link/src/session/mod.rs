@@ -280,7 +280,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    async fn send(&self, body: cluster_frame::Body) -> Result<(), End> {
+    async fn send(&mut self, body: cluster_frame::Body) -> Result<(), End> {
         match timeout(SEND_WITHIN, self.frames.send(frame(body))).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(lost("the stream closed")),
