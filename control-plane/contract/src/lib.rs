@@ -4,6 +4,7 @@
 //! * [`bundle`]: one agent with everything it refers to: what an engine runs.
 //! * [`call`]: the claims with which the hub calls an engine.
 //! * [`control`]: the frames between a runtime and the engine it started.
+//! * [`logs`]: an engine's log, as the hub reads it.
 //! * [`run`]: the run record, content-free.
 //! * [`fleet`]: the generated messages and services of the hub ↔ cluster agent protocol.
 
@@ -12,4 +13,5 @@ pub mod call;
 pub mod control;
 pub mod documents;
 pub mod fleet;
+pub mod logs;
 pub mod run;
