@@ -18,7 +18,11 @@ pub const MAX_UID: usize = 64;
 /// An agent that cannot be planned goes on with its last unit; without one it does not run. An agent with
 /// `replicas: 0` does not run either, and that is no problem.
 #[must_use]
-pub fn desired(items: &[Item], observed: &Observed, abilities: &Abilities) -> Plan {
+pub fn desired<'a>(
+    items: impl IntoIterator<Item = &'a Item>,
+    observed: &Observed,
+    abilities: &Abilities,
+) -> Plan {
     let mut problems = BTreeSet::new();
     let set = Set::read(items, abilities, &mut problems);
     let mut plan = Plan::default();
@@ -73,7 +77,11 @@ enum Fault {
 }
 
 impl<'a> Set<'a> {
-    fn read(items: &'a [Item], abilities: &Abilities, problems: &mut BTreeSet<Problem>) -> Self {
+    fn read(
+        items: impl IntoIterator<Item = &'a Item>,
+        abilities: &Abilities,
+        problems: &mut BTreeSet<Problem>,
+    ) -> Self {
         let mut places: BTreeMap<Place<'a>, Entry<'a>> = BTreeMap::new();
         let mut outlived = Vec::new();
         let mut set = Self::default();

@@ -257,6 +257,10 @@ impl Shared {
         let uid = unit.uid().to_owned();
         if let Some(slot) = state.slots.get_mut(&uid).filter(|slot| !slot.ending()) {
             slot.status.unenforced = unenforced(&unit);
+            if slot.status.wanted.1 != unit.digest {
+                slot.status.failures = 0;
+            }
+            slot.status.wanted = (unit.bundle.generation, unit.digest.clone());
             slot.wanted.send_modify(|wanted| {
                 wanted.unit = Arc::new(unit);
                 wanted.restarts += u64::from(restart);

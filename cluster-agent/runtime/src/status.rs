@@ -44,6 +44,8 @@ pub struct EngineStatus {
     pub pid: Option<u32>,
     /// Processes started after the first.
     pub restarts: u64,
+    /// Processes that died, one after another, without an answer to the wanted revision.
+    pub failures: u32,
     /// Resource wishes that this runtime does not enforce.
     pub unenforced: Vec<&'static str>,
 }

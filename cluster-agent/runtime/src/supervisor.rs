@@ -121,6 +121,7 @@ impl Supervisor {
         self.report.update(|status| {
             status.phase = Phase::Waiting;
             status.reason = format!("the engine {why}");
+            status.failures = status.failures.saturating_add(1);
         });
     }
 
@@ -370,8 +371,6 @@ impl<'a> Life<'a> {
             self.drain(grace, wanted.end.is_none());
             return;
         }
-        let asked = (wanted.unit.bundle.generation, wanted.unit.digest.clone());
-        self.of.report.update(|status| status.wanted = asked);
         if self.pending.is_some() {
             return;
         }
@@ -515,6 +514,7 @@ impl<'a> Life<'a> {
             status.applied = applied;
             if accepted {
                 status.refused = None;
+                status.failures = 0;
             }
         });
         self.show();

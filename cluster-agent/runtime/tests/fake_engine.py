@@ -5,7 +5,8 @@ The words of the description (crash, hang, refuse, hog, stubborn, child, leak, r
 `mode` in the state folder (silent, exit, nonsense, flood, outside) choose what it does. Everything that it was told
 is a line in `heard` in the state folder.
 """
-import json, os, socket, subprocess, sys, threading, time
+import json, os, subprocess, sys, threading, time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 state = sys.argv[sys.argv.index("--state") + 1]
 assert sys.argv[1] == "serve" and "127.0.0.1:0" in sys.argv
@@ -70,6 +71,7 @@ def applied(frame):
     if "runs" in wish:
         threading.Thread(target=send_runs, args=(bundle["uid"],), daemon=True).start()
     say({"frame": "ready", "ready": "unready" not in wish, "reason": "told so" if "unready" in wish else ""})
+    note({"applied": bundle["generation"]})
 
 
 def flood():
@@ -82,8 +84,54 @@ def digest_of(_):
     return current
 
 
-server = socket.create_server(("127.0.0.1", 0))
-threading.Thread(target=lambda: [c[0].close() for c in iter(server.accept, None)], daemon=True).start()
+class Edge(BaseHTTPRequestHandler):
+    """Answers with what it was asked; `/message:stream` sends back each chunk as it comes, then ticks for ever."""
+    protocol_version = "HTTP/1.1"
+
+    def chunks(self):
+        if self.headers.get("transfer-encoding") != "chunked":
+            return
+        while size := int(self.rfile.readline(), 16):
+            yield self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+
+    def send(self, data):
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+        self.wfile.flush()
+
+    def answer(self):
+        stream = self.path == "/message:stream"
+        self.send_response(200 if stream else 207)
+        self.send_header("content-type", "text/event-stream" if stream else "application/json")
+        self.send_header("set-cookie", "a=b")
+        self.send_header("transfer-encoding", "chunked")
+        self.end_headers()
+        if not stream:
+            body = b"".join(self.chunks()).decode()
+            asked = {"method": self.command, "path": self.path, "body": body, "headers": dict(self.headers.items())}
+            self.send(json.dumps(asked).encode())
+            self.wfile.write(b"0\r\n\r\n")
+            return
+        try:
+            for chunk in self.chunks():
+                self.send(chunk)
+            while True:
+                self.send(b"tick\n")
+                time.sleep(0.02)
+        except OSError:
+            note({"cancelled": True})
+            self.close_connection = True
+
+    do_GET = do_POST = do_DELETE = answer
+
+    def log_message(self, *_):
+        pass
+
+
+server = ThreadingHTTPServer(("127.0.0.1", 0), Edge)
+server.daemon_threads = True
+threading.Thread(target=server.serve_forever, daemon=True).start()
 note({"pid": os.getpid(), "environment": sorted(os.environ), "core": open("/proc/self/limits").read()})
 if mode == "exit":
     print("cannot start", file=sys.stderr, flush=True)
@@ -98,7 +146,7 @@ if mode == "flood":
 if mode == "outside":
     say({"frame": "listening", "address": "192.0.2.1:80"})
 elif mode != "silent":
-    say({"frame": "listening", "address": "127.0.0.1:%d" % server.getsockname()[1]})
+    say({"frame": "listening", "address": "127.0.0.1:%d" % server.server_port})
 
 for line in sys.stdin:
     frame = json.loads(line)
