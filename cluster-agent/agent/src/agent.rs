@@ -103,6 +103,7 @@ pub struct Agent {
     stop: CancellationToken,
     link: JoinHandle<()>,
     gave_up: watch::Receiver<Option<Arc<LinkError>>>,
+    health: watch::Receiver<Health>,
     tasks: Vec<JoinHandle<()>>,
     probe: Option<SocketAddr>,
     grace: Duration,
@@ -117,7 +118,7 @@ impl Agent {
     /// See [`StartError`]; nothing runs then.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let lock = open(&config.state)?;
-        let inbox = Inbox::open(&config.state.join("inbox.db"))?;
+        let inbox = open_inbox(&config.state.join("inbox.db")).await?;
         let local = Local::open(runtime(&config), Arc::new(Outbox(inbox.clone())))?;
         let listener = match config.probe {
             Some(address) => Some(listen(address).await?),
@@ -150,7 +151,7 @@ impl Agent {
             let serve = probe::serve(
                 listener,
                 config.metrics.clone(),
-                healthy,
+                healthy.clone(),
                 reports.clone(),
                 stop.clone(),
             );
@@ -170,6 +171,7 @@ impl Agent {
             stop,
             link,
             gave_up,
+            health: healthy,
             tasks,
             probe,
             grace: config.grace,
@@ -183,8 +185,13 @@ impl Agent {
         self.reports.state()
     }
 
-    /// Waits until the link gives up, which only a person can mend; forever while all is well. Engines go on.
+    /// Waits until the link gives up, which only a person can mend, and until it is known what runs without it;
+    /// forever while all is well. Engines go on.
     pub async fn gave_up(&self) -> Arc<LinkError> {
+        let mut health = self.health.clone();
+        let seen = |health: &Health| health.planned || health.trouble.is_some();
+        // The controller ends with the cluster agent alone.
+        let _ = health.wait_for(seen).await;
         let mut gave_up = self.gave_up.clone();
         loop {
             if let Some(error) = gave_up.borrow_and_update().clone() {
@@ -234,6 +241,19 @@ fn runtime(config: &Config) -> roadstead_runtime::Config {
     runtime.environment.clone_from(&config.environment);
     runtime.timing.grace = config.grace;
     runtime
+}
+
+/// The folder's lock is ours, so whoever still holds the inbox is an earlier one of this process on its way out.
+async fn open_inbox(path: &Path) -> Result<Inbox, InboxError> {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(3);
+    loop {
+        match Inbox::open(path) {
+            Err(InboxError::InUse) if tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            opened => return opened,
+        }
+    }
 }
 
 /// Makes the folder for this user alone, and locks it.
