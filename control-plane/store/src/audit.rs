@@ -5,10 +5,11 @@
 //! so that a cut end is seen as well. Whoever can rewrite the whole chain and its head is beyond this check: exports
 //! with a signed head are the answer to that.
 
+use crate::cursor::Listing;
 use crate::error::corrupt;
 use crate::sql::{locking, values};
 use crate::tx::Tx;
-use roadstead_domain::{AuditId, Error, TenantId};
+use roadstead_domain::{AuditId, Error, Page, PageRequest, TenantId};
 use sea_orm::FromQueryResult;
 use serde_json::{Map, Value as Json, json};
 use sha2::{Digest as _, Sha256};
@@ -338,13 +339,21 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Records after `after`, oldest first, at most `limit`.
+    /// The tenant's records, newest first.
     ///
     /// # Errors
-    /// [`Error::Unavailable`], [`Error::Internal`].
-    pub async fn audit_records(&self, after: u64, limit: u32) -> Result<Vec<AuditRecord>, Error> {
-        let rows = self.audit_rows(after.cast_signed(), i64::from(limit)).await?;
-        rows.into_iter().map(Row::record).collect()
+    /// [`Error::Invalid`] for a foreign cursor; [`Error::Unavailable`], [`Error::Internal`].
+    pub async fn audit_records(&self, page: &PageRequest) -> Result<Page<AuditRecord>, Error> {
+        let listing = Listing::new(self.tenant(), "audit", &());
+        let before: Option<i64> = listing.open(page.after.as_deref())?;
+        let size = page.size()?;
+        let sql = "SELECT seq, id, at_ms, actor, on_behalf_of, action, object, revision, decision, grant_by, source_ip,
+            source_client, trace_id, request_id, detail, prev_hash, hash
+            FROM audit WHERE tenant_id = $1 AND seq < $2 ORDER BY seq DESC LIMIT $3";
+        let values = values![before.unwrap_or(i64::MAX), i64::from(size) + 1];
+        let rows: Vec<Row> = self.all(sql, values).await?;
+        let records: Result<Vec<AuditRecord>, Error> = rows.into_iter().map(Row::record).collect();
+        Ok(listing.page(records?, size, |r: &AuditRecord| r.seq))
     }
 
     async fn audit_rows(&self, after: i64, limit: i64) -> Result<Vec<Row>, Error> {

@@ -61,57 +61,37 @@ impl Tx<'_> {
     }
 
     /// Uses a join token up; `false` when it is used, expired, or its cluster deleted: decided by the row itself, so
-    /// that of two attempts at once one wins.
+    /// that of two attempts at once one wins. The cluster's certificates are revoked: their keys belong to an
+    /// installation that is being replaced.
     ///
     /// # Errors
     /// [`Error::Unavailable`], [`Error::Internal`].
-    pub async fn consume_join_token(&self, join: &JoinRecord, version: &str) -> Result<bool, Error> {
+    pub async fn consume_join_token(&mut self, join: &JoinRecord, version: &str) -> Result<bool, Error> {
         let sql = "UPDATE enrolment_token SET used_ms = $3
             WHERE tenant_id = $1 AND id = $2 AND used_ms IS NULL AND expires_ms > $3";
         let used = self.run(sql, values![join.id.as_uuid(), self.now_ms()]).await? > 0;
-        Ok(used && self.join_cluster(join.cluster, version).await?)
+        let joined = used && self.join_cluster(join.cluster, version).await?;
+        if joined {
+            self.revoke_all(join.cluster).await?;
+        }
+        Ok(joined)
     }
 
-    /// Keeps the certificate that a join token has earned; those of the cluster before it are revoked, for their key
-    /// belongs to an installation that was replaced.
+    /// Keeps a certificate before it is handed out; `false` for a deleted cluster.
     ///
     /// # Errors
     /// [`Error::Unavailable`], [`Error::Internal`].
-    pub async fn insert_first_certificate(
-        &mut self,
-        join: &JoinRecord,
-        serial: &str,
-        not_after_ms: i64,
-    ) -> Result<(), Error> {
-        self.revoke_all(join.cluster).await?;
-        self.insert_certificate(join.cluster, serial, not_after_ms).await
-    }
-
-    /// Keeps a renewed certificate of the cluster agent behind the context.
-    ///
-    /// # Errors
-    /// [`Error::Conflict`] (superseded).
-    pub async fn insert_renewed_certificate(
-        &self,
-        epoch: u64,
-        serial: &str,
-        not_after_ms: i64,
-    ) -> Result<(), Error> {
-        let cluster = self.fence(epoch).await?;
-        self.insert_certificate(cluster, serial, not_after_ms).await
-    }
-
-    async fn insert_certificate(
+    pub async fn insert_certificate(
         &self,
         cluster: ClusterId,
         serial: &str,
         not_after_ms: i64,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let sql = "INSERT INTO cluster_certificate (tenant_id, cluster_id, serial, issued_ms, not_after_ms)
-            VALUES ($1, $2, $3, $4, $5)";
+            SELECT c.tenant_id, c.id, $3, $4, $5 FROM cluster c
+            WHERE c.tenant_id = $1 AND c.id = $2 AND c.deleted_ms IS NULL";
         let values = values![cluster.as_uuid(), serial, self.now_ms(), not_after_ms];
-        self.run(sql, values).await?;
-        Ok(())
+        Ok(self.run(sql, values).await? > 0)
     }
 
     /// The cluster's certificates, newest first, at most 100.
@@ -131,7 +111,7 @@ impl Tx<'_> {
         Ok(certificates.collect())
     }
 
-    /// Whether the context's cluster has a certificate of that serial that is not revoked.
+    /// `true` unless the context's cluster has a certificate of that serial that is not revoked.
     ///
     /// # Errors
     /// [`Error::Unavailable`], [`Error::Internal`].

@@ -300,7 +300,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// [`Error::Conflict`] (superseded), [`Error::NotFound`] for a deleted cluster.
-    pub(crate) async fn fence(&self, epoch: u64) -> Result<ClusterId, Error> {
+    pub async fn fence(&self, epoch: u64) -> Result<ClusterId, Error> {
         let id = own_cluster(self.ctx)?;
         let sql = locking!(
             "SELECT epoch AS number FROM cluster WHERE tenant_id = $1 AND id = $2 AND deleted_ms IS NULL",
@@ -314,7 +314,7 @@ impl Tx<'_> {
         }
     }
 
-    /// Notes how far the cluster agent has come; never backwards.
+    /// Notes how far the cluster agent has come; never backwards. Deletions that were held up to there are over.
     ///
     /// # Errors
     /// [`Error::Conflict`] (superseded); [`Error::Invalid`] for a revision that the hub has not given out.
@@ -322,7 +322,10 @@ impl Tx<'_> {
         let id = own_cluster(self.ctx)?;
         let sql = match stage {
             Stage::Persisted => {
-                "UPDATE cluster SET persisted = CASE WHEN persisted > $4 THEN persisted ELSE $4 END
+                "UPDATE cluster SET persisted = CASE WHEN persisted > $4 THEN persisted ELSE $4 END,
+                approved_deletes = CASE WHEN held_revision <= $4 THEN 0 ELSE approved_deletes END,
+                held_deletes = CASE WHEN held_revision <= $4 THEN NULL ELSE held_deletes END,
+                held_revision = CASE WHEN held_revision <= $4 THEN NULL ELSE held_revision END
                 WHERE tenant_id = $1 AND id = $2 AND epoch = $3 AND revision >= $4 AND deleted_ms IS NULL"
             }
             Stage::Applied => {
@@ -372,21 +375,16 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Notes that deletions wait for a person, or no longer do.
+    /// Notes that the deletions of a snapshot wait for a person.
     ///
     /// # Errors
     /// [`Error::Conflict`] (superseded).
-    pub async fn record_held(&self, epoch: u64, held: Option<(u64, u64)>) -> Result<(), Error> {
+    pub async fn record_held(&self, epoch: u64, revision: u64, deletes: u64) -> Result<(), Error> {
         let id = self.fence(epoch).await?;
-        let sql = "UPDATE cluster SET held_revision = $3, held_deletes = $4,
-            approved_deletes = CASE WHEN $3 IS NULL THEN 0 ELSE approved_deletes END
-            WHERE tenant_id = $1 AND id = $2";
-        let values = values![
-            id.as_uuid(),
-            held.map(|(revision, _)| revision.cast_signed()),
-            held.map(|(_, deletes)| deletes.cast_signed())
-        ];
-        self.run(sql, values).await?;
+        let sql = "UPDATE cluster SET held_revision = $3, held_deletes = $4 WHERE tenant_id = $1 AND id = $2";
+        let wide = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        self.run(sql, values![id.as_uuid(), wide(revision), wide(deletes)])
+            .await?;
         Ok(())
     }
 

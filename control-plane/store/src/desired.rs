@@ -285,6 +285,18 @@ impl Tx<'_> {
         rows.into_iter().map(ChangeRow::read).collect()
     }
 
+    /// The revision of the context's cluster now.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for a deleted cluster; else as [`Self::changes_since`].
+    pub async fn cluster_revision(&self) -> Result<u64, Error> {
+        let id = own_cluster(self.ctx)?;
+        let cluster = self.cluster(id).await?;
+        cluster
+            .map(|c| c.revision)
+            .ok_or_else(|| Error::not_found(id.to_string()))
+    }
+
     /// What should be on the context's cluster, by uid, after `after`, at most `limit`.
     ///
     /// # Errors

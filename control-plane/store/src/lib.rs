@@ -26,6 +26,7 @@ mod signal;
 mod sql;
 mod status;
 mod system;
+pub mod testing;
 mod tokens;
 mod tx;
 
@@ -41,7 +42,7 @@ pub use projects::Project;
 pub use revisions::Revision;
 pub use runs::{NewRun, Run, RunFilter};
 pub use signal::ClusterHint;
-pub use status::{NewStatus, Status};
+pub use status::{NewStatus, Reported, Status};
 pub use system::{JoinRecord, SystemStore};
 pub use tokens::{ApiToken, NewToken};
 pub use tx::{TenantStore, Tx};
@@ -50,7 +51,7 @@ use roadstead_authz::{SystemContext, TenantContext};
 use roadstead_domain::{Clock, ClusterId, Error, OsRandom, Random, SystemClock};
 use sea_orm::DatabaseConnection;
 use std::sync::Arc;
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
 /// How to open a store.
 #[derive(Clone)]
@@ -122,6 +123,13 @@ impl Store {
     #[must_use]
     pub fn random(&self) -> &Arc<dyn Random> {
         &self.random
+    }
+
+    /// Clusters that have just changed, of all tenants: for whoever holds many sessions. A hint; lost ones cost a
+    /// poll's time.
+    #[must_use]
+    pub fn changed(&self) -> broadcast::Receiver<ClusterId> {
+        self.signals.subscribe_all()
     }
 
     /// Hints that the cluster of `ctx` (a cluster agent's) has changed; the current value counts as seen.

@@ -6,7 +6,10 @@
 use parking_lot::Mutex;
 use roadstead_domain::{ClusterId, TenantId};
 use std::collections::HashMap;
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
+
+/// Hints that a slow listener may have waiting; one that misses some is told so and looks at everything.
+const WAITING: usize = 1024;
 
 /// A count that moves with each change of the cluster: its desired set, its session's epoch, its certificates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -15,9 +18,20 @@ pub struct ClusterHint {
 }
 
 /// Keyed by tenant and cluster (S37).
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Signals {
     clusters: Mutex<HashMap<(TenantId, ClusterId), watch::Sender<ClusterHint>>>,
+    /// For whoever holds sessions of many clusters. The ids are opaque and carry nothing of a tenant.
+    all: broadcast::Sender<ClusterId>,
+}
+
+impl Default for Signals {
+    fn default() -> Self {
+        Self {
+            clusters: Mutex::default(),
+            all: broadcast::Sender::new(WAITING),
+        }
+    }
 }
 
 impl Signals {
@@ -27,9 +41,15 @@ impl Signals {
         clusters.entry((tenant, cluster)).or_default().subscribe()
     }
 
+    pub(crate) fn subscribe_all(&self) -> broadcast::Receiver<ClusterId> {
+        self.all.subscribe()
+    }
+
     pub(crate) fn fire(&self, tenant: TenantId, clusters: impl IntoIterator<Item = ClusterId>) {
         let senders = self.clusters.lock();
         for cluster in clusters {
+            // Nobody listening is no failure.
+            let _ = self.all.send(cluster);
             if let Some(sender) = senders.get(&(tenant, cluster)) {
                 sender.send_modify(|hint| hint.changes += 1);
             }

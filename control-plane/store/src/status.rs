@@ -27,6 +27,16 @@ pub struct Status {
     pub at_ms: i64,
 }
 
+/// What became of a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reported {
+    Kept,
+    /// A newer generation was reported before, or the object has left the cluster: not kept, nothing wrong.
+    Stale,
+    /// The object was never on this cluster, or the generation does not exist: forged.
+    Foreign,
+}
+
 /// A report to keep.
 #[derive(Clone, Debug)]
 pub struct NewStatus {
@@ -36,6 +46,12 @@ pub struct NewStatus {
     pub reason: String,
     pub message: String,
     pub conditions: Json,
+}
+
+#[derive(Debug, FromQueryResult)]
+struct WantedRow {
+    generation: i64,
+    deleted: i64,
 }
 
 #[derive(Debug, FromQueryResult)]
@@ -83,18 +99,26 @@ impl PlacedRow {
 }
 
 impl Tx<'_> {
-    /// Keeps a report of the context's cluster. `false`: the object does not belong to that cluster (any more), or a
-    /// newer generation was reported before; nothing is kept.
+    /// Keeps a report of the context's cluster. The caller has fenced the transaction.
     ///
     /// # Errors
-    /// [`Error::Conflict`] (superseded).
-    pub async fn record_status(&self, epoch: u64, new: &NewStatus) -> Result<bool, Error> {
-        self.fence(epoch).await?;
+    /// [`Error::Unavailable`], [`Error::Internal`].
+    pub async fn record_status(&self, new: &NewStatus) -> Result<Reported, Error> {
         let cluster = own_cluster(self.ctx)?;
+        let observed = i64::try_from(new.observed_generation).unwrap_or(i64::MAX);
+        let sql = "SELECT generation, deleted FROM desired
+            WHERE tenant_id = $1 AND cluster_id = $2 AND object_id = $3";
+        let values = values![cluster.as_uuid(), new.object.as_uuid()];
+        let wanted: Option<WantedRow> = self.one(sql, values).await?;
+        let wanted = match wanted {
+            Some(wanted) if observed <= wanted.generation => wanted,
+            _ => return Ok(Reported::Foreign),
+        };
+        if wanted.deleted != 0 {
+            return Ok(Reported::Stale);
+        }
         let sql = "INSERT INTO placed_status (tenant_id, cluster_id, object_id, observed_generation, phase, reason,
-            message, conditions, at_ms)
-            SELECT d.tenant_id, d.cluster_id, d.object_id, $4, $5, $6, $7, $8, $9 FROM desired d
-            WHERE d.tenant_id = $1 AND d.cluster_id = $2 AND d.object_id = $3 AND d.deleted = 0 AND d.generation >= $4
+            message, conditions, at_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
             ON CONFLICT (tenant_id, cluster_id, object_id) DO UPDATE SET
             observed_generation = excluded.observed_generation, phase = excluded.phase, reason = excluded.reason,
             message = excluded.message, conditions = excluded.conditions, at_ms = excluded.at_ms
@@ -102,14 +126,15 @@ impl Tx<'_> {
         let values = values![
             cluster.as_uuid(),
             new.object.as_uuid(),
-            i64::try_from(new.observed_generation).unwrap_or(i64::MAX),
+            observed,
             new.phase.as_str(),
             new.reason.as_str(),
             new.message.as_str(),
             new.conditions.to_string(),
             self.now_ms()
         ];
-        Ok(self.run(sql, values).await? > 0)
+        let kept = self.run(sql, values).await? > 0;
+        Ok(if kept { Reported::Kept } else { Reported::Stale })
     }
 
     /// Where the object is wanted, with the last report from there, by the cluster's name.

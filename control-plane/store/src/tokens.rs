@@ -1,10 +1,11 @@
 //! API tokens: their hashes and what they allow.
 
+use crate::cursor::Listing;
 use crate::error::corrupt;
 use crate::sql::values;
 use crate::tx::Tx;
 use roadstead_authz::{Authorized, Object, Place, Resource, Role, Scope, act};
-use roadstead_domain::{Error, TenantId, TokenId};
+use roadstead_domain::{Error, Page, PageRequest, TenantId, TokenId};
 use sea_orm::FromQueryResult;
 use uuid::Uuid;
 
@@ -137,16 +138,21 @@ impl Tx<'_> {
         row.map(|row| self.token_of(row)).transpose()
     }
 
-    /// The tenant's tokens, newest first, at most 1,000.
+    /// The tenant's tokens, newest first.
     ///
     /// # Errors
-    /// [`Error::Unavailable`], [`Error::Internal`].
-    pub async fn tokens(&self) -> Result<Vec<ApiToken>, Error> {
+    /// [`Error::Invalid`] for a foreign cursor; [`Error::Unavailable`], [`Error::Internal`].
+    pub async fn tokens(&self, page: &PageRequest) -> Result<Page<ApiToken>, Error> {
+        let listing = Listing::new(self.tenant(), "tokens", &());
+        let before: Option<Uuid> = listing.open(page.after.as_deref())?;
+        let size = page.size()?;
         let sql =
             "SELECT id, name, role, scopes, created_by, created_ms, expires_ms, revoked_ms, last_used_ms
-            FROM api_token WHERE tenant_id = $1 ORDER BY id DESC LIMIT 1000";
-        let rows: Vec<Row> = self.all(sql, values![]).await?;
-        rows.into_iter().map(|row| self.token_of(row)).collect()
+            FROM api_token WHERE tenant_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3";
+        let values = values![before.unwrap_or(Uuid::max()), i64::from(size) + 1];
+        let rows: Vec<Row> = self.all(sql, values).await?;
+        let tokens: Result<Vec<ApiToken>, Error> = rows.into_iter().map(|row| self.token_of(row)).collect();
+        Ok(listing.page(tokens?, size, |t: &ApiToken| t.id.as_uuid()))
     }
 
     /// Ends a token; `false` when it had ended before.

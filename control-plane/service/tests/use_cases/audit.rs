@@ -1,0 +1,172 @@
+//! The audit chain, and every way to tamper with it.
+
+crate::support::on_both!(
+    every_accepted_write_is_in_the_chain,
+    a_changed_row_is_found,
+    a_changed_detail_is_found,
+    a_removed_row_is_found,
+    a_removed_first_row_is_found,
+    a_cut_end_is_found,
+    two_swapped_rows_are_found,
+    an_added_row_is_found,
+    one_tenants_damage_is_not_anothers,
+);
+
+mod tests {
+    use crate::support::{World, model};
+    use roadstead_domain::PageRequest;
+    use roadstead_service::audit;
+    use roadstead_store::{AuditReport, Broken};
+
+    async fn written(world: &World) -> u64 {
+        for text in ["m1", "m2", "m3", "m4"] {
+            world.apply(&model("fast", text)).await.expect("applied");
+        }
+        let report = report(world).await;
+        assert_eq!(report.broken, None);
+        report.records
+    }
+
+    async fn report(world: &World) -> AuditReport {
+        let reports = audit::verify(&world.store).await.expect("checked");
+        let acme = world.acme.owner.tenant();
+        let healthy = reports
+            .iter()
+            .filter(|r| r.tenant != acme)
+            .all(|r| r.broken.is_none());
+        assert!(healthy, "the other tenant's chain holds");
+        reports
+            .into_iter()
+            .find(|r| r.tenant == acme)
+            .expect("the tenant's report")
+    }
+
+    async fn tamper(world: &World, sql: &str) -> Broken {
+        let own = match world.database.url().starts_with("sqlite") {
+            true => format!("x'{}'", world.acme.owner.tenant().as_uuid().simple()),
+            false => format!("'{}'", world.acme.owner.tenant().as_uuid()),
+        };
+        world
+            .database
+            .tamper(&sql.replace("$own", &format!("tenant_id = {own}")))
+            .await;
+        report(world).await.broken.expect("seen")
+    }
+
+    pub(super) async fn every_accepted_write_is_in_the_chain(world: World) {
+        let before = report(&world).await.records;
+        let after = written(&world).await;
+        assert_eq!(after, before + 4);
+        let page = PageRequest {
+            first: Some(4),
+            after: None,
+        };
+        let listed = audit::list(&world.acme.owner, &world.store, &page)
+            .await
+            .expect("listed");
+        let newest = &listed.items[0];
+        assert_eq!(
+            (newest.seq, newest.revision, newest.action.as_str()),
+            (after, Some(4), "update document")
+        );
+        assert_eq!(newest.decision, "allow");
+        let detail = newest.detail.to_string();
+        assert!(
+            detail.contains("digest") && !detail.contains("m4"),
+            "no content: {detail}"
+        );
+    }
+
+    pub(super) async fn a_changed_row_is_found(world: World) {
+        let records = written(&world).await;
+        let broken = tamper(
+            &world,
+            &format!(
+                "UPDATE audit SET actor = 'nobody' WHERE $own AND seq = {}",
+                records - 2
+            ),
+        )
+        .await;
+        assert_eq!(broken, Broken::Changed { seq: records - 2 });
+    }
+
+    pub(super) async fn a_changed_detail_is_found(world: World) {
+        let records = written(&world).await;
+        let broken = tamper(
+            &world,
+            &format!("UPDATE audit SET detail = '{{}}' WHERE $own AND seq = {records}"),
+        )
+        .await;
+        assert_eq!(broken, Broken::Changed { seq: records });
+    }
+
+    pub(super) async fn a_removed_row_is_found(world: World) {
+        let records = written(&world).await;
+        let broken = tamper(
+            &world,
+            &format!("DELETE FROM audit WHERE $own AND seq = {}", records - 1),
+        )
+        .await;
+        assert_eq!(broken, Broken::Missing { seq: records - 1 });
+    }
+
+    pub(super) async fn a_removed_first_row_is_found(world: World) {
+        written(&world).await;
+        let broken = tamper(&world, "DELETE FROM audit WHERE $own AND seq = 1").await;
+        assert_eq!(broken, Broken::Missing { seq: 1 });
+    }
+
+    pub(super) async fn a_cut_end_is_found(world: World) {
+        let records = written(&world).await;
+        let broken = tamper(
+            &world,
+            &format!("DELETE FROM audit WHERE $own AND seq > {}", records - 2),
+        )
+        .await;
+        assert_eq!(
+            broken,
+            Broken::Head {
+                head: records,
+                last: records - 2
+            }
+        );
+        assert_eq!(broken.seq(), records - 1);
+    }
+
+    pub(super) async fn two_swapped_rows_are_found(world: World) {
+        let records = written(&world).await;
+        let (a, b) = (records - 2, records - 1);
+        let broken = tamper(
+            &world,
+            &format!(
+                "UPDATE audit SET seq = -1 WHERE $own AND seq = {a};
+                 UPDATE audit SET seq = {a} WHERE $own AND seq = {b};
+                 UPDATE audit SET seq = {b} WHERE $own AND seq = -1;"
+            ),
+        )
+        .await;
+        assert_eq!(broken, Broken::Changed { seq: a });
+    }
+
+    pub(super) async fn an_added_row_is_found(world: World) {
+        let records = written(&world).await;
+        let columns =
+            "id, at_ms, actor, on_behalf_of, action, object, revision, decision, grant_by, source_ip,
+            source_client, trace_id, request_id, detail, prev_hash, hash";
+        let broken = tamper(
+            &world,
+            &format!(
+                "INSERT INTO audit (tenant_id, seq, {columns}) SELECT tenant_id, seq + 1, {columns} FROM audit
+                 WHERE $own AND seq = {records}"
+            ),
+        )
+        .await;
+        assert_eq!(broken, Broken::Added { seq: records + 1 });
+    }
+
+    pub(super) async fn one_tenants_damage_is_not_anothers(world: World) {
+        written(&world).await;
+        // `report` checks the other tenant's chain each time.
+        assert_eq!(tamper(&world, "DELETE FROM audit WHERE $own").await.seq(), 1);
+    }
+}
