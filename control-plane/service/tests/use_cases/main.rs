@@ -2,5 +2,6 @@
 
 mod audit;
 mod documents;
+#[expect(dead_code, reason = "the tests of the fleet use the rest")]
 mod support;
 mod tokens;
