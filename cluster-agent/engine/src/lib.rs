@@ -18,4 +18,3 @@ pub mod services;
 pub mod tasks;
 pub mod tools;
 mod turn;
-pub mod without_tools;

@@ -15,9 +15,9 @@ use roadstead_engine::{
     journal::Options,
     model::{HttpClients, Providers},
     revision::Factories,
-    without_tools::WithoutTools,
+    tools::{ToolServers, guard},
 };
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -73,7 +73,11 @@ struct Serve {
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-fn main() -> Result<()> {
+fn main() -> Result<ExitCode> {
+    // As a tool server's guard the process has no arguments, runtime or log of its own.
+    if let Some(code) = guard::intercept() {
+        return Ok(code);
+    }
     let cli = Cli::parse();
     // An error says that somebody installed one before, which is just as well.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
@@ -88,14 +92,15 @@ fn main() -> Result<()> {
     });
     // A thread that reads standard input cannot be waited for.
     runtime.shutdown_background();
-    outcome
+    outcome.map(|()| ExitCode::SUCCESS)
 }
 
 fn engine(folder: PathBuf, full_sync: bool, mode: Mode, collect_runs: bool) -> Result<Arc<Engine>> {
     let clients = Arc::new(HttpClients::default());
+    let guard = std::env::current_exe().context("finding the engine's own program")?;
     let factories = Factories {
         models: Arc::new(Providers::new(Arc::clone(&clients))),
-        tools: Arc::new(WithoutTools),
+        tools: Arc::new(ToolServers::new(Arc::clone(&clients), Some(guard))),
     };
     let journal = Options {
         folder,

@@ -153,7 +153,8 @@ fn parse_call(text: &str) -> Option<(String, Value)> {
     (!name.is_empty()).then(|| (name.to_owned(), arguments))
 }
 
-/// The offered tool that `name` means: the same name, `server__tool` for `server/tool`, or the one that ends so.
+/// The offered tool that `name` means: the same name, `server__tool` or `tool` for `server/tool`, or the one that
+/// ends so.
 fn wire_name(request: &Request, name: &str) -> Option<String> {
     let joined = name.replace('/', "__");
     let bare = name.rsplit('/').next().unwrap_or(name);
@@ -161,6 +162,7 @@ fn wire_name(request: &Request, name: &str) -> Option<String> {
     let offered = |fits: &dyn Fn(&str) -> bool| request.tools.iter().find(|t| fits(t)).cloned();
     offered(&|t| t == name)
         .or_else(|| offered(&|t| t == joined))
+        .or_else(|| offered(&|t| t == bare))
         .or_else(|| offered(&|t| !name.contains('/') && t.ends_with(&suffix)))
 }
 
@@ -204,6 +206,7 @@ mod tests {
 
     #[test]
     fn a_tool_that_is_not_offered_is_named() {
+        assert_eq!(answer(&request("call a/x {}", &["x"])).reply.tools[0].name, "x");
         let then = answer(&request("call a/x {}", &["b__x"]));
         assert_eq!(then.reply.text, ["I have no tool named a/x."]);
     }

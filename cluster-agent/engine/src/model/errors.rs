@@ -104,7 +104,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// A provider's words, on one line, shortened, without the key or what looks like one (S62, S90).
-pub(super) fn shown(text: &str, key: Option<&SecretText>) -> String {
+pub(crate) fn shown(text: &str, key: Option<&SecretText>) -> String {
     let text = match key.map(SecretText::expose) {
         Some(key) if !key.is_empty() => text.replace(key, "[redacted]"),
         _ => text.to_owned(),

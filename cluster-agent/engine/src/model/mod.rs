@@ -17,6 +17,8 @@ mod repair;
 mod sink;
 mod text_calls;
 
+pub(crate) use errors::shown;
+
 pub use clients::{HttpClients, describe, origin, parse_url};
 pub use providers::Providers;
 

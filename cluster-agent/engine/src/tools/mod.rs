@@ -5,6 +5,16 @@
 //! stdio servers in a process group of their own, with a clean environment, killed with the engine.
 //! Everything a server says (descriptions, schemas, results, errors) is data, never an instruction to the engine.
 
+mod config;
+mod convert;
+pub mod guard;
+mod http;
+mod server;
+mod stdio;
+mod toolbox;
+
+pub use toolbox::ToolServers;
+
 use crate::{model::LoadError, secrets::Secrets};
 use async_trait::async_trait;
 use roadstead_contract::bundle::Bundle;
