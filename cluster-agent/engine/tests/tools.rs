@@ -235,7 +235,7 @@ async fn failures_keep_their_meaning() {
             failed.is_error && text(&failed).contains("the disk is full"),
             "{name}"
         );
-        let refused = call(&toolbox, "add", json!({"a": "two"})).await;
+        let refused = call(&toolbox, "add", json!({"a": i64::MAX, "b": 1})).await;
         assert!(
             matches!(refused, Err(ToolError::Refused(_))),
             "{name} {refused:?}"

@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use roadstead_contract::control::SecretText;
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     env,
     ffi::OsString,
     os::unix::fs::PermissionsExt as _,
@@ -21,13 +21,15 @@ use tokio::{
 
 /// Longest line of standard error that is logged, in bytes.
 const MAX_LINE: u64 = 4096;
+/// Lines kept to tell why a program ended: its own last one, and the guard's with the exit status.
+const LAST_LINES: usize = 2;
 
 /// A program that runs.
 #[derive(Debug)]
 pub(super) struct Program {
     /// Of the process group; `None` once the guard, or nobody, is to end it.
     group: Option<Pid>,
-    last_words: Arc<Mutex<String>>,
+    last_words: Arc<Mutex<VecDeque<String>>>,
 }
 
 /// The program's standard output and input.
@@ -89,9 +91,10 @@ impl Program {
         Ok((Self { group, last_words }, pipes))
     }
 
-    /// The last line of standard error, cleaned; empty if there was none.
+    /// The last lines of standard error, cleaned; empty if there were none.
     pub(super) fn last_words(&self) -> String {
-        self.last_words.lock().clone()
+        let lines = self.last_words.lock();
+        lines.iter().map(String::as_str).collect::<Vec<_>>().join("; ")
     }
 }
 
@@ -125,8 +128,8 @@ async fn reap(config: Arc<ServerConfig>, mut child: Child) {
     }
 }
 
-/// Logs each line of standard error, without the server's secrets, and keeps the last one.
-async fn log(config: Arc<ServerConfig>, stderr: ChildStderr, last: Arc<Mutex<String>>) {
+/// Logs each line of standard error, without the server's secrets, and keeps the last ones.
+async fn log(config: Arc<ServerConfig>, stderr: ChildStderr, last: Arc<Mutex<VecDeque<String>>>) {
     let mut reader = BufReader::new(stderr);
     let mut line = Vec::new();
     loop {
@@ -139,7 +142,11 @@ async fn log(config: Arc<ServerConfig>, stderr: ChildStderr, last: Arc<Mutex<Str
         let text = config.shown(&String::from_utf8_lossy(&line));
         if !text.is_empty() {
             tracing::info!(server = config.reference, line = text, "tool server");
-            *last.lock() = text;
+            let mut last = last.lock();
+            last.push_back(text);
+            if last.len() > LAST_LINES {
+                last.pop_front();
+            }
         }
     }
 }
