@@ -8,7 +8,10 @@ use crate::{
 };
 use roadstead_contract::{fleet::JoinToken, run::RunRecord};
 use roadstead_inbox::{Inbox, InboxError};
-use roadstead_link::{Link, LinkError, LinkState, OsRandom, Parts, Reports, Settings, SystemClock, TcpDial};
+use roadstead_link::{
+    Clock as _, Identity, Link, LinkError, LinkState, OsRandom, Parts, Reports, Settings, SystemClock,
+    TcpDial,
+};
 use roadstead_plan::Abilities;
 use roadstead_runtime::{ConfigError, EngineStatus, Local, RunSink};
 use roadstead_telemetry::Metrics;
@@ -233,6 +236,13 @@ impl Agent {
             }
         }
     }
+}
+
+/// Whether the cluster agent of this folder has an identity that is good now; without one it needs a join token.
+#[must_use]
+pub fn joined(state: &Path) -> bool {
+    let now = SystemClock.now_ms() / 1_000;
+    matches!(Identity::load(&state.join("link")), Ok(Some(identity)) if identity.not_after > now)
 }
 
 fn runtime(config: &Config) -> roadstead_runtime::Config {

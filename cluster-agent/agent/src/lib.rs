@@ -25,8 +25,10 @@ mod report;
 mod testing;
 mod tunnel;
 
-pub use agent::{Agent, Config, StartError};
+pub use agent::{Agent, Config, StartError, joined};
 pub use roadstead_link::{LinkError, LinkState};
+pub use roadstead_plan::MODEL_KEY;
+pub use roadstead_runtime::{ConfigError, EngineStatus, Phase, find_engine};
 
 /// The version of this cluster agent.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -4,6 +4,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use roadstead_agent::{Agent, Config, doctor};
 use roadstead_contract::fleet::JoinToken;
+use roadstead_link::{Clock as _, SystemClock};
 use roadstead_runtime::find_engine;
 use roadstead_telemetry::{Options, Telemetry};
 use std::{
@@ -96,11 +97,7 @@ async fn run_until_told(run: Run) -> Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let engine = find_engine(run.place.engine.as_deref())?;
-    if let Some(name) = run
-        .offered
-        .iter()
-        .find(|name| name.to_uppercase().starts_with("ROADSTEAD_"))
-    {
+    if let Some(name) = run.offered.iter().find(|name| roadstead_plan::reserved(name)) {
         bail!("--env {name}: variables of Roadstead itself are not for documents");
     }
     let mut config = Config::new(run.place.hub, run.place.state, engine);
@@ -142,7 +139,8 @@ fn token(file: &Path) -> Result<JoinToken> {
 
 #[expect(clippy::print_stdout, reason = "the command's output")]
 async fn doctor(place: Place) -> Result<ExitCode> {
-    let findings = doctor::examine(&place.hub, &place.state, place.engine.as_deref(), now()).await;
+    let now = SystemClock.now_ms() / 1_000;
+    let findings = doctor::examine(&place.hub, &place.state, place.engine.as_deref(), now).await;
     for finding in &findings {
         println!("{finding}");
     }
@@ -152,13 +150,4 @@ async fn doctor(place: Place) -> Result<ExitCode> {
     } else {
         ExitCode::SUCCESS
     })
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the one place where this program asks for the time"
-)]
-fn now() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
 }

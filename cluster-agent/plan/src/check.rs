@@ -19,7 +19,7 @@ pub struct Abilities {
 
 impl Abilities {
     /// The local runtime, with these variables offered to documents. Those whose name begins with `ROADSTEAD_` are
-    /// never offered: they configure Roadstead itself.
+    /// never offered: they configure Roadstead itself. The one exception is [`MODEL_KEY`].
     #[must_use]
     pub fn local(environment: impl IntoIterator<Item = String>) -> Self {
         Self {
@@ -29,8 +29,13 @@ impl Abilities {
     }
 }
 
-fn reserved(variable: &str) -> bool {
-    variable.to_ascii_uppercase().starts_with("ROADSTEAD_")
+/// The key of the model that `roadstead-hub dev` is pointed at: Roadstead's name for it, but a document's to use.
+pub const MODEL_KEY: &str = "ROADSTEAD_MODEL_KEY";
+
+/// Whether a variable belongs to Roadstead itself and must not reach a document.
+#[must_use]
+pub fn reserved(variable: &str) -> bool {
+    variable.to_ascii_uppercase().starts_with("ROADSTEAD_") && variable != MODEL_KEY
 }
 
 /// Everything in `document` that a runtime with these abilities cannot do.

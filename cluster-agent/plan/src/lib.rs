@@ -12,7 +12,7 @@ mod check;
 mod desired;
 
 pub use actions::{Action, actions};
-pub use check::{Abilities, environment};
+pub use check::{Abilities, MODEL_KEY, environment, reserved};
 pub use desired::{MAX_UID, desired};
 
 use roadstead_contract::{bundle::Bundle, documents::Document};

@@ -186,6 +186,16 @@ fn only_offered_variables_can_be_named() {
 }
 
 #[test]
+fn the_model_key_of_dev_can_be_offered() {
+    let items = [
+        model("m1", 1, "fast", json!({"env": roadstead_plan::MODEL_KEY})),
+        agent("a1", 1, "notes", "fast"),
+    ];
+    let offered = Abilities::local([roadstead_plan::MODEL_KEY.to_owned()]);
+    assert_eq!(desired(&items, &Observed::default(), &offered).problems, []);
+}
+
+#[test]
 fn a_refused_model_is_not_the_fault_of_the_agent_that_already_runs() {
     let observed = running(&[fast(), agent("a1", 1, "notes", "fast")]);
     let vaulted = model("m1", 2, "fast", json!({"secret": "openai", "key": "api_key"}));
