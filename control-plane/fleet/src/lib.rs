@@ -1,1 +1,25 @@
 //! The hub's side of the fleet protocol: enrolment, sessions, bulk, tunnel.
+//!
+//! One port with TLS 1.3: a client certificate is optional for the handshake, demanded by every service but
+//! enrolment, and the only source of identity. Sessions read and write their cluster's rows through [`FleetStore`]:
+//! [`memory`] is a model of it for simulations, the hub gives the real one. Listener, clock and randomness are
+//! parameters.
+
+mod bucket;
+mod bulk;
+mod enrolment;
+mod listen;
+pub mod memory;
+mod pki;
+mod registry;
+mod serve;
+pub mod store;
+mod sync;
+mod tls;
+mod tunnel;
+
+pub use listen::{Io, Listen};
+pub use pki::{Authority, CLIENT_LIFE, Folder, Issued, KeyStore, PkiError, SERVER_LIFE, StoredAuthority};
+pub use serve::{Fleet, Parts, ServeError, Settings};
+pub use store::FleetStore;
+pub use tunnel::{RequestBody, TunnelBody, TunnelError, TunnelKind, TunnelRequest, TunnelResponse, Tunnels};

@@ -1,8 +1,7 @@
 //! What a session does with each frame, timer and report.
 
-use super::{End, Line, Renewal, Session, attempt, lost, ms};
+use super::{End, Line, Renewal, Session, attempt, beside, lost, ms};
 use crate::{HubKeys, Identity, bulk, convert, identity::Request};
-use futures::FutureExt as _;
 use roadstead_contract::fleet::{
     Ack, Batch, Digest, HAVE_PAGE, Have, HaveEntry, Heartbeat, Held, Nack, RenewRequest, Renewed, Resume,
     RunAck, RunRecord, RunRecords, SnapshotEnd, Stage, StateRoot, TrustBundle, cluster_frame::Body,
@@ -73,7 +72,7 @@ impl Session<'_> {
             }
             Ok(parsed)
         };
-        self.fetching = Some(fetch.boxed());
+        self.fetching = Some(beside(fetch));
         Ok(())
     }
 
@@ -107,9 +106,15 @@ impl Session<'_> {
                 if moves {
                     self.acknowledge(position.cursor).await?;
                 }
-                match parsed.root {
-                    Some(root) if root != position.root => self.send_root(&position).await,
-                    _ => Ok(()),
+                let differs = parsed.root.is_some_and(|root| root != position.root);
+                let caught_up = self.compare_at.is_some_and(|at| position.cursor >= at);
+                if caught_up {
+                    self.compare_at = None;
+                }
+                if differs || caught_up {
+                    self.send_root(&position).await
+                } else {
+                    Ok(())
                 }
             }
             Outcome::Repeated { cursor } => self.acknowledge(cursor).await,

@@ -10,7 +10,6 @@ use crate::{
     Clock, Identity, Random, channel::Route, convert::Parsed, identity::Request, reports::Shared,
     runs::Window, tunnel::Target,
 };
-use futures::{FutureExt as _, future::BoxFuture};
 use roadstead_contract::fleet::{
     self, Hello, HubFrame, Limits, MAX_FRAME, Mode, PROTOCOL_MAX, PROTOCOL_MIN, Welcome, cluster_frame,
     hub_frame, sync_client::SyncClient,
@@ -24,7 +23,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::{Code, Status, Streaming, transport::Channel};
 
 /// From the first frame to the Welcome.
@@ -119,8 +118,10 @@ struct Session<'a> {
     heartbeats: u64,
     /// The last gap that was reported, so that each costs one Resume.
     resumed_at: Option<u64>,
+    /// Once the cursor is here, the state root is compared: the session has caught up.
+    compare_at: Option<u64>,
     /// A batch whose large documents are being fetched.
-    fetching: Option<BoxFuture<'static, Result<Parsed, String>>>,
+    fetching: Option<Task<Parsed>>,
     renewal: Renewal,
 }
 
@@ -129,10 +130,7 @@ enum Renewal {
     /// A request is with the hub.
     Asked(Box<Request>),
     /// The new identity tries its connection.
-    Trying(
-        Box<Identity>,
-        BoxFuture<'static, Result<(Arc<ClientConfig>, Channel), String>>,
-    ),
+    Trying(Box<Identity>, Task<(Arc<ClientConfig>, Channel)>),
 }
 
 enum Never {}
@@ -181,6 +179,8 @@ async fn open(context: &Context, line: Line) -> Result<(Session<'_>, Welcome), E
         told: 0,
         heartbeats: 0,
         resumed_at: None,
+        compare_at: (welcome.mode() == Mode::Delta && position.cursor < welcome.target_revision)
+            .then_some(welcome.target_revision),
         fetching: None,
         renewal: Renewal::Idle,
     };
@@ -293,36 +293,42 @@ impl Renewal {
     /// Ends when a new identity's connection is made or cannot be.
     async fn tried(&mut self) -> Result<(Arc<ClientConfig>, Channel), String> {
         match self {
-            Self::Trying(_, attempt) => attempt.await,
+            Self::Trying(_, attempt) => done(attempt).await,
             _ => std::future::pending().await,
         }
     }
 }
 
-/// The future's output; never, without one.
-async fn pending<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
-    match future {
-        Some(future) => future.await,
+/// Something that goes on beside the session and ends with it.
+type Task<T> = AbortOnDropHandle<Result<T, String>>;
+
+fn beside<T: Send + 'static>(work: impl Future<Output = Result<T, String>> + Send + 'static) -> Task<T> {
+    AbortOnDropHandle::new(tokio::spawn(work))
+}
+
+async fn done<T>(task: &mut Task<T>) -> Result<T, String> {
+    task.await.unwrap_or_else(|error| Err(error.to_string()))
+}
+
+/// The task's output; never, without one.
+async fn pending<T>(task: &mut Option<Task<T>>) -> Result<T, String> {
+    match task {
+        Some(task) => done(task).await,
         None => std::future::pending().await,
     }
 }
 
 /// What connects a new identity; see [`Renewal::Trying`].
-fn attempt(
-    route: Route,
-    identity: &Identity,
-    clock: Arc<dyn Clock>,
-) -> BoxFuture<'static, Result<(Arc<ClientConfig>, Channel), String>> {
+fn attempt(route: Route, identity: &Identity, clock: Arc<dyn Clock>) -> Task<(Arc<ClientConfig>, Channel)> {
     let tls = crate::tls::mutual(identity, clock);
-    async move {
+    beside(async move {
         let tls = tls.map_err(|error| error.to_string())?;
         let channel = route
             .connect(tls.clone())
             .await
             .map_err(|error| crate::enrol::describe(&error))?;
         Ok((tls, channel))
-    }
-    .boxed()
+    })
 }
 
 fn frame(body: cluster_frame::Body) -> fleet::ClusterFrame {

@@ -1,0 +1,162 @@
+//! The first call of a cluster agent: a one-time token and a public key become an identity.
+
+use crate::{
+    bucket::Bucket,
+    listen::{peer, status},
+    pki::{CheckedRequest, Issued},
+    serve::Inner,
+    store::{Event, StoreError, What},
+};
+use parking_lot::Mutex;
+use roadstead_authz::PeerIdentity;
+use roadstead_contract::fleet::{
+    Certificate, EnrolRequest, EnrolResponse, TrustBundle, enrol_request::Proof, enrolment_server::Enrolment,
+};
+use roadstead_domain::{ClusterId, TenantId};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use tonic::{Request, Response, Status};
+
+/// Attempts a second: of everybody together, and of one address (protocol.md §1: "own rate limit").
+const ALL: (f64, f64) = (20.0, 100.0);
+const EACH: (f64, f64) = (0.5, 10.0);
+/// Addresses remembered; beyond it the memory starts anew and the common limit alone holds.
+const ADDRESSES: usize = 10_000;
+/// A request with one public key is a few hundred bytes.
+const MAX_CSR: usize = 4 * 1024;
+/// One answer for every bad token: it does not say which part was wrong.
+const REFUSED: &str = "the join token is not valid: unknown, used, or too old";
+
+#[derive(Debug)]
+pub(crate) struct Limits {
+    all: Bucket,
+    each: Mutex<BTreeMap<IpAddr, Arc<Bucket>>>,
+}
+
+impl Limits {
+    pub(crate) fn new() -> Self {
+        Self {
+            all: Bucket::new(ALL.0, ALL.1),
+            each: Mutex::default(),
+        }
+    }
+
+    fn admit(&self, source: Option<IpAddr>) -> bool {
+        let own = source.map(|source| {
+            let mut each = self.each.lock();
+            if each.len() >= ADDRESSES {
+                each.clear();
+            }
+            each.entry(source)
+                .or_insert_with(|| Arc::new(Bucket::new(EACH.0, EACH.1)))
+                .clone()
+        });
+        own.is_none_or(|own| own.take().is_ok()) && self.all.take().is_ok()
+    }
+}
+
+pub(crate) struct Service(pub(crate) Arc<Inner>);
+
+#[tonic::async_trait]
+impl Enrolment for Service {
+    async fn enrol(&self, request: Request<EnrolRequest>) -> Result<Response<EnrolResponse>, Status> {
+        let source = peer(&request)?.source;
+        if !self.0.enrolments.admit(source) {
+            return Err(Status::resource_exhausted(
+                "too many attempts; try again in a minute",
+            ));
+        }
+        let request = request.into_inner();
+        if request.csr.len() > MAX_CSR {
+            return Err(Status::invalid_argument("the certificate request is too long"));
+        }
+        // Before the token is used up: a bad request must not cost it.
+        let checked = match CheckedRequest::parse(&request.csr) {
+            Ok(checked) => checked,
+            Err(error) => {
+                self.refuse(source, error.to_string()).await;
+                return Err(Status::invalid_argument(error.to_string()));
+            }
+        };
+        let Some(Proof::Token(secret)) = request.proof else {
+            return Err(Status::unauthenticated(REFUSED));
+        };
+        let (tenant, cluster) = match self.0.store.consume_token(&secret).await {
+            Ok(found) => found,
+            Err(StoreError::Refused(why)) => {
+                self.refuse(source, why).await;
+                return Err(Status::unauthenticated(REFUSED));
+            }
+            Err(error) => return Err(status(&error)),
+        };
+        let (issued, peer) = self.0.issue(checked, tenant, cluster).await?;
+        tracing::info!(tenant.id = %tenant, cluster.id = %cluster, "a cluster is enrolled");
+        self.0
+            .audit(Event {
+                peer: Some(peer),
+                source,
+                what: What::Enrolled,
+                detail: request.version,
+            })
+            .await;
+        Ok(Response::new(EnrolResponse {
+            certificate: Some(certificate(issued)),
+            trust: Some(self.0.trust()),
+            tenant: tenant.to_string(),
+            cluster: cluster.to_string(),
+        }))
+    }
+}
+
+impl Service {
+    async fn refuse(&self, source: Option<IpAddr>, detail: String) {
+        self.0
+            .audit(Event {
+                peer: None,
+                source,
+                what: What::EnrolmentRefused,
+                detail,
+            })
+            .await;
+    }
+}
+
+impl Inner {
+    /// Signs a checked request and notes the certificate before it is handed out.
+    pub(crate) async fn issue(
+        &self,
+        request: CheckedRequest,
+        tenant: TenantId,
+        cluster: ClusterId,
+    ) -> Result<(Issued, PeerIdentity), Status> {
+        let issued = self.authority.sign(request, tenant, cluster).map_err(|error| {
+            tracing::error!(%error, "a certificate cannot be signed");
+            Status::internal("the certificate cannot be signed")
+        })?;
+        let peer = PeerIdentity {
+            tenant,
+            cluster,
+            serial: issued.serial.clone(),
+        };
+        let not_after_ms = issued.not_after.saturating_mul(1_000);
+        self.store
+            .certificate_issued(&peer, not_after_ms)
+            .await
+            .map_err(|error| status(&error))?;
+        Ok((issued, peer))
+    }
+
+    pub(crate) fn trust(&self) -> TrustBundle {
+        TrustBundle {
+            roots: vec![self.authority.root_der().to_vec()],
+            trust_domain: self.authority.trust_domain().to_owned(),
+        }
+    }
+}
+
+pub(crate) fn certificate(issued: Issued) -> Certificate {
+    Certificate {
+        chain: issued.chain,
+        not_before: issued.not_before,
+        not_after: issued.not_after,
+    }
+}

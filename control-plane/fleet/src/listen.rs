@@ -1,0 +1,201 @@
+//! Connections from cluster agents: accept, admit, TLS.
+
+use crate::{bucket::Bucket, pki::Authority, store::StoreError};
+use async_trait::async_trait;
+use roadstead_authz::PeerIdentity;
+use rustls::ServerConfig;
+use std::{
+    fmt::Debug,
+    io,
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpListener,
+    sync::{Semaphore, mpsc},
+    time::timeout,
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tonic::{Request, Status, transport::server::Connected};
+
+const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
+/// Handshakes at once: each is about a millisecond of work, and they must not starve live sessions.
+const HANDSHAKES: usize = 64;
+/// After an error of the listener (too many open files): let connections go first.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
+/// A byte stream from a cluster agent.
+pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+/// Where byte streams come from.
+#[async_trait]
+pub trait Listen: Send + Debug + 'static {
+    /// The next connection and its address, where it has one.
+    ///
+    /// # Errors
+    /// This one failed; the next may not.
+    async fn accept(&mut self) -> io::Result<(Box<dyn Io>, Option<SocketAddr>)>;
+}
+
+#[async_trait]
+impl Listen for TcpListener {
+    async fn accept(&mut self) -> io::Result<(Box<dyn Io>, Option<SocketAddr>)> {
+        let (stream, address) = TcpListener::accept(self).await?;
+        stream.set_nodelay(true)?;
+        Ok((Box::new(stream), Some(address)))
+    }
+}
+
+/// Who is at the other end; tonic puts it into each request.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    pub(crate) source: Option<IpAddr>,
+    /// With the end of the certificate, in seconds since the Unix epoch; `None` without a certificate.
+    identity: Option<Arc<(PeerIdentity, i64)>>,
+}
+
+impl Peer {
+    /// The verified identity and its end.
+    pub(crate) fn identified(&self) -> Result<&(PeerIdentity, i64), Status> {
+        self.identity
+            .as_deref()
+            .ok_or_else(|| Status::unauthenticated("a client certificate is required"))
+    }
+}
+
+/// Who sends this request.
+pub(crate) fn peer<T>(request: &Request<T>) -> Result<Peer, Status> {
+    let peer = request.extensions().get::<Peer>().cloned();
+    peer.ok_or_else(|| Status::internal("the connection says nothing of its peer"))
+}
+
+/// What a store's refusal is on the wire.
+pub(crate) fn status(error: &StoreError) -> Status {
+    match error {
+        StoreError::Refused(why) => Status::unauthenticated(why.clone()),
+        StoreError::Foreign(what) => Status::permission_denied(format!("not this cluster's: {what}")),
+        StoreError::Superseded => Status::aborted(error.to_string()),
+        // What the database says is for the hub's log, not for the network.
+        StoreError::Unavailable(_) => Status::unavailable("the hub's database does not answer"),
+    }
+}
+
+/// A TLS connection whose peer is known.
+pub(crate) struct Connection {
+    stream: TlsStream<Box<dyn Io>>,
+    peer: Peer,
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Peer;
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+/// Accepts until dropped; connections with a finished handshake go to `ready`.
+pub(crate) async fn accept(
+    mut listener: impl Listen,
+    tls: Arc<ServerConfig>,
+    authority: Arc<Authority>,
+    admission: Arc<Bucket>,
+    ready: mpsc::Sender<io::Result<Connection>>,
+) {
+    let acceptor = TlsAcceptor::from(tls);
+    let slots = Arc::new(Semaphore::new(HANDSHAKES));
+    let mut handshakes = tokio::task::JoinSet::new();
+    loop {
+        while let Err(wait) = admission.take() {
+            tokio::time::sleep(wait).await;
+        }
+        let Ok(slot) = slots.clone().acquire_owned().await else {
+            return;
+        };
+        let (stream, address) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "a connection cannot be accepted");
+                tokio::time::sleep(ACCEPT_AGAIN).await;
+                continue;
+            }
+        };
+        while handshakes.try_join_next().is_some() {}
+        let (acceptor, authority, ready) = (acceptor.clone(), authority.clone(), ready.clone());
+        handshakes.spawn(async move {
+            let _slot = slot;
+            let source = address.map(|address| address.ip());
+            match timeout(HANDSHAKE_WITHIN, acceptor.accept(stream)).await {
+                Ok(Ok(stream)) => {
+                    if let Some(connection) = identify(stream, &authority, source) {
+                        // The server has ended: so has the connection.
+                        let _ = ready.send(Ok(connection)).await;
+                    }
+                }
+                Ok(Err(error)) => tracing::info!(?source, %error, "a TLS handshake failed"),
+                Err(_) => tracing::info!(?source, "a TLS handshake took too long"),
+            }
+        });
+    }
+}
+
+/// A certificate of our authority that names no cluster of ours is no identity: the connection is dropped.
+fn identify(
+    stream: TlsStream<Box<dyn Io>>,
+    authority: &Authority,
+    source: Option<IpAddr>,
+) -> Option<Connection> {
+    let leaf = stream
+        .get_ref()
+        .1
+        .peer_certificates()
+        .and_then(|chain| chain.first());
+    let identity = match leaf.map(|leaf| authority.peer(leaf)) {
+        None => None,
+        Some(Ok(identity)) => Some(Arc::new(identity)),
+        Some(Err(error)) => {
+            tracing::warn!(?source, %error, "a client certificate is refused");
+            return None;
+        }
+    };
+    Some(Connection {
+        stream,
+        peer: Peer { source, identity },
+    })
+}

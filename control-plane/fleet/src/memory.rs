@@ -1,0 +1,548 @@
+//! A model of the hub's truth in memory: for simulations, and the measure for the store over SQL.
+//!
+//! It keeps the revision log as protocol.md §3 rule 1 says: one counter per cluster; each row carries the revision of
+//! its last change, tombstones too.
+
+use crate::store::{
+    Begun, Body, Changes, Content, Desired, DesiredEntry, Event, FleetStore, Held, Hello, Hints, Observation,
+    Row, RunVerdict, Session, Stage, Standing, StoreError,
+};
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt as _;
+use parking_lot::Mutex;
+use roadstead_authz::PeerIdentity;
+use roadstead_contract::{
+    fleet::{Digest, MAX_INLINE, document_digest},
+    run::RunRecord,
+};
+use roadstead_domain::{Clock, ClusterId, TenantId};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
+use tokio::sync::watch;
+use tokio_stream::wrappers::WatchStream;
+
+/// The model. Cheap to clone: clones share their state, as replicas share a database.
+#[derive(Clone)]
+pub struct Memory {
+    state: Arc<Mutex<State>>,
+    clock: Arc<dyn Clock>,
+}
+
+#[derive(Default)]
+struct State {
+    clusters: BTreeMap<ClusterId, Cluster>,
+    tokens: BTreeMap<String, Token>,
+    runs: Vec<(ClusterId, RunRecord)>,
+    run_ids: BTreeSet<String>,
+    audit: Vec<Event>,
+    hints: BTreeMap<ClusterId, watch::Sender<u64>>,
+    /// The database does not answer.
+    away: bool,
+}
+
+struct Token {
+    tenant: TenantId,
+    cluster: ClusterId,
+    expires_ms: i64,
+    used: bool,
+}
+
+/// What the model knows of a cluster.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    pub tenant: TenantId,
+    pub revision: u64,
+    pub epoch: u64,
+    pub tombstone_floor: u64,
+    pub incarnation: Option<String>,
+    pub approved_deletes: u64,
+    pub persisted: u64,
+    pub applied: u64,
+    pub held: Option<Held>,
+    pub last_seen_ms: Option<i64>,
+    pub rows: BTreeMap<String, Desire>,
+    pub observations: BTreeMap<String, Observation>,
+    /// By serial: its end, and whether it is revoked.
+    certificates: BTreeMap<String, (i64, bool)>,
+    deleted: bool,
+}
+
+/// A row of the desired set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Desire {
+    pub revision: u64,
+    pub generation: u64,
+    pub document: Option<Document>,
+}
+
+/// A document of the model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Document {
+    pub kind: String,
+    pub project: String,
+    pub name: String,
+    pub json: Bytes,
+}
+
+impl Memory {
+    /// An empty hub.
+    #[must_use]
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self {
+            state: Arc::default(),
+            clock,
+        }
+    }
+
+    /// A new cluster.
+    pub fn add_cluster(&self, tenant: TenantId, cluster: ClusterId) {
+        let fresh = Cluster {
+            tenant,
+            revision: 0,
+            epoch: 0,
+            tombstone_floor: 0,
+            incarnation: None,
+            approved_deletes: 0,
+            persisted: 0,
+            applied: 0,
+            held: None,
+            last_seen_ms: None,
+            rows: BTreeMap::new(),
+            observations: BTreeMap::new(),
+            certificates: BTreeMap::new(),
+            deleted: false,
+        };
+        self.state.lock().clusters.insert(cluster, fresh);
+    }
+
+    /// A join token for it.
+    pub fn add_token(&self, secret: &str, tenant: TenantId, cluster: ClusterId, expires_ms: i64) {
+        let token = Token {
+            tenant,
+            cluster,
+            expires_ms,
+            used: false,
+        };
+        self.state.lock().tokens.insert(secret.to_owned(), token);
+    }
+
+    /// Places documents on a cluster, or takes them away (`None`), in one transaction. A document's generation grows
+    /// by one with each change; one that returns after it was taken away keeps its generation if it is unchanged.
+    pub fn place(&self, cluster: ClusterId, changes: &[(String, Option<Document>)]) -> u64 {
+        let mut state = self.state.lock();
+        let revision = {
+            let Some(cluster) = state.clusters.get_mut(&cluster) else {
+                return 0;
+            };
+            cluster.revision += 1;
+            let revision = cluster.revision;
+            for (uid, document) in changes {
+                match (cluster.rows.get_mut(uid), document) {
+                    (Some(row), Some(document)) => {
+                        row.generation += 1;
+                        row.revision = revision;
+                        row.document = Some(document.clone());
+                    }
+                    (Some(row), None) => {
+                        row.revision = revision;
+                        row.document = None;
+                    }
+                    (None, Some(document)) => {
+                        let row = Desire {
+                            revision,
+                            generation: 1,
+                            document: Some(document.clone()),
+                        };
+                        cluster.rows.insert(uid.clone(), row);
+                    }
+                    (None, None) => {}
+                }
+            }
+            revision
+        };
+        if let Some(hints) = state.hints.get(&cluster) {
+            hints.send_replace(revision);
+        }
+        revision
+    }
+
+    /// Forgets tombstones of this revision and before.
+    pub fn raise_floor(&self, cluster: ClusterId, floor: u64) {
+        if let Some(cluster) = self.state.lock().clusters.get_mut(&cluster) {
+            cluster.tombstone_floor = cluster.tombstone_floor.max(floor);
+            cluster
+                .rows
+                .retain(|_, row| row.document.is_some() || row.revision > floor);
+        }
+    }
+
+    /// A person allows so many deletions of a snapshot.
+    pub fn approve_deletes(&self, cluster: ClusterId, deletes: u64) {
+        self.with(cluster, |cluster| cluster.approved_deletes = deletes);
+    }
+
+    /// Revokes every certificate of a cluster.
+    pub fn revoke(&self, cluster: ClusterId) {
+        self.with(cluster, |cluster| {
+            for (_, revoked) in cluster.certificates.values_mut() {
+                *revoked = true;
+            }
+        });
+    }
+
+    /// Deletes a cluster.
+    pub fn delete_cluster(&self, cluster: ClusterId) {
+        self.with(cluster, |cluster| cluster.deleted = true);
+    }
+
+    /// Replaces what is known of a cluster: damage.
+    pub fn restore(&self, cluster: ClusterId, other: Cluster) {
+        self.state.lock().clusters.insert(cluster, other);
+    }
+
+    /// Sets the desired set and its revision back: a database restored from a backup.
+    pub fn restore_rows(&self, cluster: ClusterId, backup: &Cluster) {
+        self.with(cluster, |cluster| {
+            cluster.revision = backup.revision;
+            cluster.rows.clone_from(&backup.rows);
+        });
+    }
+
+    /// The database stops answering, or answers again.
+    pub fn set_away(&self, away: bool) {
+        self.state.lock().away = away;
+    }
+
+    /// What is known of a cluster.
+    #[must_use]
+    pub fn cluster(&self, cluster: ClusterId) -> Option<Cluster> {
+        self.state.lock().clusters.get(&cluster).cloned()
+    }
+
+    /// Run records in the order of their commit.
+    #[must_use]
+    pub fn runs(&self) -> Vec<(ClusterId, RunRecord)> {
+        self.state.lock().runs.clone()
+    }
+
+    /// The audit log.
+    #[must_use]
+    pub fn events(&self) -> Vec<Event> {
+        self.state.lock().audit.clone()
+    }
+
+    fn with(&self, cluster: ClusterId, change: impl FnOnce(&mut Cluster)) {
+        if let Some(cluster) = self.state.lock().clusters.get_mut(&cluster) {
+            change(cluster);
+        }
+    }
+
+    /// The peer's own cluster, to read; the database answers.
+    fn read<T>(
+        &self,
+        peer: &PeerIdentity,
+        read: impl FnOnce(&Cluster) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let state = self.state.lock();
+        state.answers()?;
+        read(state.clusters.get(&peer.cluster).ok_or_else(unknown)?)
+    }
+
+    /// The session's own cluster, to write; the epoch is the newest.
+    fn write<T>(
+        &self,
+        session: &Session,
+        write: impl FnOnce(&mut Cluster) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let mut state = self.state.lock();
+        state.answers()?;
+        let cluster = state
+            .clusters
+            .get_mut(&session.peer.cluster)
+            .ok_or_else(unknown)?;
+        if cluster.epoch != session.epoch {
+            return Err(StoreError::Superseded);
+        }
+        write(cluster)
+    }
+}
+
+impl State {
+    fn answers(&self) -> Result<(), StoreError> {
+        match self.away {
+            true => Err(StoreError::Unavailable("the model is away".to_owned())),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Cluster {
+    fn good(&self, peer: &PeerIdentity, now_ms: i64) -> Result<(), StoreError> {
+        let good = self
+            .certificates
+            .get(&peer.serial)
+            .is_some_and(|(end, revoked)| !revoked && now_ms < *end);
+        match good && !self.deleted && self.tenant == peer.tenant {
+            true => Ok(()),
+            false => Err(unknown()),
+        }
+    }
+
+    /// What the cluster is to hold.
+    #[must_use]
+    pub fn desired(&self) -> Desired {
+        let entries = self.rows.iter().filter_map(|(uid, row)| {
+            let digest = document_digest(&row.document.as_ref()?.json);
+            Some(DesiredEntry {
+                uid: uid.clone(),
+                generation: row.generation,
+                digest,
+            })
+        });
+        Desired {
+            revision: self.revision,
+            entries: entries.collect(),
+        }
+    }
+}
+
+impl Desire {
+    fn row(&self, uid: &str) -> Row {
+        let content = match &self.document {
+            None => Content::Gone,
+            Some(document) => Content::Document {
+                kind: document.kind.clone(),
+                project: document.project.clone(),
+                name: document.name.clone(),
+                digest: document_digest(&document.json),
+                size: document.json.len() as u64,
+                body: match document.json.len() > MAX_INLINE {
+                    true => Body::Large,
+                    false => Body::Inline(document.json.clone()),
+                },
+            },
+        };
+        Row {
+            revision: self.revision,
+            uid: uid.to_owned(),
+            generation: self.generation,
+            content,
+        }
+    }
+}
+
+fn unknown() -> StoreError {
+    StoreError::Refused("the certificate is not valid here; enrol the cluster again".to_owned())
+}
+
+#[async_trait]
+impl FleetStore for Memory {
+    async fn consume_token(&self, secret: &str) -> Result<(TenantId, ClusterId), StoreError> {
+        let now = self.clock.now_ms();
+        let mut state = self.state.lock();
+        state.answers()?;
+        let good = state
+            .tokens
+            .get_mut(secret)
+            .filter(|token| !token.used && now < token.expires_ms);
+        let token = good.ok_or_else(|| StoreError::Refused("unknown, used or expired".to_owned()))?;
+        token.used = true;
+        Ok((token.tenant, token.cluster))
+    }
+
+    async fn certificate_issued(&self, peer: &PeerIdentity, not_after_ms: i64) -> Result<(), StoreError> {
+        let mut state = self.state.lock();
+        state.answers()?;
+        let cluster = state
+            .clusters
+            .get_mut(&peer.cluster)
+            .filter(|cluster| !cluster.deleted)
+            .ok_or_else(unknown)?;
+        cluster
+            .certificates
+            .insert(peer.serial.clone(), (not_after_ms, false));
+        Ok(())
+    }
+
+    async fn authenticate(&self, peer: &PeerIdentity) -> Result<(), StoreError> {
+        let now = self.clock.now_ms();
+        self.read(peer, |cluster| cluster.good(peer, now))
+    }
+
+    async fn begin_session(&self, peer: &PeerIdentity, hello: &Hello) -> Result<Begun, StoreError> {
+        let now = self.clock.now_ms();
+        let mut state = self.state.lock();
+        state.answers()?;
+        let cluster = state.clusters.get_mut(&peer.cluster).ok_or_else(unknown)?;
+        cluster.good(peer, now)?;
+        cluster.epoch += 1;
+        cluster.last_seen_ms = Some(now);
+        let previous_incarnation = cluster.incarnation.replace(hello.incarnation.clone());
+        Ok(Begun {
+            epoch: cluster.epoch,
+            revision: cluster.revision,
+            tombstone_floor: cluster.tombstone_floor,
+            previous_incarnation,
+            approved_deletes: cluster.approved_deletes,
+        })
+    }
+
+    async fn changes(&self, peer: &PeerIdentity, after: u64, limit: usize) -> Result<Changes, StoreError> {
+        self.read(peer, |cluster| {
+            let mut rows: Vec<_> = cluster
+                .rows
+                .iter()
+                .filter(|(_, row)| row.revision > after)
+                .collect();
+            rows.sort_by_key(|(uid, row)| (row.revision, (*uid).clone()));
+            // Whole revisions: the one that the limit falls into is left for the next read, unless it is the first.
+            if let Some(cut) = rows.get(limit).map(|(_, row)| row.revision) {
+                let first = rows[0].1.revision;
+                rows.retain(|(_, row)| row.revision < cut || (cut == first && row.revision == first));
+            }
+            let rows = rows.into_iter().map(|(uid, row)| row.row(uid)).collect();
+            Ok(Changes {
+                revision: cluster.revision,
+                rows,
+            })
+        })
+    }
+
+    async fn desired(&self, peer: &PeerIdentity) -> Result<Desired, StoreError> {
+        self.read(peer, |cluster| Ok(cluster.desired()))
+    }
+
+    async fn rows(&self, peer: &PeerIdentity, uids: &[String]) -> Result<Vec<Row>, StoreError> {
+        self.read(peer, |cluster| {
+            Ok(uids
+                .iter()
+                .filter_map(|uid| Some(cluster.rows.get(uid)?.row(uid)))
+                .collect())
+        })
+    }
+
+    async fn blob(&self, peer: &PeerIdentity, digest: Digest) -> Result<Option<Bytes>, StoreError> {
+        self.read(peer, |cluster| {
+            let mut documents = cluster.rows.values().filter_map(|row| row.document.as_ref());
+            Ok(documents
+                .find(|document| document_digest(&document.json) == digest)
+                .map(|document| document.json.clone()))
+        })
+    }
+
+    async fn ack(&self, session: &Session, revision: u64, stage: Stage) -> Result<(), StoreError> {
+        self.write(session, |cluster| {
+            if revision > cluster.revision {
+                return Err(StoreError::Foreign(format!("revision {revision}")));
+            }
+            let mark = match stage {
+                Stage::Persisted => &mut cluster.persisted,
+                Stage::Applied => &mut cluster.applied,
+            };
+            *mark = (*mark).max(revision);
+            Ok(())
+        })
+    }
+
+    async fn observe(&self, session: &Session, observations: Vec<Observation>) -> Result<(), StoreError> {
+        self.write(session, |cluster| {
+            for observation in &observations {
+                let row = cluster.rows.get(&observation.uid);
+                let exists = row.is_some_and(|row| observation.generation <= row.generation);
+                if !exists {
+                    return Err(StoreError::Foreign(format!(
+                        "{} of generation {}",
+                        observation.uid, observation.generation
+                    )));
+                }
+            }
+            for observation in observations {
+                cluster.observations.insert(observation.uid.clone(), observation);
+            }
+            Ok(())
+        })
+    }
+
+    async fn held(&self, session: &Session, held: Held) -> Result<(), StoreError> {
+        self.write(session, |cluster| {
+            cluster.held = Some(held);
+            Ok(())
+        })
+    }
+
+    async fn record_runs(
+        &self,
+        session: &Session,
+        records: Vec<RunRecord>,
+    ) -> Result<Vec<RunVerdict>, StoreError> {
+        let own = self.write(session, |cluster| {
+            Ok(cluster.rows.keys().cloned().collect::<BTreeSet<_>>())
+        })?;
+        let mut state = self.state.lock();
+        let mut verdicts = Vec::with_capacity(records.len());
+        for record in records {
+            if !own.contains(&record.agent_uid) {
+                verdicts.push(RunVerdict::Refused("the agent is not this cluster's".to_owned()));
+                continue;
+            }
+            if state.run_ids.insert(record.id.clone()) {
+                state.runs.push((session.peer.cluster, record));
+            }
+            verdicts.push(RunVerdict::Kept);
+        }
+        Ok(verdicts)
+    }
+
+    async fn seen(&self, clusters: Vec<(PeerIdentity, i64)>) -> Result<(), StoreError> {
+        let mut state = self.state.lock();
+        state.answers()?;
+        for (peer, at) in clusters {
+            if let Some(cluster) = state.clusters.get_mut(&peer.cluster) {
+                cluster.last_seen_ms = cluster.last_seen_ms.max(Some(at));
+            }
+        }
+        Ok(())
+    }
+
+    async fn standing(&self, peers: &[PeerIdentity]) -> Result<Vec<Option<Standing>>, StoreError> {
+        let now = self.clock.now_ms();
+        let state = self.state.lock();
+        state.answers()?;
+        let standing = |peer: &PeerIdentity| {
+            let cluster = state.clusters.get(&peer.cluster)?;
+            // An expired certificate ends with its own grace; here only a revocation counts.
+            let (end, _) = cluster.certificates.get(&peer.serial)?;
+            let revoked = cluster.good(peer, now.min(end.saturating_sub(1))).is_err();
+            Some(Standing {
+                revision: cluster.revision,
+                epoch: cluster.epoch,
+                revoked,
+            })
+        };
+        Ok(peers.iter().map(standing).collect())
+    }
+
+    async fn audit(&self, event: Event) -> Result<(), StoreError> {
+        self.state.lock().audit.push(event);
+        Ok(())
+    }
+
+    fn hints(&self, peer: &PeerIdentity) -> Hints {
+        let mut state = self.state.lock();
+        let sender = state
+            .hints
+            .entry(peer.cluster)
+            .or_insert_with(|| watch::channel(0).0);
+        Box::pin(WatchStream::from_changes(sender.subscribe()).map(|_| ()))
+    }
+}
+
+impl fmt::Debug for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Memory")
+    }
+}

@@ -1,0 +1,318 @@
+//! The fleet's port: one listener, four services, and the little that runs beside them.
+
+use crate::{
+    bucket::Bucket,
+    bulk, enrolment,
+    listen::{Listen, Peer, accept, status},
+    pki::{Authority, PkiError},
+    registry::Registry,
+    store::{Event, FleetStore, StoreError, What},
+    sync, tls,
+    tunnel::{self, Tunnels},
+};
+use roadstead_contract::fleet::{
+    HubKeys, MAX_FRAME, bulk_server::BulkServer, enrolment_server::EnrolmentServer, sync_server::SyncServer,
+    tunnel_server::TunnelServer,
+};
+use roadstead_domain::{Clock, ClusterId};
+use std::{fmt, sync::Arc, time::Duration};
+use tokio::{
+    sync::{Semaphore, mpsc, watch},
+    time::timeout,
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tonic::{
+    Status,
+    transport::{Server, server::Router},
+};
+
+/// How often live clusters are looked up in the database: hints that were lost, newer sessions on other replicas,
+/// revocations. A revocation must reach a session in 5 s (protocol.md §3 rule 10).
+const LOOK: Duration = Duration::from_secs(2);
+/// How often last-seen times are written (protocol.md §3 rule 8).
+const SEEN: Duration = Duration::from_secs(20);
+/// HTTP/2 pings (protocol.md §3 rule 8).
+const PING_EVERY: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// One session, its tunnel streams and calls; more wait.
+const STREAMS: u32 = 1_024;
+const STREAM_WINDOW: u32 = 4 * MAX_FRAME as u32;
+const CONNECTION_WINDOW: u32 = 16 * STREAM_WINDOW;
+/// Reset streams that wait to be taken notice of; beyond it the connection is closed (CVE-2023-44487).
+const PENDING_RESETS: usize = 256;
+/// For running calls when the replica drains.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// What differs between a laptop, production and a simulation.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Host names and addresses of the port, for its certificate.
+    pub names: Vec<String>,
+    /// Version of the hub (semantic version).
+    pub version: String,
+    pub heartbeat: Duration,
+    /// Idle tunnel streams that each cluster agent keeps.
+    pub tunnel_streams: u32,
+    /// Connections and sessions admitted a second.
+    pub admission: f64,
+    /// Snapshots admitted a second.
+    pub snapshots: f64,
+}
+
+impl Settings {
+    /// The usual ones.
+    #[must_use]
+    pub fn new(names: Vec<String>, version: &str) -> Self {
+        Self {
+            names,
+            version: version.to_owned(),
+            heartbeat: Duration::from_secs(25),
+            tunnel_streams: 4,
+            admission: 200.0,
+            snapshots: 50.0,
+        }
+    }
+}
+
+/// What the fleet works with.
+#[derive(Clone)]
+pub struct Parts {
+    pub store: Arc<dyn FleetStore>,
+    pub authority: Arc<Authority>,
+    pub clock: Arc<dyn Clock>,
+    /// Whose calls engines accept.
+    pub keys: HubKeys,
+    pub settings: Settings,
+}
+
+impl fmt::Debug for Parts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Parts")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The port failed for good.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    #[error("the fleet port failed: {0}")]
+    Transport(#[from] tonic::transport::Error),
+}
+
+/// The hub's side of the fleet protocol. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Fleet(Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) store: Arc<dyn FleetStore>,
+    pub(crate) authority: Arc<Authority>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) settings: Settings,
+    pub(crate) keys: watch::Sender<HubKeys>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) tunnels: Tunnels,
+    pub(crate) enrolments: enrolment::Limits,
+    pub(crate) sessions: Bucket,
+    pub(crate) snapshots: Bucket,
+    pub(crate) blobs: Arc<Semaphore>,
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inner")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Fleet {
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        let registry = Arc::new(Registry::default());
+        let Settings {
+            admission, snapshots, ..
+        } = parts.settings;
+        Self(Arc::new(Inner {
+            store: parts.store,
+            authority: parts.authority,
+            clock: parts.clock,
+            settings: parts.settings,
+            keys: watch::channel(parts.keys).0,
+            tunnels: Tunnels::new(registry.clone()),
+            registry,
+            enrolments: enrolment::Limits::new(),
+            sessions: Bucket::new(admission, admission),
+            snapshots: Bucket::new(snapshots, snapshots),
+            blobs: Arc::new(Semaphore::new(bulk::BLOBS)),
+        }))
+    }
+
+    /// The way to the agents.
+    #[must_use]
+    pub fn tunnels(&self) -> Tunnels {
+        self.0.tunnels.clone()
+    }
+
+    /// Clusters with a live session on this replica.
+    #[must_use]
+    pub fn live(&self) -> Vec<ClusterId> {
+        self.0.registry.live()
+    }
+
+    /// Other keys sign the hub's calls to engines from now on; live sessions hear of it at once.
+    pub fn set_keys(&self, keys: HubKeys) {
+        self.0.keys.send_replace(keys);
+    }
+
+    /// Looks now at how the live clusters stand in the database, instead of within two seconds: after a revocation.
+    pub async fn look(&self) {
+        self.0.look().await;
+    }
+
+    /// Serves until `stop`; then tells every cluster agent to come back elsewhere, and gives calls a little time.
+    ///
+    /// # Errors
+    /// See [`ServeError`].
+    pub async fn serve(&self, listener: impl Listen, stop: CancellationToken) -> Result<(), ServeError> {
+        let inner = self.0.clone();
+        let (refused, refusals) = mpsc::channel(64);
+        let tls = tls::server_config(inner.authority.clone(), inner.settings.names.clone(), refused)?;
+        let (ready, connections) = mpsc::channel(16);
+        let admission = Arc::new(Bucket::new(inner.settings.admission, inner.settings.admission));
+        let accepting = accept(listener, tls, inner.authority.clone(), admission, ready);
+        let _beside = [
+            AbortOnDropHandle::new(tokio::spawn(accepting)),
+            AbortOnDropHandle::new(tokio::spawn(audit_refusals(inner.clone(), refusals))),
+            AbortOnDropHandle::new(tokio::spawn(look_around(inner.clone()))),
+            AbortOnDropHandle::new(tokio::spawn(write_seen(inner.clone()))),
+        ];
+        let stopped = stop.clone();
+        let draining = inner.clone();
+        let signal = async move {
+            stopped.cancelled().await;
+            draining.registry.drain();
+            draining.tunnels.drain();
+        };
+        let serving = router(&inner).serve_with_incoming_shutdown(ReceiverStream::new(connections), signal);
+        let drained = async {
+            stop.cancelled().await;
+            tokio::time::sleep(DRAIN).await;
+        };
+        let ended = tokio::select! {
+            ended = serving => ended.map_err(ServeError::from),
+            () = drained => Ok(()),
+        };
+        // What was heard last is written; a database that hangs must not hold up the end.
+        if timeout(DRAIN, inner.flush_seen()).await.is_err() {
+            tracing::warn!("last-seen times were not written");
+        }
+        ended
+    }
+}
+
+fn router(inner: &Arc<Inner>) -> Router {
+    let limit = 2 * MAX_FRAME;
+    Server::builder()
+        .http2_keepalive_interval(Some(PING_EVERY))
+        .http2_keepalive_timeout(Some(PING_TIMEOUT))
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(STREAMS)
+        .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS))
+        .http2_max_header_list_size(16 * 1024)
+        .add_service(
+            EnrolmentServer::new(enrolment::Service(inner.clone())).max_decoding_message_size(16 * 1024),
+        )
+        .add_service(SyncServer::new(sync::Service(inner.clone())).max_decoding_message_size(MAX_FRAME))
+        .add_service(BulkServer::new(bulk::Service(inner.clone())).max_decoding_message_size(1_024))
+        .add_service(TunnelServer::new(tunnel::Service(inner.clone())).max_decoding_message_size(limit))
+}
+
+impl Inner {
+    /// The peer's certificate is good in the store too; a refusal is audited.
+    pub(crate) async fn authenticate(&self, peer: &Peer) -> Result<(), Status> {
+        let (identity, not_after) = peer.identified()?;
+        let checked = match self.clock.now_ms() >= not_after.saturating_mul(1_000) {
+            true => Err(StoreError::Refused("the certificate has expired".to_owned())),
+            false => self.store.authenticate(identity).await,
+        };
+        if let Err(error) = &checked {
+            self.refuse(peer, error).await;
+        }
+        checked.map_err(|error| status(&error))
+    }
+
+    pub(crate) async fn refuse(&self, peer: &Peer, error: &StoreError) {
+        if let (StoreError::Refused(why), Ok((identity, _))) = (error, peer.identified()) {
+            let peer_identity = Some(identity.clone());
+            let what = What::IdentityRefused;
+            self.audit(Event {
+                peer: peer_identity,
+                source: peer.source,
+                what,
+                detail: why.clone(),
+            })
+            .await;
+        }
+    }
+
+    /// Writes to the audit log. What it records was refused already, so a failure here changes nothing but the log.
+    pub(crate) async fn audit(&self, event: Event) {
+        let action = event.what.action();
+        tracing::warn!(action, peer = ?event.peer, source = ?event.source, detail = event.detail, "fleet event");
+        if let Err(error) = self.store.audit(event).await {
+            tracing::error!(action, %error, "an audit record is not written");
+        }
+    }
+
+    async fn look(&self) {
+        let peers = self.registry.peers();
+        if peers.is_empty() {
+            return;
+        }
+        match self.store.standing(&peers).await {
+            Ok(standings) => {
+                for (peer, standing) in peers.iter().zip(standings) {
+                    self.registry.stands(peer, standing);
+                }
+            }
+            // Sessions stay up without the database (protocol.md §4).
+            Err(error) => tracing::warn!(%error, "live clusters cannot be looked up"),
+        }
+    }
+
+    async fn flush_seen(&self) {
+        let seen = self.registry.take_seen();
+        if seen.is_empty() {
+            return;
+        }
+        if let Err(error) = self.store.seen(seen).await {
+            tracing::warn!(%error, "last-seen times are not written");
+        }
+    }
+}
+
+async fn audit_refusals(inner: Arc<Inner>, mut refusals: mpsc::Receiver<Event>) {
+    while let Some(event) = refusals.recv().await {
+        inner.audit(event).await;
+    }
+}
+
+async fn look_around(inner: Arc<Inner>) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        inner.look().await;
+        inner.tunnels.tidy();
+    }
+}
+
+async fn write_seen(inner: Arc<Inner>) {
+    loop {
+        tokio::time::sleep(SEEN).await;
+        inner.flush_seen().await;
+    }
+}

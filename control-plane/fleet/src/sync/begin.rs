@@ -1,0 +1,255 @@
+//! How a session begins: Hello, admission, the store's epoch, the Welcome.
+
+use super::{
+    diff::Diff,
+    frames::hub,
+    mode::{self, Resume},
+    session::{End, FRAMES, RENEWALS, RESUMES, SEND_WITHIN, Session},
+    write::Writer,
+};
+use crate::{
+    bucket::Bucket,
+    listen::{Peer, status},
+    serve::Inner,
+    store::{Begun, Event, Hello, Session as Fence, StoreError, What},
+};
+use roadstead_contract::fleet::{
+    self, ClusterFrame, HAVE_PAGE, HubFrame, Limits, MAX_FRAME, MAX_INLINE, Mode, PROTOCOL_MAX, PROTOCOL_MIN,
+    Revoked, Throttle, Welcome, cluster_frame, hub_frame::Body,
+};
+use std::{sync::Arc, time::Duration};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout},
+};
+use tonic::{Status, Streaming};
+
+const HELLO_WITHIN: Duration = Duration::from_secs(15);
+/// Run records in one frame.
+const RUNS: u32 = 64;
+/// Texts of a Hello; versions and random ids are much shorter.
+const MAX_TEXT: usize = 128;
+
+pub(super) async fn begin(
+    hub: Arc<Inner>,
+    peer: Peer,
+    mut inbound: Streaming<ClusterFrame>,
+    frames: mpsc::Sender<Result<HubFrame, Status>>,
+) -> Result<Session, End> {
+    let first = timeout(HELLO_WITHIN, inbound.message()).await;
+    let first = first.map_err(|_| End::Status(Status::deadline_exceeded("no Hello")))?;
+    let first = first.map_err(|_| End::Gone)?.and_then(|frame| frame.body);
+    let Some(cluster_frame::Body::Hello(hello)) = first else {
+        return Err(End::Status(Status::invalid_argument(
+            "expected Hello as the first frame",
+        )));
+    };
+    if let Err(wait) = hub.sessions.take() {
+        return Err(End::last(throttle(wait)));
+    }
+    let protocol = protocol(&hello)?;
+    let said = said(&hello)?;
+    let (identity, _) = peer.identified().map_err(End::Status)?.clone();
+    let begun = match begin_stored(&hub, &peer, &said).await {
+        Ok(begun) => begun,
+        Err(error @ StoreError::Refused(_)) => {
+            hub.refuse(&peer, &error).await;
+            return Err(End::last(Body::Revoked(Revoked {
+                reason: error.to_string(),
+            })));
+        }
+        Err(error) => return Err(End::Status(status(&error))),
+    };
+    suspect_clone(&hub, &peer, &said, &begun).await;
+    let held = hello.held.is_some();
+    let resume = resume(&hub, &peer, &said, &hello, &begun).await?;
+    if resume == Resume::Snapshot
+        && let Err(wait) = hub.snapshots.take()
+    {
+        return Err(End::last(throttle(wait)));
+    }
+    let superseded = || End::Status(Status::aborted("a newer session of this cluster has begun"));
+    let seat = hub
+        .registry
+        .seat(identity.clone(), begun.epoch)
+        .ok_or_else(superseded)?;
+    let welcome = welcome(&hub, &begun, &resume, protocol);
+    let hints = hub.store.hints(&identity);
+    let mut session = Session {
+        hints,
+        keys: hub.keys.subscribe(),
+        writer: Writer::new(&said, &begun, &resume),
+        diff: Diff::default(),
+        hub,
+        peer,
+        seat,
+        fence: Fence {
+            peer: identity,
+            epoch: begun.epoch,
+        },
+        inbound,
+        frames,
+        held,
+        behind: matches!(resume, Resume::Behind(_)),
+        flood: Bucket::new(FRAMES.0, FRAMES.1),
+        resumes: Bucket::new(RESUMES.0, RESUMES.1),
+        renewals: Bucket::new(RENEWALS.0, RENEWALS.1),
+        heard: Instant::now(),
+    };
+    session.keys.mark_unchanged();
+    let sent = timeout(SEND_WITHIN, session.frames.send(Ok(hub_welcome(welcome)))).await;
+    if !matches!(sent, Ok(Ok(()))) {
+        session
+            .hub
+            .registry
+            .leave(&session.seat, session.hub.clock.now_ms());
+        return Err(End::Gone);
+    }
+    if resume == Resume::Diff {
+        session.ask_difference().await?;
+    }
+    Ok(session)
+}
+
+fn hub_welcome(welcome: Welcome) -> HubFrame {
+    hub(Body::Welcome(welcome))
+}
+
+async fn begin_stored(hub: &Inner, peer: &Peer, said: &Hello) -> Result<Begun, StoreError> {
+    let (identity, not_after) = peer
+        .identified()
+        .map_err(|status| StoreError::Refused(status.to_string()))?;
+    if hub.clock.now_ms() >= not_after.saturating_mul(1_000) {
+        return Err(StoreError::Refused("the certificate has expired".to_owned()));
+    }
+    hub.store.begin_session(identity, said).await
+}
+
+fn throttle(wait: Duration) -> Body {
+    let wait = wait.max(Duration::from_millis(100));
+    Body::Throttle(Throttle {
+        retry_after_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
+    })
+}
+
+/// The highest version that both speak.
+fn protocol(hello: &fleet::Hello) -> Result<u32, End> {
+    let highest = hello.protocol_max.min(PROTOCOL_MAX);
+    if highest < hello.protocol_min.max(PROTOCOL_MIN) {
+        return Err(End::Status(Status::failed_precondition(format!(
+            "expected a cluster agent of protocol {PROTOCOL_MIN} to {PROTOCOL_MAX}, found {} to {}: upgrade it",
+            hello.protocol_min, hello.protocol_max
+        ))));
+    }
+    Ok(highest)
+}
+
+fn said(hello: &fleet::Hello) -> Result<Hello, End> {
+    let texts = [&hello.version, &hello.instance_id, &hello.incarnation];
+    let fits = |text: &String| text.len() <= MAX_TEXT && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if !texts.into_iter().all(fits) || hello.incarnation.is_empty() || hello.instance_id.is_empty() {
+        return Err(End::Status(Status::invalid_argument(
+            "a text of the Hello is empty or malformed",
+        )));
+    }
+    Ok(Hello {
+        version: hello.version.clone(),
+        instance: hello.instance_id.clone(),
+        incarnation: hello.incarnation.clone(),
+        cursor: hello.cursor,
+    })
+}
+
+/// Two cluster agents with one identity: their instances take turns, or another inbox comes with the same key.
+async fn suspect_clone(hub: &Inner, peer: &Peer, said: &Hello, begun: &Begun) {
+    let Ok((identity, _)) = peer.identified() else {
+        return;
+    };
+    let turns = hub.registry.takes_turns(identity.cluster, &said.instance);
+    let other_inbox = begun
+        .previous_incarnation
+        .as_ref()
+        .is_some_and(|before| *before != said.incarnation);
+    let detail = match (turns, other_inbox) {
+        (true, _) => "two instances take turns with one certificate",
+        (false, true) => "another inbox than before: wiped, or a second cluster agent with this certificate",
+        (false, false) => return,
+    };
+    let event = Event {
+        peer: Some(identity.clone()),
+        source: peer.source,
+        what: What::CloneSuspected,
+        detail: detail.to_owned(),
+    };
+    hub.audit(event).await;
+}
+
+async fn resume(
+    hub: &Inner,
+    peer: &Peer,
+    said: &Hello,
+    hello: &fleet::Hello,
+    begun: &Begun,
+) -> Result<Resume, End> {
+    let (identity, _) = peer.identified().map_err(End::Status)?;
+    let root = match said.cursor == begun.revision {
+        true => {
+            let desired = hub
+                .store
+                .desired(identity)
+                .await
+                .map_err(|error| End::Status(status(&error)))?;
+            // Something changed in between: the delta comes first.
+            (desired.revision == begun.revision).then(|| desired.root())
+        }
+        false => None,
+    };
+    let held = hello.held.is_some();
+    let resume = mode::resume(&hub.settings.version, said, &hello.state_root, begun, root, held);
+    if let Resume::Behind(reason) = &resume {
+        let event = Event {
+            peer: Some(identity.clone()),
+            source: peer.source,
+            what: What::TimelineBehind,
+            detail: reason.clone(),
+        };
+        hub.audit(event).await;
+    }
+    Ok(resume)
+}
+
+fn welcome(hub: &Inner, begun: &Begun, resume: &Resume, protocol: u32) -> Welcome {
+    let (mode, reason) = match resume {
+        Resume::Delta => (Mode::Delta, String::new()),
+        Resume::Diff => (Mode::Diff, String::new()),
+        Resume::Snapshot => (Mode::Snapshot, String::new()),
+        Resume::Hold(reason) | Resume::Behind(reason) => (Mode::Hold, reason.clone()),
+    };
+    let size = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
+    Welcome {
+        epoch: begun.epoch,
+        mode: mode.into(),
+        target_revision: begun.revision,
+        heartbeat_ms: u32::try_from(hub.settings.heartbeat.as_millis()).unwrap_or(u32::MAX),
+        reconnect_window_ms: hub.window_ms(),
+        limits: Some(Limits {
+            frame: size(MAX_FRAME),
+            inline: size(MAX_INLINE),
+            have_page: size(HAVE_PAGE),
+            runs: RUNS,
+        }),
+        trust: Some(hub.trust()),
+        keys: Some(hub.keys.borrow().clone()),
+        protocol,
+        reason,
+        tunnel_streams: hub.settings.tunnel_streams,
+    }
+}
+
+impl Inner {
+    /// How widely the fleet of this replica is to spread its return: fleet ÷ admission rate (protocol.md §3 rule 9).
+    pub(crate) fn window_ms(&self) -> u32 {
+        let seconds = self.registry.count() as f64 / self.settings.admission;
+        (seconds * 1_000.0).clamp(10.0, 600_000.0) as u32
+    }
+}

@@ -1,0 +1,244 @@
+//! One session on the hub's side: from the Hello to its end, in one task.
+//!
+//! It holds nothing that the database does not: where the cluster agent is, what was sent and not acknowledged yet,
+//! and a difference being looked into. Closing it at any point loses nothing.
+
+use super::{begin, diff::Diff, frames::hub, write::Writer};
+use crate::{
+    bucket::Bucket,
+    listen::{Peer, status},
+    registry::{Reason, Seat},
+    serve::Inner,
+    store::{Event, Hints, Session as Fence, StoreError, What},
+};
+use futures::StreamExt as _;
+use roadstead_contract::fleet::{ClusterFrame, Drain, HubFrame, HubKeys, Revoked, hub_frame::Body};
+use std::{sync::Arc, time::Duration};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, timeout},
+};
+use tonic::{Status, Streaming};
+
+/// A frame that the connection does not take for so long ends the session (protocol.md §3 rule 7).
+pub(super) const SEND_WITHIN: Duration = Duration::from_secs(30);
+/// Heartbeats in a row that were missed (protocol.md §3 rule 8).
+const MISSED: u32 = 4;
+/// Frames a second from one cluster agent, and at once: far more than one ever has to say (S51).
+pub(super) const FRAMES: (f64, f64) = (1_000.0, 8_000.0);
+/// Resumptions from a gap: each is a frame that went missing on a stream that loses none.
+pub(super) const RESUMES: (f64, f64) = (0.2, 20.0);
+/// Renewals: one in two days is usual, a few more after failures.
+pub(super) const RENEWALS: (f64, f64) = (0.02, 5.0);
+/// How long a certificate may still be used on a live session after its end: clocks differ (protocol.md §4).
+const EXPIRED_GRACE: Duration = Duration::from_secs(300);
+
+/// Why a session ends.
+#[derive(Debug)]
+pub(super) enum End {
+    /// The cluster agent has gone, or said goodbye.
+    Gone,
+    /// It is told why.
+    Status(Status),
+    /// It is told by a last frame.
+    Last(Box<Body>),
+}
+
+impl End {
+    pub(super) fn last(body: Body) -> Self {
+        Self::Last(Box::new(body))
+    }
+}
+
+pub(super) struct Session {
+    pub(super) hub: Arc<Inner>,
+    pub(super) peer: Peer,
+    pub(super) seat: Arc<Seat>,
+    pub(super) fence: Fence,
+    pub(super) inbound: Streaming<ClusterFrame>,
+    /// Yields when the desired set may have changed.
+    pub(super) hints: Hints,
+    pub(super) frames: mpsc::Sender<Result<HubFrame, Status>>,
+    pub(super) writer: Writer,
+    pub(super) diff: Diff,
+    /// Deletions wait for a person in the cluster: roots differ, and both sides know why.
+    pub(super) held: bool,
+    /// The cluster is ahead of this hub: what it says of its documents is of another timeline.
+    pub(super) behind: bool,
+    pub(super) keys: watch::Receiver<HubKeys>,
+    pub(super) flood: Bucket,
+    pub(super) resumes: Bucket,
+    pub(super) renewals: Bucket,
+    pub(super) heard: Instant,
+}
+
+pub(super) async fn run(
+    hub: Arc<Inner>,
+    peer: Peer,
+    inbound: Streaming<ClusterFrame>,
+    frames: mpsc::Sender<Result<HubFrame, Status>>,
+) {
+    let end = match begin::begin(hub.clone(), peer, inbound, frames.clone()).await {
+        Err(end) => end,
+        Ok(mut session) => {
+            let end = match session.live().await {
+                Ok(never) => match never {},
+                Err(end) => end,
+            };
+            hub.registry.leave(&session.seat, hub.clock.now_ms());
+            let cluster = session.fence.peer.cluster;
+            tracing::info!(cluster.id = %cluster, epoch = session.fence.epoch, ?end, "a session ended");
+            end
+        }
+    };
+    let last = match end {
+        End::Gone => return,
+        End::Status(status) => Err(status),
+        End::Last(body) => Ok(super::frames::hub(*body)),
+    };
+    // The connection may be gone; then nobody is there to be told.
+    let _ = timeout(SEND_WITHIN, frames.send(last)).await;
+}
+
+pub(super) enum Never {}
+
+impl Session {
+    async fn live(&mut self) -> Result<Never, End> {
+        let seat = self.seat.clone();
+        loop {
+            // While a difference is looked into, the cursor must stay where it is.
+            let ready = self.writer.ready() && !self.diff.pending();
+            let until = self.until();
+            tokio::select! {
+                biased;
+                () = seat.end.cancelled() => return Err(self.ended(&seat.reason())),
+                frame = self.inbound.message() => {
+                    let frame = frame.map_err(|status| self.broken(status))?.ok_or(End::Gone)?;
+                    self.heard = Instant::now();
+                    if self.flood.take().is_err() {
+                        return Err(self.abuse("too many frames").await);
+                    }
+                    self.hear(frame.body).await?;
+                }
+                () = std::future::ready(()), if ready => self.write().await?,
+                Some(()) = self.hints.next() => self.writer.stir(),
+                () = seat.wake.notified() => self.writer.stir(),
+                changed = self.keys.changed() => {
+                    changed.map_err(|_| End::Gone)?;
+                    let keys = self.keys.borrow_and_update().clone();
+                    self.send(Body::Keys(keys)).await?;
+                }
+                () = tokio::time::sleep_until(until) => self.check()?,
+            }
+        }
+    }
+
+    /// When something is to be looked at if nothing happens before.
+    fn until(&self) -> Instant {
+        let silent = self.heard + self.hub.settings.heartbeat * MISSED;
+        match self.writer.stalled_at() {
+            Some(stalled) => silent.min(stalled),
+            None => silent,
+        }
+    }
+
+    fn check(&self) -> Result<(), End> {
+        let now = Instant::now();
+        if now >= self.heard + self.hub.settings.heartbeat * MISSED {
+            return Err(End::Status(Status::deadline_exceeded("no heartbeat")));
+        }
+        if self.writer.stalled_at().is_some_and(|at| now >= at) {
+            return Err(End::Status(Status::deadline_exceeded(
+                "batches are not acknowledged",
+            )));
+        }
+        Ok(())
+    }
+
+    /// The certificate's time is over: a live stream does not outlive it.
+    pub(super) fn expired(&self) -> Result<(), End> {
+        let not_after = self.peer.identified().map_err(End::Status)?.1;
+        let grace = i64::try_from(EXPIRED_GRACE.as_millis()).unwrap_or(i64::MAX);
+        if self.hub.clock.now_ms() > not_after.saturating_mul(1_000).saturating_add(grace) {
+            return Err(End::Status(Status::unauthenticated(
+                "the certificate has expired",
+            )));
+        }
+        Ok(())
+    }
+
+    fn ended(&self, reason: &Reason) -> End {
+        match reason {
+            Reason::Superseded => End::Status(Status::aborted("a newer session of this cluster has begun")),
+            Reason::Revoked => End::last(Body::Revoked(Revoked {
+                reason: "the certificate is revoked".to_owned(),
+            })),
+            Reason::Drain => End::last(Body::Drain(Drain {
+                within_ms: self.hub.window_ms(),
+            })),
+        }
+    }
+
+    pub(super) async fn send(&self, body: Body) -> Result<(), End> {
+        match timeout(SEND_WITHIN, self.frames.send(Ok(hub(body)))).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(End::Gone),
+            Err(_) => Err(End::Status(Status::deadline_exceeded(
+                "the cluster agent takes no frame",
+            ))),
+        }
+    }
+
+    /// What a store's error does to the session. Without the database it lives on: the frame is lost, and said again
+    /// when the session is resumed; here the simplest resumption is a new session, once the database answers.
+    pub(super) async fn store(&self, error: StoreError) -> End {
+        match &error {
+            StoreError::Foreign(what) => {
+                let what = what.clone();
+                self.forged(&what).await
+            }
+            StoreError::Refused(_) => {
+                self.hub.refuse(&self.peer, &error).await;
+                End::last(Body::Revoked(Revoked {
+                    reason: error.to_string(),
+                }))
+            }
+            StoreError::Superseded | StoreError::Unavailable(_) => End::Status(status(&error)),
+        }
+    }
+
+    /// A message names what is not this cluster's, or what cannot be (S45).
+    pub(super) async fn forged(&self, what: &str) -> End {
+        self.tell(What::Forged, what.to_owned()).await;
+        End::Status(Status::permission_denied(what.to_owned()))
+    }
+
+    /// A message breaks the protocol or its limits (S51).
+    pub(super) async fn abuse(&self, what: &str) -> End {
+        self.tell(What::Abuse, what.to_owned()).await;
+        End::Status(Status::resource_exhausted(what.to_owned()))
+    }
+
+    pub(super) async fn tell(&self, what: What, detail: String) {
+        let peer = Some(self.fence.peer.clone());
+        self.hub
+            .audit(Event {
+                peer,
+                source: self.peer.source,
+                what,
+                detail,
+            })
+            .await;
+    }
+
+    /// The stream broke, or a frame did not decode or was too large: tonic's status says which.
+    fn broken(&self, status: Status) -> End {
+        match status.code() {
+            tonic::Code::OutOfRange | tonic::Code::ResourceExhausted | tonic::Code::Internal => {
+                tracing::info!(cluster.id = %self.fence.peer.cluster, %status, "a frame is refused");
+                End::Status(status)
+            }
+            _ => End::Gone,
+        }
+    }
+}

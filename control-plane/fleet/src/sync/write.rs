@@ -1,0 +1,284 @@
+//! What a session sends: batches from the cursor on, a snapshot, or nothing.
+//!
+//! The writer pulls rows by cursor and remembers only numbers, so a slow cluster agent costs no memory; 64 frames or
+//! 1 MiB may be on their way unacknowledged (protocol.md §3 rule 7).
+
+use super::{
+    frames::{deltas, parts},
+    mode::Resume,
+    session::{End, SEND_WITHIN, Session},
+};
+use crate::store::{Begun, Content, Hello};
+use prost::Message as _;
+use roadstead_contract::fleet::{
+    Digest, SnapshotBegin, SnapshotEnd, StateSum, batch::Purpose, hub_frame::Body,
+};
+use std::{collections::VecDeque, sync::atomic::Ordering};
+use tokio::time::Instant;
+
+/// Frames on their way.
+const CREDIT_FRAMES: usize = 64;
+/// Bytes on their way.
+const CREDIT_BYTES: usize = 1024 * 1024;
+/// Rows of one read. With documents of the largest inline size this is 4 MiB for a moment.
+const PAGE: usize = 64;
+
+#[derive(Debug)]
+pub(super) struct Writer {
+    task: Task,
+    /// Through which revision batches were sent.
+    pub(super) sent: u64,
+    /// Through which revision the cluster agent has them on disk.
+    pub(super) acked: u64,
+    /// Batches on their way: the cursor each moves to, and its bytes.
+    outstanding: VecDeque<(u64, usize)>,
+    /// Since when the oldest batch waits for its acknowledgement.
+    waiting_since: Instant,
+    /// The desired set may hold more than was sent.
+    stirred: bool,
+    approved_deletes: u64,
+}
+
+#[derive(Debug)]
+enum Task {
+    Delta,
+    Snapshot(Box<Snapshot>),
+    /// Waits for the acknowledgement of a snapshot of this revision.
+    Acknowledgement(u64),
+    Hold,
+}
+
+#[derive(Debug)]
+struct Snapshot {
+    begun: Option<u64>,
+    /// What is still to be sent, last first.
+    uids: Vec<String>,
+    count: u64,
+    sum: StateSum,
+}
+
+impl Snapshot {
+    fn new() -> Box<Self> {
+        Box::new(Self {
+            begun: None,
+            uids: Vec::new(),
+            count: 0,
+            sum: StateSum::default(),
+        })
+    }
+}
+
+impl Writer {
+    pub(super) fn new(hello: &Hello, begun: &Begun, resume: &Resume) -> Self {
+        let task = match resume {
+            Resume::Delta | Resume::Diff => Task::Delta,
+            Resume::Snapshot => Task::Snapshot(Snapshot::new()),
+            Resume::Hold(_) | Resume::Behind(_) => Task::Hold,
+        };
+        Self {
+            task,
+            sent: hello.cursor,
+            acked: hello.cursor,
+            outstanding: VecDeque::new(),
+            waiting_since: Instant::now(),
+            stirred: true,
+            approved_deletes: begun.approved_deletes,
+        }
+    }
+
+    /// Something may be there to send.
+    pub(super) fn stir(&mut self) {
+        self.stirred = true;
+    }
+
+    /// `true` when there is work and credit for it.
+    pub(super) fn ready(&self) -> bool {
+        match &self.task {
+            Task::Delta => {
+                let bytes: usize = self.outstanding.iter().map(|(_, bytes)| bytes).sum();
+                self.stirred && self.outstanding.len() < CREDIT_FRAMES && bytes < CREDIT_BYTES
+            }
+            Task::Snapshot(_) => true,
+            Task::Acknowledgement(_) | Task::Hold => false,
+        }
+    }
+
+    /// When an unacknowledged batch has waited too long; `None` while nothing is on its way.
+    pub(super) fn stalled_at(&self) -> Option<Instant> {
+        let waits = !self.outstanding.is_empty() || matches!(self.task, Task::Acknowledgement(_));
+        // Twice: a large document that is fetched by Bulk holds up its batch.
+        waits.then(|| self.waiting_since + SEND_WITHIN * 2)
+    }
+
+    /// Nothing is on its way and nothing more is known to send.
+    pub(super) fn idle_at(&self, cursor: u64) -> bool {
+        matches!(self.task, Task::Delta) && self.outstanding.is_empty() && self.sent == cursor
+    }
+
+    /// `false` for a revision that was never sent.
+    pub(super) fn acknowledge(&mut self, revision: u64) -> bool {
+        if let Task::Acknowledgement(snapshot) = self.task
+            && revision == snapshot
+        {
+            self.task = Task::Delta;
+            self.stirred = true;
+        }
+        if revision > self.sent {
+            return false;
+        }
+        while self
+            .outstanding
+            .front()
+            .is_some_and(|(through, _)| *through <= revision)
+        {
+            self.outstanding.pop_front();
+        }
+        self.waiting_since = Instant::now();
+        self.acked = self.acked.max(revision);
+        true
+    }
+
+    /// Frames were missed: go on from `cursor`. `false` for a revision that was never sent.
+    pub(super) fn resume(&mut self, cursor: u64) -> bool {
+        if cursor > self.sent {
+            return false;
+        }
+        if matches!(self.task, Task::Delta) {
+            self.sent = cursor;
+            self.outstanding.clear();
+            self.stirred = true;
+        }
+        true
+    }
+
+    /// Sends everything again, as a snapshot.
+    pub(super) fn begin_snapshot(&mut self) {
+        if matches!(self.task, Task::Delta) {
+            self.outstanding.clear();
+            self.task = Task::Snapshot(Snapshot::new());
+        }
+    }
+
+    pub(super) fn holds(&self) -> bool {
+        matches!(self.task, Task::Hold)
+    }
+
+    fn count_out(&mut self, through: u64, bytes: usize) {
+        if self.outstanding.is_empty() {
+            self.waiting_since = Instant::now();
+        }
+        self.outstanding.push_back((through, bytes));
+    }
+}
+
+impl Session {
+    /// One step of what is to be sent.
+    pub(super) async fn write(&mut self) -> Result<(), End> {
+        match std::mem::replace(&mut self.writer.task, Task::Hold) {
+            Task::Delta => {
+                self.writer.task = Task::Delta;
+                self.write_delta().await
+            }
+            Task::Snapshot(snapshot) => self.write_snapshot(snapshot).await,
+            idle @ (Task::Acknowledgement(_) | Task::Hold) => {
+                self.writer.task = idle;
+                Ok(())
+            }
+        }
+    }
+
+    async fn write_delta(&mut self) -> Result<(), End> {
+        // Before the read: a change that comes meanwhile stirs again.
+        self.writer.stirred = false;
+        let read = self
+            .hub
+            .store
+            .changes(&self.fence.peer, self.writer.sent, PAGE)
+            .await;
+        let changes = match read {
+            Ok(changes) => changes,
+            Err(error) => return Err(self.store(error).await),
+        };
+        let last = changes.rows.last().map_or(self.writer.sent, |row| row.revision);
+        self.seat
+            .read
+            .fetch_max(last.max(changes.revision), Ordering::Relaxed);
+        self.writer.stirred |= !changes.rows.is_empty() && last < changes.revision;
+        for batch in deltas(self.writer.sent, changes.rows) {
+            self.writer.sent = batch.through;
+            self.writer.count_out(batch.through, batch.encoded_len());
+            self.send(Body::Batch(batch)).await?;
+        }
+        Ok(())
+    }
+
+    async fn write_snapshot(&mut self, mut snapshot: Box<Snapshot>) -> Result<(), End> {
+        let Some(revision) = snapshot.begun else {
+            let desired = match self.hub.store.desired(&self.fence.peer).await {
+                Ok(desired) => desired,
+                Err(error) => return Err(self.store(error).await),
+            };
+            let begin = SnapshotBegin {
+                revision: desired.revision,
+                count: desired.entries.len() as u64,
+            };
+            snapshot.begun = Some(desired.revision);
+            snapshot.uids = desired.entries.into_iter().rev().map(|entry| entry.uid).collect();
+            self.writer.task = Task::Snapshot(snapshot);
+            return self.send(Body::SnapshotBegin(begin)).await;
+        };
+        if snapshot.uids.is_empty() {
+            return self.end_snapshot(revision, &snapshot).await;
+        }
+        let page = snapshot.uids.split_off(snapshot.uids.len().saturating_sub(PAGE));
+        let mut rows = match self.hub.store.rows(&self.fence.peer, &page).await {
+            Ok(rows) => rows,
+            Err(error) => return Err(self.store(error).await),
+        };
+        // Deleted meanwhile: not part of the snapshot; its tombstone follows with the delta. Changed meanwhile: sent
+        // as it is now, and counted so.
+        rows.retain(|row| row.content != Content::Gone);
+        for row in &rows {
+            if let Content::Document { digest, .. } = &row.content {
+                snapshot.sum.add(&row.uid, row.generation, *digest);
+                snapshot.count += 1;
+            }
+        }
+        self.writer.task = Task::Snapshot(snapshot);
+        for batch in parts(revision, Purpose::Snapshot, rows) {
+            self.send(Body::Batch(batch)).await?;
+        }
+        Ok(())
+    }
+
+    async fn end_snapshot(&mut self, revision: u64, snapshot: &Snapshot) -> Result<(), End> {
+        let end = SnapshotEnd {
+            revision,
+            count: snapshot.count,
+            root: snapshot.sum.root().to_vec(),
+            complete: true,
+            approved_deletes: self.writer.approved_deletes,
+        };
+        self.writer.sent = revision;
+        self.writer.waiting_since = Instant::now();
+        self.writer.task = Task::Acknowledgement(revision);
+        self.send(Body::SnapshotEnd(end)).await
+    }
+
+    /// Sends what a difference showed; the cursor stays.
+    pub(super) async fn repair(
+        &mut self,
+        cursor: u64,
+        rows: Vec<crate::store::Row>,
+        root: Digest,
+    ) -> Result<(), End> {
+        let mut batches = parts(cursor, Purpose::Repair, rows);
+        if let Some(last) = batches.last_mut() {
+            last.root = root.to_vec();
+        }
+        for batch in batches {
+            self.send(Body::Batch(batch)).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,413 @@
+//! Calls from the hub to agents: each takes one of the streams that the cluster agent keeps parked here.
+
+use crate::{
+    listen::peer,
+    registry::{Registry, StreamGuard},
+    serve::Inner,
+};
+use bytes::Bytes;
+use futures::{Stream, StreamExt as _, stream::BoxStream};
+use parking_lot::Mutex;
+use roadstead_contract::fleet::{
+    Call, CallEnd, CallKind, FailureCode, Header, TUNNEL_CHUNK, TunnelDown, TunnelUp, tunnel_down,
+    tunnel_server, tunnel_up,
+};
+use roadstead_domain::ClusterId;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::{Instant, timeout_at},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::task::AbortOnDropHandle;
+use tonic::{Request, Response, Status, Streaming};
+
+/// For a stream to be parked, while the cluster's session lives: a burst took them all, or the tunnel is being made.
+const PARK_WITHIN: Duration = Duration::from_secs(5);
+/// Streams of one cluster that wait here; more are closed.
+const PARKED: usize = 64;
+
+/// What a call is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TunnelKind {
+    /// The engine's A2A interface.
+    A2a,
+    /// The engine's log.
+    Logs,
+}
+
+/// The head of a call. The caller is authenticated and authorised already.
+#[derive(Clone, PartialEq, Eq)]
+pub struct TunnelRequest {
+    pub kind: TunnelKind,
+    pub agent_uid: String,
+    pub method: String,
+    /// With its query.
+    pub path: String,
+    pub headers: Vec<(String, Vec<u8>)>,
+}
+
+impl fmt::Debug for TunnelRequest {
+    /// Without header values and path: they may hold a token or content.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TunnelRequest")
+            .field("kind", &self.kind)
+            .field("agent_uid", &self.agent_uid)
+            .field("method", &self.method)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a call failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TunnelError {
+    /// The cluster has no session on this replica; `since_ms` is when the last one ended here, in milliseconds since
+    /// the Unix epoch.
+    #[error("the cluster is not connected")]
+    Away { since_ms: Option<i64> },
+    /// The cluster agent does not run that agent.
+    #[error("the agent does not run on this cluster: {0}")]
+    NotFound(String),
+    /// The agent is not ready.
+    #[error("the agent cannot be reached: {0}")]
+    Unavailable(String),
+    #[error("the deadline has passed")]
+    Deadline,
+    /// The stream broke off in the middle: what came before is all there is.
+    #[error("the connection to the cluster broke off: {0}")]
+    Broken(String),
+}
+
+/// A body on its way to an agent.
+pub type RequestBody = BoxStream<'static, Bytes>;
+
+/// The answer of an agent.
+pub struct TunnelResponse {
+    pub status: u16,
+    pub headers: Vec<(String, Vec<u8>)>,
+    pub body: TunnelBody,
+}
+
+impl fmt::Debug for TunnelResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TunnelResponse")
+            .field("status", &self.status)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The body of an answer. Dropping it before its end cancels the call in the cluster.
+pub struct TunnelBody {
+    up: Streaming<TunnelUp>,
+    // Held so that the cluster agent sees the call alive; dropped, it ends.
+    _down: mpsc::Sender<Result<TunnelDown, Status>>,
+    _pump: AbortOnDropHandle<()>,
+    _guard: StreamGuard,
+    deadline: Pin<Box<tokio::time::Sleep>>,
+    done: bool,
+}
+
+impl fmt::Debug for TunnelBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TunnelBody")
+    }
+}
+
+impl Stream for TunnelBody {
+    type Item = Result<Bytes, TunnelError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.done {
+            return Poll::Ready(None);
+        }
+        let item = match self.up.poll_next_unpin(cx) {
+            Poll::Ready(Some(Ok(TunnelUp {
+                body: Some(tunnel_up::Body::Chunk(chunk)),
+            }))) => {
+                return Poll::Ready(Some(Ok(chunk)));
+            }
+            Poll::Ready(Some(Ok(TunnelUp {
+                body: Some(tunnel_up::Body::End(_)),
+            }))) => None,
+            Poll::Ready(other) => Some(Err(unexpected(other))),
+            Poll::Pending if self.deadline.as_mut().poll_elapsed(cx) => Some(Err(TunnelError::Deadline)),
+            Poll::Pending => return Poll::Pending,
+        };
+        self.done = true;
+        Poll::Ready(item)
+    }
+}
+
+/// [`Future::poll`] of a timer as a question.
+trait Elapsed {
+    fn poll_elapsed(self, cx: &mut Context<'_>) -> bool;
+}
+
+impl Elapsed for Pin<&mut tokio::time::Sleep> {
+    fn poll_elapsed(self, cx: &mut Context<'_>) -> bool {
+        self.poll(cx).is_ready()
+    }
+}
+
+/// What a message other than the expected one means.
+fn unexpected(message: Option<Result<TunnelUp, Status>>) -> TunnelError {
+    match message {
+        Some(Ok(TunnelUp {
+            body: Some(tunnel_up::Body::Failure(failure)),
+        })) => match failure.code() {
+            FailureCode::FailureNotFound => TunnelError::NotFound(failure.detail),
+            FailureCode::FailureUnavailable => TunnelError::Unavailable(failure.detail),
+            FailureCode::FailureDeadline => TunnelError::Deadline,
+            FailureCode::FailureBroken | FailureCode::FailureUnspecified => {
+                TunnelError::Broken(failure.detail)
+            }
+        },
+        Some(Ok(_)) => TunnelError::Broken("the cluster agent broke the protocol".to_owned()),
+        Some(Err(status)) => TunnelError::Broken(format!("{:?}", status.code())),
+        None => TunnelError::Broken("the stream ended early".to_owned()),
+    }
+}
+
+/// A parked stream.
+struct Parked {
+    up: Streaming<TunnelUp>,
+    down: mpsc::Sender<Result<TunnelDown, Status>>,
+    guard: StreamGuard,
+}
+
+impl Parked {
+    fn alive(&self) -> bool {
+        !self.down.is_closed() && !self.guard.revoked.is_cancelled()
+    }
+}
+
+#[derive(Default)]
+struct Waiting {
+    parked: VecDeque<Parked>,
+    more: Arc<Notify>,
+}
+
+/// The way to the agents of the clusters that are connected here. Cheap to clone.
+#[derive(Clone)]
+pub struct Tunnels {
+    clusters: Arc<Mutex<BTreeMap<ClusterId, Waiting>>>,
+    registry: Arc<Registry>,
+}
+
+impl fmt::Debug for Tunnels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Tunnels")
+    }
+}
+
+impl Tunnels {
+    pub(crate) fn new(registry: Arc<Registry>) -> Self {
+        Self {
+            clusters: Arc::default(),
+            registry,
+        }
+    }
+
+    /// Calls an agent; returns with the head of its answer. Dropping the future, or the answer's body, cancels the
+    /// call in the cluster. The deadline covers the body too.
+    ///
+    /// # Errors
+    /// See [`TunnelError`]. After [`TunnelError::Broken`] and [`TunnelError::Deadline`] the agent may have acted.
+    pub async fn call(
+        &self,
+        cluster: ClusterId,
+        request: TunnelRequest,
+        body: RequestBody,
+        deadline: Duration,
+    ) -> Result<TunnelResponse, TunnelError> {
+        let until = Instant::now() + deadline;
+        let Parked { mut up, down, guard } = self.take(cluster, until).await?;
+        let call = wire(request, until.saturating_duration_since(Instant::now()));
+        let gone = || TunnelError::Broken("the stream closed".to_owned());
+        down.send(Ok(frame(tunnel_down::Body::Call(call))))
+            .await
+            .map_err(|_| gone())?;
+        let pump = AbortOnDropHandle::new(tokio::spawn(pump(body, down.clone())));
+        let first = timeout_at(until, up.next())
+            .await
+            .map_err(|_| TunnelError::Deadline)?;
+        match first {
+            Some(Ok(TunnelUp {
+                body: Some(tunnel_up::Body::Head(head)),
+            })) => {
+                let status = u16::try_from(head.status).unwrap_or(502);
+                let headers = head
+                    .headers
+                    .into_iter()
+                    .map(|header| (header.name, header.value))
+                    .collect();
+                let deadline = Box::pin(tokio::time::sleep_until(until));
+                let body = TunnelBody {
+                    up,
+                    _down: down,
+                    _pump: pump,
+                    _guard: guard,
+                    deadline,
+                    done: false,
+                };
+                Ok(TunnelResponse {
+                    status,
+                    headers,
+                    body,
+                })
+            }
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// A parked stream, waiting a little for one if the cluster is connected.
+    async fn take(&self, cluster: ClusterId, until: Instant) -> Result<Parked, TunnelError> {
+        let until = until.min(Instant::now() + PARK_WITHIN);
+        loop {
+            let more = {
+                let mut clusters = self.clusters.lock();
+                let waiting = clusters.entry(cluster).or_default();
+                while let Some(parked) = waiting.parked.pop_front() {
+                    if parked.alive() {
+                        return Ok(parked);
+                    }
+                }
+                if !self.registry.is_live(cluster) {
+                    return Err(self.away(cluster));
+                }
+                waiting.more.clone()
+            };
+            // `notify_one` leaves a permit when nobody waits yet, so a stream parked just now is not missed.
+            if timeout_at(until, more.notified()).await.is_err() {
+                return Err(self.away(cluster));
+            }
+        }
+    }
+
+    fn away(&self, cluster: ClusterId) -> TunnelError {
+        TunnelError::Away {
+            since_ms: self.registry.gone_since(cluster),
+        }
+    }
+
+    fn park(&self, cluster: ClusterId, parked: Parked) -> Result<(), Status> {
+        let mut clusters = self.clusters.lock();
+        let waiting = clusters.entry(cluster).or_default();
+        waiting.parked.retain(Parked::alive);
+        if waiting.parked.len() >= PARKED {
+            return Err(Status::resource_exhausted("enough streams are parked"));
+        }
+        waiting.parked.push_back(parked);
+        waiting.more.notify_one();
+        Ok(())
+    }
+
+    /// Closes what waits.
+    pub(crate) fn drain(&self) {
+        self.clusters.lock().clear();
+    }
+
+    /// Forgets clusters without a live stream.
+    pub(crate) fn tidy(&self) {
+        self.clusters.lock().retain(|_, waiting| {
+            waiting.parked.retain(Parked::alive);
+            // A waiter holds a clone.
+            !waiting.parked.is_empty() || Arc::strong_count(&waiting.more) > 1
+        });
+    }
+}
+
+/// Sends the request's body on, as fast as the connection takes it.
+async fn pump(mut body: RequestBody, down: mpsc::Sender<Result<TunnelDown, Status>>) {
+    while let Some(mut chunk) = body.next().await {
+        while !chunk.is_empty() {
+            let part = chunk.split_to(chunk.len().min(TUNNEL_CHUNK));
+            if down
+                .send(Ok(frame(tunnel_down::Body::Chunk(part))))
+                .await
+                .is_err()
+            {
+                return;
+            }
+        }
+    }
+    // The cluster agent may have answered and left already.
+    let _ = down.send(Ok(frame(tunnel_down::Body::End(CallEnd {})))).await;
+}
+
+fn wire(request: TunnelRequest, patience: Duration) -> Call {
+    let kind = match request.kind {
+        TunnelKind::A2a => CallKind::A2a,
+        TunnelKind::Logs => CallKind::Logs,
+    };
+    Call {
+        kind: kind.into(),
+        agent_uid: request.agent_uid,
+        method: request.method,
+        path: request.path,
+        headers: request
+            .headers
+            .into_iter()
+            .map(|(name, value)| Header { name, value })
+            .collect(),
+        // 0 would mean "none given".
+        deadline_ms: u64::try_from(patience.as_millis()).unwrap_or(u64::MAX).max(1),
+    }
+}
+
+fn frame(body: tunnel_down::Body) -> TunnelDown {
+    TunnelDown { body: Some(body) }
+}
+
+pub(crate) struct Service(pub(crate) Arc<Inner>);
+
+#[tonic::async_trait]
+impl tunnel_server::Tunnel for Service {
+    type OpenStream = ReceiverStream<Result<TunnelDown, Status>>;
+
+    async fn open(
+        &self,
+        request: Request<Streaming<TunnelUp>>,
+    ) -> Result<Response<Self::OpenStream>, Status> {
+        let peer = peer(&request)?;
+        let (identity, _) = peer.identified()?;
+        self.0.authenticate(&peer).await?;
+        let guard = self.0.registry.stream(identity);
+        let (cluster, mut up) = (identity.cluster, request.into_inner());
+        // One message ahead: the connection's flow control is the limit, not a queue of ours.
+        let (down, outgoing) = mpsc::channel(1);
+        let tunnels = self.0.tunnels.clone();
+        tokio::spawn(async move {
+            let first = up.message().await;
+            let parked = matches!(
+                first,
+                Ok(Some(TunnelUp {
+                    body: Some(tunnel_up::Body::Park(_))
+                }))
+            );
+            let kept = match parked {
+                true => tunnels.park(
+                    cluster,
+                    Parked {
+                        up,
+                        down: down.clone(),
+                        guard,
+                    },
+                ),
+                false => Err(Status::invalid_argument("expected Park as the first message")),
+            };
+            if let Err(status) = kept {
+                // The other side may be gone already.
+                let _ = down.send(Err(status)).await;
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(outgoing)))
+    }
+}
