@@ -8,7 +8,7 @@ use crate::allow;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
-use http::{HeaderName, HeaderValue, Method, Request, Uri, header, uri::Scheme};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header, uri::Scheme};
 use http_body_util::{BodyDataStream, BodyExt as _, Empty, StreamBody, combinators::UnsyncBoxBody};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
@@ -17,7 +17,9 @@ use hyper_util::{
 use roadstead_contract::logs::{self, Line, Query};
 use roadstead_link::{TunnelBody, TunnelCall, TunnelFailure, TunnelHandler, TunnelKind, TunnelReply};
 use roadstead_runtime::{Local, Phase};
+use roadstead_telemetry::{Histogram, Label, meter, propagate};
 use std::{collections::BTreeMap, fmt, net::SocketAddr, time::Duration};
+use tokio::time::Instant;
 
 /// For an engine that is about to listen: it starts within milliseconds, or waits after a crash.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -32,6 +34,8 @@ type Body = UnsyncBoxBody<Bytes, TunnelFailure>;
 pub(crate) struct Tunnel {
     local: Local,
     client: Client<HttpConnector, Body>,
+    /// Seconds from a call to the head of its answer.
+    duration: Histogram<f64>,
 }
 
 impl fmt::Debug for Tunnel {
@@ -50,7 +54,16 @@ impl Tunnel {
             .pool_max_idle_per_host(IDLE)
             .pool_idle_timeout(IDLE_FOR)
             .build(connector);
-        Self { local, client }
+        let duration = meter("roadstead-agent")
+            .f64_histogram("roadstead.agent.tunnel.duration")
+            .with_unit("s")
+            .with_description("From a call of the hub to the head of its answer, by kind and outcome")
+            .build();
+        Self {
+            local,
+            client,
+            duration,
+        }
     }
 
     /// Where the agent's engine answers, once it does.
@@ -99,7 +112,8 @@ impl Tunnel {
             return Err(TunnelFailure::NotFound("no such operation".to_owned()));
         };
         let address = self.address(&call.agent_uid, call.deadline).await?;
-        let request = request(address, method, &call, body)?;
+        let mut request = request(address, method, &call, body)?;
+        propagate::inject(request.headers_mut());
         let answer = self
             .client
             .request(request)
@@ -148,11 +162,43 @@ impl Tunnel {
 #[async_trait]
 impl TunnelHandler for Tunnel {
     async fn call(&self, call: TunnelCall, body: TunnelBody) -> Result<TunnelReply, TunnelFailure> {
-        match call.kind {
-            TunnelKind::A2a => self.a2a(call, body).await,
-            TunnelKind::Logs => self.logs(&call),
+        let kind = match call.kind {
+            TunnelKind::A2a => "a2a",
+            TunnelKind::Logs => "logs",
+        };
+        let span = tracing::info_span!("tunnel.call", otel.kind = "server", agent = call.agent_uid, kind);
+        let remote = propagate::extract(&headers(&call));
+        let began = Instant::now();
+        let answer = async {
+            match call.kind {
+                TunnelKind::A2a => self.a2a(call, body).await,
+                TunnelKind::Logs => self.logs(&call),
+            }
+        };
+        let reply = propagate::within(span, remote, answer).await;
+        let outcome = match &reply {
+            Ok(_) => "answered",
+            Err(TunnelFailure::NotFound(_)) => "notFound",
+            Err(TunnelFailure::Unavailable(_)) => "unavailable",
+            Err(TunnelFailure::Deadline) => "deadline",
+            Err(TunnelFailure::Broken(_)) => "broken",
+        };
+        let labels = [Label::new("kind", kind), Label::new("outcome", outcome)];
+        self.duration.record(began.elapsed().as_secs_f64(), &labels);
+        reply
+    }
+}
+
+/// What of the hub's headers the engine sees.
+fn headers(call: &TunnelCall) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in &call.headers {
+        let name = HeaderName::from_bytes(name.as_bytes()).ok().filter(allow::inward);
+        if let (Some(name), Ok(value)) = (name, HeaderValue::from_bytes(value)) {
+            headers.append(name, value);
         }
     }
+    headers
 }
 
 fn request(
@@ -178,12 +224,7 @@ fn request(
         .uri(uri.map_err(no_such)?)
         .body(body)
         .map_err(no_such)?;
-    for (name, value) in &call.headers {
-        let name = HeaderName::from_bytes(name.as_bytes()).ok().filter(allow::inward);
-        if let (Some(name), Ok(value)) = (name, HeaderValue::from_bytes(value)) {
-            request.headers_mut().append(name, value);
-        }
-    }
+    *request.headers_mut() = headers(call);
     Ok(request)
 }
 

@@ -502,12 +502,6 @@ impl<'a> Life<'a> {
 
     fn served(&mut self, unit: &Arc<EngineUnit>) {
         let wanted = self.of.wanted.borrow().unit.clone();
-        if unit.digest == wanted.digest && self.of.good.as_ref() != Some(&wanted) {
-            if let Err(error) = self.of.folder.keep(&wanted) {
-                tracing::warn!(agent = self.of.report.uid(), %error, "the accepted revision cannot be kept");
-            }
-            self.of.good = Some(wanted.clone());
-        }
         let applied = Some((unit.bundle.generation, unit.digest.clone()));
         let accepted = unit.digest == wanted.digest;
         self.of.report.update(|status| {
@@ -518,6 +512,13 @@ impl<'a> Life<'a> {
             }
         });
         self.show();
+        // After the report, which people wait for. A crash before this leaves the unit before, which is good too.
+        if accepted && self.of.good.as_ref() != Some(&wanted) {
+            if let Err(error) = self.of.folder.keep(&wanted) {
+                tracing::warn!(agent = self.of.report.uid(), %error, "the accepted revision cannot be kept");
+            }
+            self.of.good = Some(wanted);
+        }
     }
 
     fn refuse(&mut self, unit: &EngineUnit, reason: String) {
