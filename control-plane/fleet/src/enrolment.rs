@@ -69,6 +69,13 @@ impl Enrolment for Service {
         if request.csr.len() > MAX_CSR {
             return Err(Status::invalid_argument("the certificate request is too long"));
         }
+        let version_fits =
+            request.version.len() <= 64 && request.version.bytes().all(|byte| byte.is_ascii_graphic());
+        if !version_fits {
+            return Err(Status::invalid_argument(
+                "expected a version of at most 64 printable characters",
+            ));
+        }
         // Before the token is used up: a bad request must not cost it.
         let checked = match CheckedRequest::parse(&request.csr) {
             Ok(checked) => checked,
@@ -80,7 +87,12 @@ impl Enrolment for Service {
         let Some(Proof::Token(secret)) = request.proof else {
             return Err(Status::unauthenticated(REFUSED));
         };
-        let (tenant, cluster) = match self.0.store.consume_token(&secret).await {
+        let consumed = self
+            .0
+            .store
+            .consume_token(&secret, &request.version, source)
+            .await;
+        let (tenant, cluster) = match consumed {
             Ok(found) => found,
             Err(StoreError::Refused(why)) => {
                 self.refuse(source, why).await;

@@ -20,6 +20,7 @@ use roadstead_domain::{Clock, ClusterId, TenantId};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    net::IpAddr,
     sync::Arc,
 };
 use tokio::sync::watch;
@@ -341,7 +342,12 @@ fn unknown() -> StoreError {
 
 #[async_trait]
 impl FleetStore for Memory {
-    async fn consume_token(&self, secret: &str) -> Result<(TenantId, ClusterId), StoreError> {
+    async fn consume_token(
+        &self,
+        secret: &str,
+        _version: &str,
+        _source: Option<IpAddr>,
+    ) -> Result<(TenantId, ClusterId), StoreError> {
         let now = self.clock.now_ms();
         let mut state = self.state.lock();
         state.answers()?;
@@ -382,6 +388,12 @@ impl FleetStore for Memory {
         cluster.epoch += 1;
         cluster.last_seen_ms = Some(now);
         let previous_incarnation = cluster.incarnation.replace(hello.incarnation.clone());
+        if previous_incarnation
+            .as_ref()
+            .is_some_and(|before| *before != hello.incarnation)
+        {
+            (cluster.persisted, cluster.applied) = (0, 0);
+        }
         Ok(Begun {
             epoch: cluster.epoch,
             revision: cluster.revision,

@@ -247,7 +247,12 @@ pub trait FleetStore: Send + Sync + fmt::Debug + 'static {
     ///
     /// # Errors
     /// [`StoreError::Refused`], alike for unknown, used and expired.
-    async fn consume_token(&self, secret: &str) -> Result<(TenantId, ClusterId), StoreError>;
+    async fn consume_token(
+        &self,
+        secret: &str,
+        version: &str,
+        source: Option<IpAddr>,
+    ) -> Result<(TenantId, ClusterId), StoreError>;
 
     /// Notes a certificate before it is handed out.
     ///

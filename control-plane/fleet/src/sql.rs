@@ -1,0 +1,384 @@
+//! [`FleetStore`] over the hub's database, by the use cases of `roadstead-service`.
+//!
+//! A certificate is looked up when a stream opens; the context that this proves is kept and used by the stream's
+//! reads and writes, so that a message costs no further query. A revocation is seen by [`FleetStore::standing`].
+
+use crate::store::{
+    Begun, Body, Changes, Content, Desired, DesiredEntry, Event, FleetStore, Held, Hello, Hints, Observation,
+    Row, RunVerdict, Session, Stage, Standing, StoreError, What,
+};
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::{StreamExt as _, stream};
+use parking_lot::Mutex;
+use roadstead_authz::{PeerIdentity, RequestInfo, Source, TenantContext};
+use roadstead_contract::{
+    fleet::{Digest, MAX_INLINE},
+    run::RunRecord,
+};
+use roadstead_domain::{ClusterId, ConflictReason, Error, ObjectId, TenantId};
+use roadstead_service::{authenticate, fleet};
+use roadstead_store::{Change, NewStatus, Store};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use tokio_stream::wrappers::WatchStream;
+
+/// Certificates of one cluster whose contexts are kept: the one in use, and one or two around a renewal.
+const CONTEXTS: usize = 3;
+
+/// The adapter. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Sql {
+    store: Store,
+    /// Newest last.
+    contexts: Arc<Mutex<BTreeMap<ClusterId, Vec<Proven>>>>,
+}
+
+#[derive(Clone, Debug)]
+struct Proven {
+    peer: PeerIdentity,
+    context: Arc<TenantContext>,
+}
+
+impl Sql {
+    #[must_use]
+    pub fn new(store: Store) -> Self {
+        Self {
+            store,
+            contexts: Arc::default(),
+        }
+    }
+
+    /// Looks the certificate up and keeps the context that it proves.
+    async fn prove(&self, peer: &PeerIdentity) -> Result<Arc<TenantContext>, StoreError> {
+        let proven = authenticate::cluster(&self.store, peer, request(None)).await;
+        let mut contexts = self.contexts.lock();
+        let own = contexts.entry(peer.cluster).or_default();
+        own.retain(|kept| kept.peer != *peer);
+        let context = Arc::new(proven.map_err(|error| wire(&error))?);
+        own.push(Proven {
+            peer: peer.clone(),
+            context: context.clone(),
+        });
+        if own.len() > CONTEXTS {
+            own.remove(0);
+        }
+        Ok(context)
+    }
+
+    async fn context(&self, peer: &PeerIdentity) -> Result<Arc<TenantContext>, StoreError> {
+        match self.kept(peer) {
+            Some(context) => Ok(context),
+            None => self.prove(peer).await,
+        }
+    }
+
+    fn kept(&self, peer: &PeerIdentity) -> Option<Arc<TenantContext>> {
+        let contexts = self.contexts.lock();
+        let kept = contexts
+            .get(&peer.cluster)?
+            .iter()
+            .find(|kept| kept.peer == *peer)?;
+        Some(kept.context.clone())
+    }
+}
+
+fn request(source: Option<IpAddr>) -> RequestInfo {
+    let source = Source {
+        ip: source,
+        client: "fleet".to_owned(),
+    };
+    RequestInfo {
+        source,
+        ..RequestInfo::default()
+    }
+}
+
+/// What an error of a use case means to a session.
+fn wire(error: &Error) -> StoreError {
+    match error {
+        Error::Unauthenticated { message } => StoreError::Refused(message.clone()),
+        Error::NotFound { .. } => StoreError::Refused("the cluster is not there any more".to_owned()),
+        Error::Conflict {
+            reason: ConflictReason::Superseded,
+            ..
+        } => StoreError::Superseded,
+        Error::Forbidden { .. } | Error::Invalid { .. } => StoreError::Foreign(error.to_string()),
+        other => {
+            let detail = std::error::Error::source(other)
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            StoreError::Unavailable(format!("{other} {detail}"))
+        }
+    }
+}
+
+fn row(change: Change) -> Row {
+    match change {
+        Change::Tombstone {
+            revision,
+            uid,
+            generation,
+        } => Row {
+            revision,
+            uid: uid.to_string(),
+            generation,
+            content: Content::Gone,
+        },
+        Change::Upsert {
+            revision,
+            uid,
+            generation,
+            kind,
+            project,
+            name,
+            digest,
+            document,
+        } => {
+            let size = document.len() as u64;
+            let body = match document.len() > MAX_INLINE {
+                true => Body::Large,
+                false => Body::Inline(Bytes::from(document)),
+            };
+            let kind = kind.as_str().to_owned();
+            let content = Content::Document {
+                kind,
+                project,
+                name,
+                digest,
+                size,
+                body,
+            };
+            Row {
+                revision,
+                uid: uid.to_string(),
+                generation,
+                content,
+            }
+        }
+    }
+}
+
+fn report(observation: Observation) -> Result<NewStatus, StoreError> {
+    let foreign = |_| StoreError::Foreign(observation.uid.clone());
+    let object: ObjectId = observation.uid.parse().map_err(foreign)?;
+    let telling = observation
+        .conditions
+        .iter()
+        .find(|condition| condition.status != "True");
+    let (reason, message) = telling
+        .map(|condition| (condition.reason.clone(), condition.message.clone()))
+        .unwrap_or_default();
+    let conditions = observation.conditions.iter().map(|condition| {
+        serde_json::json!({
+            "type": condition.kind, "status": condition.status,
+            "reason": condition.reason, "message": condition.message,
+        })
+    });
+    Ok(NewStatus {
+        object,
+        observed_generation: observation.generation,
+        phase: observation.phase,
+        reason,
+        message,
+        conditions: conditions.collect(),
+    })
+}
+
+#[async_trait]
+impl FleetStore for Sql {
+    async fn consume_token(
+        &self,
+        secret: &str,
+        version: &str,
+        source: Option<IpAddr>,
+    ) -> Result<(TenantId, ClusterId), StoreError> {
+        let consumed = fleet::consume_join_token(&self.store, secret, version, request(source)).await;
+        consumed.map_err(|error| wire(&error))
+    }
+
+    async fn certificate_issued(&self, peer: &PeerIdentity, not_after_ms: i64) -> Result<(), StoreError> {
+        let noted = fleet::certificate_issued(&self.store, peer, not_after_ms, request(None)).await;
+        noted.map_err(|error| wire(&error))
+    }
+
+    async fn authenticate(&self, peer: &PeerIdentity) -> Result<(), StoreError> {
+        self.prove(peer).await.map(|_| ())
+    }
+
+    async fn begin_session(&self, peer: &PeerIdentity, hello: &Hello) -> Result<Begun, StoreError> {
+        let context = self.prove(peer).await?;
+        let begun = fleet::begin_session(&context, &self.store, &hello.incarnation, &hello.version).await;
+        let begun = begun.map_err(|error| wire(&error))?;
+        let previous = Some(begun.previous_incarnation).filter(|before| !before.is_empty());
+        if previous
+            .as_ref()
+            .is_some_and(|before| *before != hello.incarnation)
+        {
+            // Another inbox: what the one before had on disk says nothing of this one.
+            let reset = fleet::reset_cursors(&context, &self.store, begun.cluster.epoch).await;
+            reset.map_err(|error| wire(&error))?;
+        }
+        Ok(Begun {
+            epoch: begun.cluster.epoch,
+            revision: begun.cluster.revision,
+            tombstone_floor: begun.cluster.tombstone_floor,
+            previous_incarnation: previous,
+            approved_deletes: begun.cluster.approved_deletes,
+        })
+    }
+
+    async fn changes(&self, peer: &PeerIdentity, after: u64, limit: usize) -> Result<Changes, StoreError> {
+        let context = self.context(peer).await?;
+        let limit = u32::try_from(limit).unwrap_or(u32::MAX);
+        let read = fleet::changes_since(&context, &self.store, after, limit).await;
+        let read = read.map_err(|error| wire(&error))?;
+        Ok(Changes {
+            revision: read.revision,
+            rows: read.changes.into_iter().map(row).collect(),
+        })
+    }
+
+    async fn desired(&self, peer: &PeerIdentity) -> Result<Desired, StoreError> {
+        let context = self.context(peer).await?;
+        let read = fleet::desired_set(&context, &self.store)
+            .await
+            .map_err(|error| wire(&error))?;
+        let entries = read.entries.into_iter().map(|entry| DesiredEntry {
+            uid: entry.uid.to_string(),
+            generation: entry.generation,
+            digest: entry.digest,
+        });
+        Ok(Desired {
+            revision: read.revision,
+            entries: entries.collect(),
+        })
+    }
+
+    async fn rows(&self, peer: &PeerIdentity, uids: &[String]) -> Result<Vec<Row>, StoreError> {
+        let context = self.context(peer).await?;
+        // A text that is no id names nothing here.
+        let ids: Vec<ObjectId> = uids.iter().filter_map(|uid| uid.parse().ok()).collect();
+        let rows = fleet::rows(&context, &self.store, &ids)
+            .await
+            .map_err(|error| wire(&error))?;
+        Ok(rows.into_iter().map(row).collect())
+    }
+
+    async fn blob(&self, peer: &PeerIdentity, digest: Digest) -> Result<Option<Bytes>, StoreError> {
+        let context = self.context(peer).await?;
+        let blob = fleet::blob(&context, &self.store, digest)
+            .await
+            .map_err(|error| wire(&error))?;
+        Ok(blob.map(Bytes::from))
+    }
+
+    async fn ack(&self, session: &Session, revision: u64, stage: Stage) -> Result<(), StoreError> {
+        let context = self.context(&session.peer).await?;
+        let stage = match stage {
+            Stage::Persisted => roadstead_store::Stage::Persisted,
+            Stage::Applied => roadstead_store::Stage::Applied,
+        };
+        let kept = fleet::ack(&context, &self.store, session.epoch, stage, revision).await;
+        kept.map_err(|error| wire(&error))
+    }
+
+    async fn observe(&self, session: &Session, observations: Vec<Observation>) -> Result<(), StoreError> {
+        let context = self.context(&session.peer).await?;
+        let reports = observations
+            .into_iter()
+            .map(report)
+            .collect::<Result<Vec<_>, _>>()?;
+        let kept = fleet::observe(&context, &self.store, session.epoch, &reports).await;
+        kept.map_err(|error| wire(&error))
+    }
+
+    async fn held(&self, session: &Session, held: Held) -> Result<(), StoreError> {
+        let context = self.context(&session.peer).await?;
+        let kept = fleet::held(&context, &self.store, session.epoch, held.revision, held.deletes).await;
+        kept.map_err(|error| wire(&error))
+    }
+
+    async fn record_runs(
+        &self,
+        session: &Session,
+        records: Vec<RunRecord>,
+    ) -> Result<Vec<RunVerdict>, StoreError> {
+        let context = self.context(&session.peer).await?;
+        let verdicts = fleet::record_runs(&context, &self.store, session.epoch, &records).await;
+        let verdicts = verdicts.map_err(|error| wire(&error))?;
+        let verdict = |verdict| match verdict {
+            fleet::RunVerdict::Kept => RunVerdict::Kept,
+            fleet::RunVerdict::Refused(why) => RunVerdict::Refused(why),
+        };
+        Ok(verdicts.into_iter().map(verdict).collect())
+    }
+
+    async fn seen(&self, clusters: Vec<(PeerIdentity, i64)>) -> Result<(), StoreError> {
+        let seen: Vec<_> = clusters
+            .into_iter()
+            .map(|(peer, at)| (peer.tenant, peer.cluster, at))
+            .collect();
+        fleet::touch_last_seen(&self.store, &seen)
+            .await
+            .map_err(|error| wire(&error))
+    }
+
+    async fn standing(&self, peers: &[PeerIdentity]) -> Result<Vec<Option<Standing>>, StoreError> {
+        let mut standings = Vec::with_capacity(peers.len());
+        for peer in peers {
+            standings.push(match self.context(peer).await {
+                Ok(context) => stand(&self.store, &context, peer).await?,
+                // Not kept any more, and refused when looked up.
+                Err(StoreError::Refused(_)) => None,
+                Err(error) => return Err(error),
+            });
+        }
+        Ok(standings)
+    }
+
+    async fn audit(&self, event: Event) -> Result<(), StoreError> {
+        // The use cases of enrolment and renewal have recorded these themselves, in the transaction of the act.
+        if matches!(
+            event.what,
+            What::Enrolled | What::Renewed | What::EnrolmentRefused
+        ) {
+            return Ok(());
+        }
+        let Some(peer) = &event.peer else {
+            // Nobody's log; the line that the caller wrote is all there is.
+            return Ok(());
+        };
+        let mut detail = serde_json::Map::new();
+        detail.insert("detail".to_owned(), event.detail.into());
+        detail.insert("serial".to_owned(), peer.serial.clone().into());
+        let source = request(event.source);
+        let kept = fleet::audit_event(&self.store, peer, false, event.what.action(), detail, source).await;
+        kept.map_err(|error| wire(&error))
+    }
+
+    fn hints(&self, peer: &PeerIdentity) -> Hints {
+        let watch = self
+            .kept(peer)
+            .and_then(|context| self.store.watch(&context).ok());
+        match watch {
+            Some(watch) => Box::pin(WatchStream::from_changes(watch).map(|_| ())),
+            // The look around every two seconds does without.
+            None => Box::pin(stream::pending()),
+        }
+    }
+}
+
+async fn stand(
+    store: &Store,
+    context: &TenantContext,
+    peer: &PeerIdentity,
+) -> Result<Option<Standing>, StoreError> {
+    let standing = fleet::standing(context, store, &peer.serial)
+        .await
+        .map_err(|error| wire(&error))?;
+    Ok(standing.map(|standing| Standing {
+        revision: standing.revision,
+        epoch: standing.epoch,
+        revoked: standing.revoked,
+    }))
+}
