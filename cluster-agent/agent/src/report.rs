@@ -98,14 +98,22 @@ fn nack_code(code: Code) -> NackCode {
     }
 }
 
-/// A document that is not taken; an agent may go on with an earlier revision.
+/// A document that is not taken. `Failed` even where an agent goes on with an earlier revision: the phase is that of
+/// this generation, and what serves is in the conditions.
 fn refused(item: &Item, nack: &Nack, engine: Option<&EngineStatus>) -> DocumentStatus {
-    let serves = engine.is_some_and(EngineStatus::ready);
-    status(
-        item,
-        if serves { "Degraded" } else { "Failed" },
-        vec![condition("Accepted", false, "Refused", &nack.detail)],
-    )
+    let reason = match nack.code() {
+        NackCode::NackInvalid => "Invalid",
+        _ => "Refused",
+    };
+    let mut conditions = vec![condition("Accepted", false, reason, &nack.detail)];
+    let earlier = engine
+        .filter(|engine| engine.ready())
+        .and_then(|engine| engine.applied.as_ref());
+    if let Some((generation, _)) = earlier {
+        let detail = format!("generation {generation} goes on");
+        conditions.push(condition("Ready", true, "ServesEarlier", &detail));
+    }
+    status(item, "Failed", conditions)
 }
 
 fn agent(
@@ -292,7 +300,10 @@ mod tests {
             (report.nacks["a1"].generation, report.nacks["a1"].detail.as_str()),
             (3, "no such model")
         );
-        assert_eq!(report.statuses["a1"].phase, "Degraded", "the one before serves");
+        let status = &report.statuses["a1"];
+        assert_eq!(status.phase, "Failed", "of this generation");
+        let ready = status.conditions.iter().find(|c| c.r#type == "Ready").unwrap();
+        assert_eq!(ready.reason, "ServesEarlier");
     }
 
     #[test]

@@ -163,6 +163,7 @@ impl Supervisor {
             }
         };
         let pid = engine.process.pid();
+        self.say(&format!("the engine starts as process {pid}"));
         if let Err(error) = self.folder.note(pid) {
             tracing::warn!(agent = self.report.uid(), %error, "the engine's process cannot be noted");
         }
@@ -458,6 +459,10 @@ impl<'a> Life<'a> {
             FromEngine::Listening { address } => self.listening(&address),
             FromEngine::Applied { digest, .. } => match self.answered(&digest) {
                 Some((unit, trust)) => {
+                    let (digest, generation) = (&unit.digest, unit.bundle.generation);
+                    if self.serving.as_ref().is_none_or(|(before, _)| before != digest) {
+                        self.of.say(&format!("generation {generation} serves"));
+                    }
                     self.serving = Some((unit.digest.clone(), trust));
                     self.served(&unit);
                     self.advance();
