@@ -343,3 +343,127 @@ async fn spans_and_metrics_reach_a_collector_and_logs_name_the_trace() {
         "{out}"
     );
 }
+
+/// A real collector (PyPI `rotel`), which prints what it receives. `None` when this machine has none and need not.
+struct Rotel {
+    process: Child,
+    url: String,
+    folder: std::path::PathBuf,
+}
+
+impl Rotel {
+    fn start() -> Option<Self> {
+        let Some(program) = std::env::var_os("ROADSTEAD_TEST_ROTEL") else {
+            assert!(
+                std::env::var_os("ROADSTEAD_TEST_COMPLETE").is_none(),
+                "ROADSTEAD_TEST_ROTEL is not set"
+            );
+            println!("left out: ROADSTEAD_TEST_ROTEL is not set (see tests/tools/install)");
+            return None;
+        };
+        let folder = std::env::temp_dir().join(format!("roadstead-rotel-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        // Rotel cannot choose its ports itself: ask for free ones, and again when somebody was quicker.
+        for _ in 0..5 {
+            let ports = [free_port(), free_port()];
+            let address = |n: usize| format!("127.0.0.1:{}", ports[n]);
+            let mut process = Command::new(&program)
+                .args([
+                    "start",
+                    "--exporter",
+                    "blackhole",
+                    "--debug-log-verbosity",
+                    "detailed",
+                ])
+                .args([
+                    "--debug-log",
+                    "traces",
+                    "--debug-log",
+                    "metrics",
+                    "--disable-batching",
+                ])
+                .args([
+                    "--otlp-grpc-endpoint",
+                    &address(0),
+                    "--otlp-http-endpoint",
+                    &address(1),
+                ])
+                .stdin(Stdio::null())
+                .stdout(std::fs::File::create(folder.join("out")).unwrap())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            let answers = wait(|| {
+                process.try_wait().unwrap().is_some() || std::net::TcpStream::connect(address(0)).is_ok()
+            });
+            if answers && process.try_wait().unwrap().is_none() {
+                return Some(Self {
+                    process,
+                    url: format!("http://{}", address(0)),
+                    folder,
+                });
+            }
+        }
+        panic!("rotel did not start");
+    }
+
+    fn printed(&self) -> String {
+        std::fs::read_to_string(self.folder.join("out")).unwrap()
+    }
+}
+
+impl Drop for Rotel {
+    fn drop(&mut self) {
+        drop(self.process.kill());
+        drop(self.process.wait());
+        drop(std::fs::remove_dir_all(&self.folder));
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
+}
+
+/// Polls until `done` or for ten seconds.
+fn wait(mut done: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while Instant::now() < deadline {
+        if done() {
+            return true;
+        }
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+    false
+}
+
+#[test]
+fn a_real_collector_understands_what_is_exported() {
+    let Some(rotel) = Rotel::start() else { return };
+    run("work", &[("OTEL_EXPORTER_OTLP_ENDPOINT", &rotel.url)]);
+    let wanted = [
+        "service.name: Str(roadstead-probe)",
+        "Trace ID       : 0af7651916cd43dd8448eb211c80319c",
+        "Parent ID      : b7ad6b7169203331",
+        "Name           : work",
+        "cluster.id: Str(east)",
+        "Name: reconciles",
+        "outcome: Str(ok)",
+    ];
+    let missing = |text: &str| {
+        wanted
+            .into_iter()
+            .filter(|w| !text.contains(w))
+            .collect::<Vec<_>>()
+    };
+    wait(|| missing(&rotel.printed()).is_empty());
+    assert!(
+        missing(&rotel.printed()).is_empty(),
+        "{:?} not in {}",
+        missing(&rotel.printed()),
+        rotel.printed()
+    );
+}
