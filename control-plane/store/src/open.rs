@@ -15,6 +15,8 @@ const ACQUIRE: Duration = Duration::from_secs(5);
 const BUSY: Duration = Duration::from_secs(3);
 /// Readers beside SQLite's one writer.
 const READERS: u32 = 4;
+/// A connection that has been idle for longer is tried before it is used: the server may have been restarted.
+const IDLE: Duration = Duration::from_secs(10);
 /// Connections to PostgreSQL of one replica.
 const CONNECTIONS: u32 = 16;
 
@@ -209,6 +211,7 @@ async fn postgres(url: &str) -> Result<DatabaseConnection, Error> {
         .acquire_timeout(ACQUIRE)
         .connect_timeout(ACQUIRE)
         .test_before_acquire(false)
+        .test_before_acquire_if_idle_for(IDLE)
         .sqlx_logging(false);
     options.map_sqlx_postgres_opts(|postgres| {
         postgres.options([

@@ -5,7 +5,7 @@
 
 use crate::{Faults, Store, StoreOptions, migrate};
 use roadstead_domain::{Clock, Random};
-use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection};
+use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, Statement};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -141,6 +141,53 @@ impl TestDatabase {
     }
 }
 
+impl TestDatabase {
+    /// The texts of the first column that a query answers, asked as the hub's role, past the store: what a query
+    /// without a tenant would see.
+    ///
+    /// # Panics
+    /// When the database refuses it.
+    pub async fn ask(&self, sql: &str) -> Vec<String> {
+        ask(&self.url, sql).await
+    }
+
+    /// The same as whoever may see everything.
+    ///
+    /// # Panics
+    /// When the database refuses it.
+    pub async fn ask_all(&self, sql: &str) -> Vec<String> {
+        let url = match &self.gone {
+            Gone::Folder(_) => self.url.clone(),
+            Gone::Database { admin, name } => with_database(admin, name),
+        };
+        ask(&url, sql).await
+    }
+
+    /// `true` on PostgreSQL.
+    #[must_use]
+    pub fn is_postgres(&self) -> bool {
+        matches!(self.gone, Gone::Database { .. })
+    }
+
+    /// A lock that keeps every other writer of a SQLite file out until it is dropped.
+    ///
+    /// # Panics
+    /// When it cannot be had.
+    pub async fn lock_out(&self) -> impl Sized + use<> {
+        use sea_orm::{SqliteTransactionMode, TransactionOptions, TransactionTrait};
+        let options = TransactionOptions {
+            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+            ..TransactionOptions::default()
+        };
+        let connection = connect(&self.url).await;
+        let lock = connection
+            .begin_with_options(options)
+            .await
+            .expect("the lock is free");
+        (lock, connection)
+    }
+}
+
 impl Drop for TestDatabase {
     fn drop(&mut self) {
         match &self.gone {
@@ -174,6 +221,19 @@ async fn connect(url: &str) -> DatabaseConnection {
     Database::connect(options)
         .await
         .expect("the test database answers")
+}
+
+async fn ask(url: &str, sql: &str) -> Vec<String> {
+    let connection = connect(url).await;
+    let statement = Statement::from_string(connection.get_database_backend(), sql);
+    let rows = connection
+        .query_all_raw(statement)
+        .await
+        .expect("the test database answers");
+    let read = rows.iter().map(|row| row.try_get_by_index(0).expect("a text"));
+    let texts = read.collect();
+    connection.close().await.expect("the connection closes");
+    texts
 }
 
 async fn run(connection: &DatabaseConnection, sql: &str) {

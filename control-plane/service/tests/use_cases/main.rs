@@ -1,7 +1,12 @@
 //! The use cases on real databases: each test runs on SQLite and on PostgreSQL.
 
 mod audit;
+mod catalogue;
+mod desired;
 mod documents;
-#[expect(dead_code, reason = "the tests of the fleet use the rest")]
+mod faults;
+mod fleet;
+mod isolation;
+mod runs;
 mod support;
 mod tokens;

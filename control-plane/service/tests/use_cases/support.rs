@@ -4,7 +4,7 @@ use roadstead_authz::{PeerIdentity, Presented, RequestInfo, Role, Scope, SecretK
 use roadstead_contract::documents::{Name, Source, parse_files};
 use roadstead_domain::{ClusterId, Error, FakeClock, SeededRandom};
 use roadstead_service::bootstrap::{self, Dev};
-use roadstead_service::{Answer, ApplyDocument, ApplyInput, authenticate, fleet, tokens};
+use roadstead_service::{Answer, ApplyDocument, ApplyInput, authenticate, clusters, fleet, tokens};
 use roadstead_store::testing::TestDatabase;
 use roadstead_store::{Faults, Store};
 use secrecy::ExposeSecret as _;
@@ -116,10 +116,22 @@ pub(crate) async fn holder(
 }
 
 pub(crate) async fn enrolled(store: &Store, tenant: &Tenant, serial: &str) -> TenantContext {
-    let join = tenant.dev.join_token(store).await.expect("a join token");
-    let (owner, cluster) = consume(store, join.secret.expose_secret()).await.expect("good");
+    enrolled_in(store, &tenant.owner, tenant.dev.cluster.id, serial).await
+}
+
+/// The cluster agent of that cluster, enrolled with a certificate of that serial.
+pub(crate) async fn enrolled_in(
+    store: &Store,
+    owner: &TenantContext,
+    cluster: ClusterId,
+    serial: &str,
+) -> TenantContext {
+    let join = clusters::join_token(owner, store, cluster)
+        .await
+        .expect("a join token");
+    let (tenant, cluster) = consume(store, join.secret.expose_secret()).await.expect("good");
     let peer = PeerIdentity {
-        tenant: owner,
+        tenant,
         cluster,
         serial: serial.to_owned(),
     };

@@ -1,0 +1,189 @@
+//! What a failure in the middle leaves behind: nothing.
+
+crate::support::on_both!(
+    a_failing_statement_leaves_nothing,
+    a_locked_database_is_unavailable,
+    a_database_that_is_gone_is_unavailable,
+    a_hub_that_is_killed_keeps_what_it_acknowledged,
+);
+
+mod tests {
+    use crate::support::{World, agent, input, model, name, pair, set};
+    use roadstead_contract::documents::Kind;
+    use roadstead_domain::Error;
+    use roadstead_service::{DeleteInput, RollBackInput, Target, audit, clusters};
+
+    /// Everything in the database that an act may change.
+    async fn picture(world: &World) -> Vec<String> {
+        let count = |table: &str| format!("(SELECT count(*) FROM {table})");
+        let counts = [
+            "object",
+            "revision",
+            "desired",
+            "audit",
+            "cluster",
+            "idempotency_key",
+            "enrolment_token",
+            "api_token",
+        ];
+        let counts: Vec<String> = counts.into_iter().map(count).collect();
+        let rows = [
+            "SELECT concat_ws(' ', name, revision, deleted_ms) FROM object",
+            "SELECT concat_ws(' ', cluster_id, name, generation, revision, deleted) FROM desired",
+            "SELECT concat_ws(' ', name, revision, deleted_ms) FROM cluster",
+            "SELECT concat_ws(' ', tenant_id, seq) FROM audit_head",
+        ];
+        let sql = format!(
+            "SELECT concat_ws(' ', {}) UNION ALL {}",
+            counts.join(", "),
+            rows.join(" UNION ALL ")
+        );
+        let mut picture = world.database.ask_all(&sql).await;
+        picture.sort_unstable();
+        picture
+    }
+
+    fn helper() -> Target {
+        Target::Name {
+            project: name("support"),
+            kind: Kind::Agent,
+            name: name("helper"),
+        }
+    }
+
+    async fn act(world: &World, number: usize) -> Result<(), Error> {
+        let (ctx, store) = (&world.acme.owner, &world.store);
+        match number {
+            0 => {
+                let mut with_key = input(&pair());
+                with_key.idempotency_key = Some("k".to_owned());
+                roadstead_service::apply_documents(ctx, store, &with_key)
+                    .await
+                    .map(|_| ())
+            }
+            1 => world
+                .apply(&set(&[
+                    model("fast", "m2"),
+                    agent("helper", "More.", "fast", "{}"),
+                ]))
+                .await
+                .map(|_| ()),
+            2 => {
+                let roll = RollBackInput {
+                    target: helper(),
+                    to_revision: 1,
+                    expected_revision: None,
+                    idempotency_key: None,
+                    message: String::new(),
+                };
+                roadstead_service::roll_back(ctx, store, &roll).await.map(|_| ())
+            }
+            3 => world.acme.dev.join_token(store).await.map(|_| ()),
+            4 => {
+                let delete = DeleteInput {
+                    target: helper(),
+                    expected_revision: None,
+                    idempotency_key: None,
+                };
+                roadstead_service::delete_document(ctx, store, &delete)
+                    .await
+                    .map(|_| ())
+            }
+            _ => clusters::delete(ctx, store, world.acme.dev.cluster.id).await,
+        }
+    }
+
+    pub(super) async fn a_failing_statement_leaves_nothing(world: World) {
+        for number in 0..6 {
+            let before = picture(&world).await;
+            let mut failures = 0;
+            loop {
+                world.faults.fail_after(failures);
+                let acted = act(&world, number).await;
+                if world.faults.disarm() {
+                    acted.expect("no statement was left to fail");
+                    break;
+                }
+                let error = acted.expect_err("a statement failed");
+                assert!(matches!(error, Error::Unavailable { .. }), "{error}");
+                assert_eq!(
+                    picture(&world).await,
+                    before,
+                    "act {number}, statement {failures}"
+                );
+                failures += 1;
+            }
+            assert!(failures > 5, "act {number} has {failures} statements");
+            assert_ne!(picture(&world).await, before, "act {number} was done in the end");
+        }
+        let reports = audit::verify(&world.store).await.expect("checked");
+        assert!(reports.iter().all(|r| r.broken.is_none()), "{reports:?}");
+    }
+
+    pub(super) async fn a_locked_database_is_unavailable(world: World) {
+        if world.database.is_postgres() {
+            return;
+        }
+        let lock = world.database.lock_out().await;
+        let (applied, ready) = (world.apply(&pair()).await, world.store.readiness().await);
+        for refused in [applied.map(|_| ()), ready] {
+            let error = refused.expect_err("locked");
+            assert!(error.to_string().contains("locked by another process"), "{error}");
+        }
+        drop(lock);
+        world.store.readiness().await.expect("free again");
+        world.apply(&pair()).await.expect("applied");
+    }
+
+    pub(super) async fn a_database_that_is_gone_is_unavailable(world: World) {
+        world.store.readiness().await.expect("ready");
+        if world.database.is_postgres() {
+            let kill = "SELECT pg_terminate_backend(pid)::text FROM pg_stat_activity
+                WHERE datname = current_database() AND pid <> pg_backend_pid()";
+            world.database.ask_all(kill).await;
+            let refused = world.apply(&pair()).await.expect_err("its connections were cut");
+            assert!(matches!(refused, Error::Unavailable { .. }), "{refused:?}");
+            // It comes back by itself.
+            let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+            while let Err(error) = world.apply(&pair()).await {
+                assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
+                assert!(std::time::Instant::now() < deadline, "still {error}");
+            }
+            return;
+        }
+        let path = world.database.url().trim_start_matches("sqlite:").to_owned();
+        std::fs::rename(&path, format!("{path}.away")).expect("renamed");
+        for refused in [
+            world.apply(&pair()).await.map(|_| ()),
+            world.store.readiness().await,
+        ] {
+            let error = refused.expect_err("gone");
+            assert!(error.to_string().contains("gone or was replaced"), "{error}");
+        }
+        std::fs::rename(format!("{path}.away"), &path).expect("renamed back");
+        world.apply(&pair()).await.expect("applied");
+    }
+
+    /// A copy of the files at a moment is what a killed process leaves (the kernel keeps what was written).
+    pub(super) async fn a_hub_that_is_killed_keeps_what_it_acknowledged(world: World) {
+        if world.database.is_postgres() {
+            return;
+        }
+        world.apply(&pair()).await.expect("acknowledged");
+        let path = world.database.url().trim_start_matches("sqlite:").to_owned();
+        let copy = roadstead_store::testing::TestDatabase::sqlite();
+        let target = copy.url().trim_start_matches("sqlite:").to_owned();
+        for suffix in ["", "-wal"] {
+            std::fs::copy(format!("{path}{suffix}"), format!("{target}{suffix}")).expect("copied");
+        }
+        let store = copy
+            .open(world.clock.clone(), world.store.random().clone(), None)
+            .await;
+        let found = roadstead_service::lookup(&world.acme.owner, &store, &helper())
+            .await
+            .expect("kept");
+        assert_eq!(found.revision, 1);
+        let reports = audit::verify(&store).await.expect("checked");
+        assert!(reports.iter().all(|r| r.broken.is_none()));
+    }
+}

@@ -1,0 +1,400 @@
+//! Enrolment, fencing, acknowledgements, reports, hints.
+
+crate::support::on_both!(
+    s42_a_join_token_works_once,
+    s42_of_many_attempts_at_once_one_wins,
+    s42_an_expired_or_replaced_join_token_is_refused,
+    s49_a_revoked_certificate_is_refused_and_its_session_hears_of_it,
+    a_deleted_cluster_is_shut_out,
+    an_older_session_writes_no_more,
+    acknowledgements_go_forward_and_never_into_the_future,
+    s50_an_older_report_never_overwrites_a_newer_one,
+    s45_a_report_of_what_is_not_here_is_refused,
+    a_hint_follows_the_commit,
+    held_deletions_wait_for_a_person,
+    a_certificate_expires,
+);
+
+mod tests {
+    use crate::support::{HOUR, World, consume, enrolled_in, model, name, pair};
+    use roadstead_authz::{PeerIdentity, RequestInfo};
+    use roadstead_contract::documents::Kind;
+    use roadstead_domain::{Error, ObjectId, PageRequest};
+    use roadstead_service::{Target, audit, authenticate, clusters, fleet};
+    use roadstead_store::{NewStatus, Stage};
+    use secrecy::ExposeSecret as _;
+
+    async fn newest_action(world: &World) -> (String, String) {
+        let page = PageRequest {
+            first: Some(1),
+            after: None,
+        };
+        let listed = audit::list(&world.acme.owner, &world.store, &page)
+            .await
+            .expect("listed");
+        let newest = listed.items.into_iter().next().expect("a record");
+        (newest.action, newest.decision)
+    }
+
+    pub(super) async fn s42_a_join_token_works_once(world: World) {
+        let join = world.acme.dev.join_token(&world.store).await.expect("made");
+        let secret = join.secret.expose_secret();
+        let (tenant, cluster) = consume(&world.store, secret).await.expect("once");
+        assert_eq!(
+            (tenant, cluster),
+            (world.acme.owner.tenant(), world.acme.dev.cluster.id)
+        );
+        let again = consume(&world.store, secret)
+            .await
+            .expect_err("never twice")
+            .to_string();
+        assert_eq!(
+            newest_action(&world).await,
+            ("enrol".to_owned(), "refuse".to_owned())
+        );
+        let unknown = "0".repeat(secret.len());
+        let unknown = consume(&world.store, &unknown)
+            .await
+            .expect_err("unknown")
+            .to_string();
+        assert_eq!(again, unknown, "one sentence for every bad token");
+        let at_rest = world.database.ask_all("SELECT name FROM cluster").await.join(" ");
+        assert!(!at_rest.contains(secret));
+    }
+
+    pub(super) async fn s42_of_many_attempts_at_once_one_wins(world: World) {
+        let join = world.acme.dev.join_token(&world.store).await.expect("made");
+        let attempts = (0..8).map(|_| {
+            let (store, secret) = (world.store.clone(), join.secret.expose_secret().to_owned());
+            tokio::spawn(async move { consume(&store, &secret).await.is_ok() })
+        });
+        let mut wins = 0;
+        for attempt in attempts.collect::<Vec<_>>() {
+            wins += usize::from(attempt.await.expect("done"));
+        }
+        assert_eq!(wins, 1);
+    }
+
+    pub(super) async fn s42_an_expired_or_replaced_join_token_is_refused(world: World) {
+        let first = world.acme.dev.join_token(&world.store).await.expect("made");
+        let second = world.acme.dev.join_token(&world.store).await.expect("made");
+        assert!(
+            consume(&world.store, first.secret.expose_secret()).await.is_err(),
+            "replaced"
+        );
+        world.clock.advance(HOUR);
+        assert!(
+            consume(&world.store, second.secret.expose_secret())
+                .await
+                .is_err(),
+            "expired"
+        );
+    }
+
+    fn peer(world: &World, serial: &str) -> PeerIdentity {
+        PeerIdentity {
+            tenant: world.acme.owner.tenant(),
+            cluster: world.acme.dev.cluster.id,
+            serial: serial.to_owned(),
+        }
+    }
+
+    pub(super) async fn s49_a_revoked_certificate_is_refused_and_its_session_hears_of_it(world: World) {
+        let ctx = world.cluster_agent().await;
+        let mut hints = world.store.watch(&ctx).expect("a cluster agent");
+        let mut all = world.store.changed();
+        let id = world.acme.dev.cluster.id;
+        let standing = fleet::standing(&ctx, &world.store, "01")
+            .await
+            .expect("answered")
+            .expect("there");
+        assert!(!standing.revoked);
+        let count = clusters::revoke_certificates(&world.acme.owner, &world.store, id, Some("01")).await;
+        assert_eq!(count.expect("revoked"), 1);
+        assert!(hints.has_changed().expect("open"));
+        hints.mark_unchanged();
+        assert_eq!(all.try_recv().expect("a hint"), id);
+        let standing = fleet::standing(&ctx, &world.store, "01")
+            .await
+            .expect("answered")
+            .expect("there");
+        assert!(standing.revoked);
+        let refused = authenticate::cluster(&world.store, &peer(&world, "01"), RequestInfo::default()).await;
+        assert!(matches!(refused, Err(Error::Unauthenticated { .. })));
+        let unknown = clusters::revoke_certificates(&world.acme.owner, &world.store, id, Some("77")).await;
+        assert!(matches!(unknown, Err(Error::NotFound { .. })));
+    }
+
+    pub(super) async fn a_certificate_expires(world: World) {
+        world.cluster_agent().await;
+        world.clock.advance(72 * HOUR);
+        let refused = authenticate::cluster(&world.store, &peer(&world, "01"), RequestInfo::default()).await;
+        assert!(matches!(refused, Err(Error::Unauthenticated { .. })));
+    }
+
+    pub(super) async fn a_deleted_cluster_is_shut_out(world: World) {
+        world.apply(&pair()).await.expect("applied");
+        let ctx = world.cluster_agent().await;
+        let session = fleet::begin_session(&ctx, &world.store, "i1", "0.1.0")
+            .await
+            .expect("begun");
+        let id = world.acme.dev.cluster.id;
+        clusters::delete(&world.acme.owner, &world.store, id)
+            .await
+            .expect("deleted");
+        let acked = fleet::ack(&ctx, &world.store, session.cluster.epoch, Stage::Persisted, 1).await;
+        assert!(matches!(acked, Err(Error::NotFound { .. })), "{acked:?}");
+        assert!(
+            fleet::begin_session(&ctx, &world.store, "i1", "0.1.0")
+                .await
+                .is_err()
+        );
+        assert!(fleet::changes_since(&ctx, &world.store, 0, 10).await.is_err());
+        assert_eq!(
+            fleet::standing(&ctx, &world.store, "01").await.expect("answered"),
+            None
+        );
+        assert!(
+            authenticate::cluster(&world.store, &peer(&world, "01"), RequestInfo::default())
+                .await
+                .is_err()
+        );
+        let late = PeerIdentity {
+            serial: "02".to_owned(),
+            ..peer(&world, "01")
+        };
+        let issued = fleet::certificate_issued(&world.store, &late, i64::MAX, RequestInfo::default()).await;
+        assert!(matches!(issued, Err(Error::Unauthenticated { .. })));
+        let again = clusters::CreateInput {
+            name: name("edge"),
+            labels: std::collections::BTreeMap::new(),
+        };
+        let again = clusters::create(&world.acme.owner, &world.store, again)
+            .await
+            .expect("the name is free");
+        let fresh = enrolled_in(&world.store, &world.acme.owner, again.id, "03").await;
+        let changes = fleet::changes_since(&fresh, &world.store, 0, 10)
+            .await
+            .expect("answered");
+        assert_eq!(
+            changes.changes.len(),
+            2,
+            "a new cluster of that name gets what its placement says"
+        );
+    }
+
+    async fn status(world: &World, generation: u64, phase: &str) -> NewStatus {
+        let target = Target::Name {
+            project: name("support"),
+            kind: Kind::Agent,
+            name: name("helper"),
+        };
+        let object = roadstead_service::lookup(&world.acme.owner, &world.store, &target)
+            .await
+            .expect("there");
+        report(object.id, generation, phase)
+    }
+
+    fn report(object: ObjectId, generation: u64, phase: &str) -> NewStatus {
+        NewStatus {
+            object,
+            observed_generation: generation,
+            phase: phase.to_owned(),
+            reason: String::new(),
+            message: String::new(),
+            conditions: serde_json::json!([]),
+        }
+    }
+
+    pub(super) async fn an_older_session_writes_no_more(world: World) {
+        world.apply(&pair()).await.expect("applied");
+        let (ctx, store) = (world.cluster_agent().await, &world.store);
+        let old = fleet::begin_session(&ctx, store, "i1", "0.1.0")
+            .await
+            .expect("begun");
+        let new = fleet::begin_session(&ctx, store, "i2", "0.1.0")
+            .await
+            .expect("begun");
+        assert_eq!((old.cluster.epoch, new.cluster.epoch), (1, 2));
+        assert_eq!(
+            (
+                old.previous_incarnation.as_str(),
+                new.previous_incarnation.as_str()
+            ),
+            ("", "i1")
+        );
+        let epoch = old.cluster.epoch;
+        let ready = [status(&world, 1, "Ready").await];
+        let refusals = [
+            fleet::ack(&ctx, store, epoch, Stage::Persisted, 1).await,
+            fleet::ack(&ctx, store, epoch, Stage::Applied, 1).await,
+            fleet::observe(&ctx, store, epoch, &ready).await,
+            fleet::held(&ctx, store, epoch, 1, 9).await,
+            fleet::record_runs(&ctx, store, epoch, &[]).await.map(|_| ()),
+            fleet::reset_cursors(&ctx, store, epoch).await,
+            fleet::raise_revision(&ctx, store, epoch, 99).await,
+        ];
+        for refusal in refusals {
+            assert!(refusal.expect_err("superseded").is_superseded());
+        }
+        fleet::observe(&ctx, store, new.cluster.epoch, &ready)
+            .await
+            .expect("the newer one writes");
+    }
+
+    pub(super) async fn acknowledgements_go_forward_and_never_into_the_future(world: World) {
+        for text in ["m1", "m2", "m3"] {
+            world.apply(&pair().replace("m1", text)).await.expect("applied");
+        }
+        let (ctx, store) = (world.cluster_agent().await, &world.store);
+        let epoch = fleet::begin_session(&ctx, store, "i1", "0.1.0")
+            .await
+            .expect("begun")
+            .cluster
+            .epoch;
+        for revision in [2, 1] {
+            fleet::ack(&ctx, store, epoch, Stage::Persisted, revision)
+                .await
+                .expect("taken");
+        }
+        assert!(matches!(
+            fleet::ack(&ctx, store, epoch, Stage::Persisted, 4).await,
+            Err(Error::Invalid { .. })
+        ));
+        let seen = clusters::get(&world.acme.owner, store, world.acme.dev.cluster.id)
+            .await
+            .expect("there")
+            .cluster;
+        assert_eq!((seen.revision, seen.persisted, seen.applied), (3, 2, 0));
+        fleet::ack(&ctx, store, epoch, Stage::Applied, 3)
+            .await
+            .expect("taken");
+        fleet::reset_cursors(&ctx, store, epoch).await.expect("reset");
+        fleet::raise_revision(&ctx, store, epoch, 10)
+            .await
+            .expect("raised");
+        let seen = clusters::get(&world.acme.owner, store, world.acme.dev.cluster.id)
+            .await
+            .expect("there")
+            .cluster;
+        assert_eq!((seen.revision, seen.persisted, seen.applied), (10, 0, 0));
+    }
+
+    pub(super) async fn s50_an_older_report_never_overwrites_a_newer_one(world: World) {
+        world.apply(&pair()).await.expect("applied");
+        world
+            .apply(&pair().replace("Help.", "Help more."))
+            .await
+            .expect("applied");
+        let (ctx, store) = (world.cluster_agent().await, &world.store);
+        let epoch = fleet::begin_session(&ctx, store, "i1", "0.1.0")
+            .await
+            .expect("begun")
+            .cluster
+            .epoch;
+        for (generation, phase) in [(1, "Ready"), (2, "Pending"), (1, "Failed")] {
+            let report = status(&world, generation, phase).await;
+            fleet::observe(&ctx, store, epoch, &[report])
+                .await
+                .expect("heard");
+        }
+        let target = Target::Name {
+            project: name("support"),
+            kind: Kind::Agent,
+            name: name("helper"),
+        };
+        let described = roadstead_service::describe(&world.acme.owner, store, &target)
+            .await
+            .expect("there");
+        let seen = described.placed[0].status.as_ref().expect("reported");
+        assert_eq!((seen.observed_generation, seen.phase.as_str()), (2, "Pending"));
+    }
+
+    pub(super) async fn s45_a_report_of_what_is_not_here_is_refused(world: World) {
+        world.apply(&pair()).await.expect("applied");
+        world.apply(&model("elsewhere", "m")).await.expect("applied");
+        let (ctx, store) = (world.cluster_agent().await, &world.store);
+        let epoch = fleet::begin_session(&ctx, store, "i1", "0.1.0")
+            .await
+            .expect("begun")
+            .cluster
+            .epoch;
+        let target = Target::Name {
+            project: name("support"),
+            kind: Kind::Model,
+            name: name("elsewhere"),
+        };
+        let foreign = roadstead_service::lookup(&world.acme.owner, store, &target)
+            .await
+            .expect("there");
+        let good = status(&world, 1, "Ready").await;
+        for bad in [report(foreign.id, 1, "Ready"), status(&world, 2, "Ready").await] {
+            let refused = fleet::observe(&ctx, store, epoch, &[good.clone(), bad]).await;
+            assert!(matches!(refused, Err(Error::Forbidden { .. })), "{refused:?}");
+        }
+        let target = Target::Name {
+            project: name("support"),
+            kind: Kind::Agent,
+            name: name("helper"),
+        };
+        let described = roadstead_service::describe(&world.acme.owner, store, &target)
+            .await
+            .expect("there");
+        assert_eq!(described.placed[0].status, None, "all or none");
+        let owner = &world.acme.owner;
+        assert!(matches!(
+            fleet::ack(owner, store, epoch, Stage::Applied, 1).await,
+            Err(Error::Forbidden { .. })
+        ));
+    }
+
+    pub(super) async fn a_hint_follows_the_commit(world: World) {
+        let ctx = world.cluster_agent().await;
+        world.apply(&pair()).await.expect("applied");
+        let mut hints = world.store.watch(&ctx).expect("a cluster agent");
+        world.apply(&model("unplaced", "m")).await.expect("applied");
+        assert!(!hints.has_changed().expect("open"), "nothing of this cluster");
+        world.apply(&pair().replace("m1", "m2")).await.expect("applied");
+        assert!(hints.has_changed().expect("open"));
+        hints.mark_unchanged();
+        world.faults.fail_after(9);
+        world.apply(&pair().replace("m1", "m3")).await.expect_err("fails");
+        world.faults.disarm();
+        assert!(!hints.has_changed().expect("open"), "nothing was committed");
+    }
+
+    pub(super) async fn held_deletions_wait_for_a_person(world: World) {
+        world.apply(&pair()).await.expect("applied");
+        let (ctx, store, id) = (
+            world.cluster_agent().await,
+            &world.store,
+            world.acme.dev.cluster.id,
+        );
+        let epoch = fleet::begin_session(&ctx, store, "i1", "0.1.0")
+            .await
+            .expect("begun")
+            .cluster
+            .epoch;
+        fleet::held(&ctx, store, epoch, 1, 12).await.expect("noted");
+        clusters::approve_deletes(&world.acme.owner, store, id, 12)
+            .await
+            .expect("approved");
+        let seen = clusters::get(&world.acme.owner, store, id)
+            .await
+            .expect("there")
+            .cluster;
+        assert_eq!((seen.held, seen.approved_deletes), (Some((1, 12)), 12));
+        fleet::ack(&ctx, store, epoch, Stage::Persisted, 1)
+            .await
+            .expect("taken");
+        let seen = clusters::get(&world.acme.owner, store, id)
+            .await
+            .expect("there")
+            .cluster;
+        assert_eq!(
+            (seen.held, seen.approved_deletes),
+            (None, 0),
+            "the approval was for once"
+        );
+    }
+}
