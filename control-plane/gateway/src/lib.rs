@@ -4,16 +4,19 @@
 //! own in place of the caller's, sent through the tunnel and streamed back as it comes. The hub keeps nothing of it.
 //! It goes wrong when the agent's cluster is away: then the caller is told at once, with since when.
 
+mod agents;
 mod card;
 mod failure;
 mod headers;
 mod operation;
 mod request;
 mod serve;
+mod stream;
 mod target;
 mod token;
 mod tunnel;
 
+pub use agents::ServiceAgents;
 pub use request::Patience;
 pub use target::{Agents, Placed, Target};
 pub use token::{EngineKeys, Grant, KeyError};

@@ -6,6 +6,7 @@ use crate::{
     headers,
     operation::{Operation, Refused, operation},
     request::{Address, Awaits, is_json, json_rpc},
+    stream::{Watch, guarded},
     tunnel::Chunks,
 };
 use axum::{
@@ -14,12 +15,12 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use bytes::{Bytes, BytesMut};
-use futures::{StreamExt as _, TryStreamExt as _, stream};
+use futures::{StreamExt as _, TryStreamExt as _, stream as streams};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts};
 use http_body_util::{BodyExt as _, Limited};
 use roadstead_authz::TenantContext;
 use roadstead_domain::AgentId;
-use roadstead_http::{Caller, Problem, RequestId};
+use roadstead_http::{Caller, Problem, RequestId, Session};
 use std::{io, sync::Arc};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -78,7 +79,7 @@ async fn read(
         Operation::Card => Ok(Call {
             method: Method::GET,
             path: "/.well-known/agent-card.json".to_owned(),
-            body: stream::empty().boxed(),
+            body: streams::empty().boxed(),
             dialect: Dialect::Http,
             awaits: Awaits::Card,
         }),
@@ -90,7 +91,7 @@ async fn read(
             Ok(Call {
                 method: Method::POST,
                 path: "/".to_owned(),
-                body: stream::once(async { Ok(body) }).boxed(),
+                body: streams::once(async { Ok(body) }).boxed(),
                 dialect: rpc.dialect,
                 awaits: rpc.awaits,
             })
@@ -123,7 +124,7 @@ async fn read(
 
 impl Gateway {
     async fn call(
-        &self,
+        self: &Arc<Self>,
         context: &TenantContext,
         address: &Address<'_>,
         parts: &Parts,
@@ -167,7 +168,15 @@ impl Gateway {
                     .ok_or_else(|| Failure::bad_answer("the agent's card is not a card"))?;
                 Ok(response(status, passed, Body::from(text)))
             }
-            _ => Ok(stream_back(answer, begun + whole)),
+            _ => {
+                let watch = Watch {
+                    gateway: self.clone(),
+                    session: parts.extensions.get::<Session>().cloned(),
+                    project: address.project.clone(),
+                    agent: address.agent.clone(),
+                };
+                Ok(stream_back(answer, begun + whole, watch))
+            }
         }
     }
 
@@ -179,6 +188,8 @@ impl Gateway {
         from: &HeaderMap,
     ) -> Result<HeaderMap, Failure> {
         let mut headers = headers::inward(from);
+        // The trace goes on under the hub's own span.
+        roadstead_telemetry::propagate::inject(&mut headers);
         let (subject, audience, jti) = (context.actor().label(), agent.to_string(), RequestId::generate());
         let grant = Grant {
             subject: &subject,
@@ -250,13 +261,13 @@ fn card_response(card: Vec<u8>, from: &HeaderMap) -> Response {
 }
 
 /// Passes the answer on as it comes. Dropping the body, because the caller has gone, cancels the call.
-fn stream_back(answer: EngineAnswer, deadline: Instant) -> Response {
+fn stream_back(answer: EngineAnswer, deadline: Instant, watch: Watch) -> Response {
     let mut passed = headers::outward(&answer.headers);
     if headers::is_event_stream(&passed) {
         // Proxies in front of the hub must not collect events.
         passed.insert("x-accel-buffering", HeaderValue::from_static("no"));
     }
-    let body = Body::from_stream(until(answer.body, deadline));
+    let body = Body::from_stream(guarded(answer.body, deadline, watch));
     response(answer.status, passed, body)
 }
 
@@ -271,17 +282,4 @@ fn response(status: StatusCode, mut headers: HeaderMap, body: Body) -> Response 
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     response
-}
-
-/// The same chunks; an error, and nothing after it, once `deadline` has passed.
-fn until(body: Chunks, deadline: Instant) -> impl futures::Stream<Item = io::Result<Bytes>> + Send {
-    stream::unfold(Some(body), move |body| async move {
-        let mut body = body?;
-        match timeout_at(deadline, body.next()).await {
-            Ok(Some(Ok(chunk))) => Some((Ok(chunk), Some(body))),
-            Ok(Some(Err(error))) => Some((Err(error), None)),
-            Ok(None) => None,
-            Err(_) => Some((Err(io::ErrorKind::TimedOut.into()), None)),
-        }
-    })
 }

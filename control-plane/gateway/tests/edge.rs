@@ -19,7 +19,7 @@ use roadstead_gateway::{
     Agents, Chunks, EngineAnswer, EngineCall, EngineKeys, Gateway, Patience, Placed, Target, Tunnel,
     TunnelError, router,
 };
-use roadstead_http::guard;
+use roadstead_http::{Authenticate, Problem, Session, guard, unauthenticated};
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use std::{
@@ -421,6 +421,31 @@ async fn a_stream_ends_at_its_deadline_with_an_error() {
     body.next().await.unwrap().unwrap();
     body.next().await.unwrap().unwrap_err();
     assert!(body.next().await.is_none());
+}
+
+/// Login that finds the token revoked.
+#[derive(Debug)]
+struct Revoked;
+
+#[async_trait]
+impl Authenticate for Revoked {
+    async fn bearer(&self, _: &str, _: RequestInfo) -> Result<TenantContext, Problem> {
+        Err(unauthenticated("the API token is not valid"))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn s14_a_stream_ends_within_five_seconds_of_the_tokens_revocation() {
+    let edge = Edge::new();
+    let body = stream::pending().boxed();
+    edge.script(Script::Answer(StatusCode::OK, HeaderMap::new(), body));
+    let session = Session::new(Arc::new(Revoked), edge.token.clone(), RequestInfo::default());
+    let mut request = edge.request("POST", NOTES, rpc("SendStreamingMessage"));
+    request.extensions_mut().insert(session);
+    let begun = tokio::time::Instant::now();
+    let mut body = edge.send(request).await.into_body().into_data_stream();
+    body.next().await.unwrap().unwrap_err();
+    assert!(begun.elapsed() <= Duration::from_secs(5));
 }
 
 #[tokio::test]

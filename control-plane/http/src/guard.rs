@@ -11,8 +11,8 @@ use axum::{
 use futures::FutureExt as _;
 use http::{HeaderValue, StatusCode, request::Parts};
 use roadstead_domain::{OsRandom, Random as _};
+use roadstead_telemetry::propagate;
 use std::{convert::Infallible, fmt, panic::AssertUnwindSafe, sync::Arc};
-use tracing::Instrument as _;
 
 /// The id of one request: 32 hexadecimal digits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,22 +58,31 @@ impl<S: Send + Sync> FromRequestParts<S> for RequestId {
 pub async fn guard(mut request: Request, next: Next) -> Response {
     let id = RequestId::generate();
     request.extensions_mut().insert(id.clone());
-    let span = tracing::info_span!("request", request.id = %id);
+    let span = tracing::info_span!(
+        "request",
+        otel.kind = "server",
+        request.id = %id,
+        http.request.method = %request.method(),
+        url.path = request.uri().path(),
+        http.response.status_code = tracing::field::Empty,
+    );
+    let remote = propagate::extract(request.headers());
     // The path, never the query: a credential may have been put there by mistake.
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let work = AssertUnwindSafe(next.run(request)).catch_unwind();
-    let mut response = async {
+    let response = async {
         let response = work.await.unwrap_or_else(|_| {
             // The panic hook has logged the place; its text stays inside.
             tracing::error!("the handler of this request panicked");
             let detail = "the hub failed; the request id leads to the reason in its log";
             Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", detail).response(&id)
         });
-        tracing::debug!(%method, path, status = response.status().as_u16(), "answered");
+        let status = response.status().as_u16();
+        tracing::Span::current().record("http.response.status_code", status);
+        tracing::debug!(%method, path, status, "answered");
         response
-    }
-    .instrument(span)
-    .await;
+    };
+    let mut response = propagate::within(span, remote, response).await;
     if let Ok(value) = HeaderValue::from_str(id.as_str()) {
         response.headers_mut().insert(REQUEST_ID, value);
     }

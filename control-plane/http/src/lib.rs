@@ -2,6 +2,7 @@
 //!
 //! * [`RequestId`]: one id for each request, in the answer, the log and the error.
 //! * [`Problem`]: an error outside GraphQL as `application/problem+json` (RFC 9457).
+//! * [`Session`]: the proof a request came with, for answers that last.
 //! * [`guard`]: the outermost layer: gives the id and turns a panic into a problem (S24).
 //! * [`Authenticate`]: the door to login, which the faces share and do not know.
 //! * [`Caller`]: whoever login found, for handlers.
@@ -11,11 +12,13 @@ mod authenticate;
 mod caller;
 mod guard;
 mod problem;
+mod session;
 
 pub use authenticate::Authenticate;
 pub use caller::{Caller, unauthenticated};
 pub use guard::{RequestId, guard};
 pub use problem::{Problem, method_not_allowed, not_found};
+pub use session::{RECHECK, Session};
 
 /// The header that carries the request id in every answer.
 pub const REQUEST_ID: &str = "x-request-id";

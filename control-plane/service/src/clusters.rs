@@ -249,3 +249,16 @@ pub async fn delete(ctx: &TenantContext, store: &Store, id: ClusterId) -> Result
     let deleted = deleted.await;
     settle(ctx, store, deleted).await
 }
+
+/// How many agents should run on each cluster; clusters without one are not in it.
+///
+/// # Errors
+/// [`Error::Forbidden`].
+pub async fn agent_counts(ctx: &TenantContext, store: &Store) -> Result<BTreeMap<ClusterId, u64>, Error> {
+    let rows = viewing(ctx, store).await?.desired_of_project(None).await?;
+    let mut counts = BTreeMap::new();
+    for row in rows.iter().filter(|row| row.object.agent().is_some()) {
+        *counts.entry(row.cluster).or_insert(0) += 1;
+    }
+    Ok(counts)
+}

@@ -143,3 +143,14 @@ pub async fn list(ctx: &TenantContext, store: &Store, page: &PageRequest) -> Res
     settle(ctx, store, allowed).await?;
     store.tenant(ctx).read().await?.tokens(page).await
 }
+
+/// One token.
+///
+/// # Errors
+/// [`Error::NotFound`]; [`Error::Forbidden`].
+pub async fn get(ctx: &TenantContext, store: &Store, id: TokenId) -> Result<ApiToken, Error> {
+    let allowed = allow::<act::ManageTokens, _>(ctx, ctx.tenant(), || "it".to_owned()).map(|_| ());
+    settle(ctx, store, allowed).await?;
+    let found = store.tenant(ctx).read().await?.token(id).await?;
+    found.ok_or_else(|| Error::not_found(id.to_string()))
+}

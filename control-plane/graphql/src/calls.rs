@@ -1,0 +1,109 @@
+//! How resolvers reach the service: the caller, the store, and what is asked once for each request.
+
+use crate::{
+    Fleet,
+    error::{Fault, Result},
+};
+use async_graphql::Context;
+use roadstead_authz::TenantContext;
+use roadstead_contract::documents::{Kind, Name};
+use roadstead_domain::{ClusterId, Error, ObjectId, Problem};
+use roadstead_service::Target;
+use roadstead_store::{Object, Store};
+use serde_json::Value;
+use std::{collections::BTreeMap, sync::Arc};
+use tokio::sync::OnceCell;
+
+/// What every resolver may use. In the schema's data.
+#[derive(Debug)]
+pub(crate) struct App {
+    pub(crate) store: Store,
+    pub(crate) fleet: Arc<dyn Fleet>,
+}
+
+/// What is asked at most once for each request. In the request's data, so it never crosses tenants (S37).
+#[derive(Debug, Default)]
+pub(crate) struct Once {
+    agents: OnceCell<BTreeMap<ClusterId, u64>>,
+}
+
+pub(crate) fn app<'a>(ctx: &Context<'a>) -> &'a App {
+    ctx.data_unchecked::<App>()
+}
+
+/// The caller; the transport runs nothing without one.
+pub(crate) fn context<'a>(ctx: &Context<'a>) -> &'a TenantContext {
+    ctx.data_unchecked::<TenantContext>()
+}
+
+/// Caller and store.
+pub(crate) fn both<'a>(ctx: &Context<'a>) -> (&'a TenantContext, &'a Store) {
+    (context(ctx), &app(ctx).store)
+}
+
+/// What is not there is null.
+pub(crate) fn found<T>(result: std::result::Result<T, Error>) -> Result<Option<T>> {
+    match result {
+        Ok(found) => Ok(Some(found)),
+        Err(Error::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A text of the input as a name.
+pub(crate) fn name(text: &str, path: &str) -> std::result::Result<Name, Error> {
+    text.parse().map_err(|_| {
+        let shown: String = text.chars().take(80).collect();
+        let expected = "1 to 63 of a-z, 0-9 and -, with a letter or digit at both ends";
+        Error::invalid(Problem::new(path, expected, format!("{shown:?}"), "wrong name"))
+    })
+}
+
+/// A document by its names.
+pub(crate) fn by_name(kind: Kind, project: &str, text: &str) -> std::result::Result<Target, Error> {
+    Ok(Target::Name {
+        project: name(project, "project")?,
+        kind,
+        name: name(text, "name")?,
+    })
+}
+
+/// The document of that name.
+pub(crate) async fn object_by_name(
+    ctx: &Context<'_>,
+    kind: Kind,
+    project: &str,
+    name: &str,
+) -> Result<Option<Object>> {
+    let (caller, store) = both(ctx);
+    let target = by_name(kind, project, name)?;
+    found(roadstead_service::lookup(caller, store, &target).await)
+}
+
+/// The document with that id.
+pub(crate) async fn object(ctx: &Context<'_>, id: ObjectId) -> Result<Option<Object>> {
+    let (caller, store) = both(ctx);
+    found(roadstead_service::lookup(caller, store, &Target::Id(id)).await)
+}
+
+/// The text of an object's revision.
+pub(crate) async fn document(ctx: &Context<'_>, object: &Object) -> Result<Value> {
+    let (caller, store) = both(ctx);
+    let target = Target::Id(object.id);
+    let revision = roadstead_service::get_revision(caller, store, &target, object.revision).await?;
+    json(&revision.document)
+}
+
+/// A stored document as JSON.
+pub(crate) fn json(text: &str) -> Result<Value> {
+    serde_json::from_str(text).map_err(|error| Fault::from(Error::internal(error)))
+}
+
+/// How many agents should run on a cluster; counted once for all clusters of a request.
+pub(crate) async fn agents_on(ctx: &Context<'_>, cluster: ClusterId) -> Result<u64> {
+    let (caller, store) = both(ctx);
+    let once = ctx.data_unchecked::<Once>();
+    let count = || roadstead_service::clusters::agent_counts(caller, store);
+    let counts = once.agents.get_or_try_init(count).await?;
+    Ok(counts.get(&cluster).copied().unwrap_or(0))
+}

@@ -1,0 +1,382 @@
+//! What can be changed. An expected outcome is a user error in the payload, and then nothing was changed.
+//!
+//! Inputs have no field for tenant, owner, role of the caller or status (S27): those come from the token and from
+//! reports. A write is repeated without harm under its idempotency key (remembered for 24 h with a digest of the
+//! input; the same key with other input is a CONFLICT).
+
+use crate::{
+    apply, calls,
+    error::{Result, UserError, expected},
+    query::id,
+    types::{ApiToken, Cluster, Document, DocumentKind, JoinToken, Project, Role, Scope, moment},
+};
+use async_graphql::{Context, Enum, ID, InputObject, Json, Object, SimpleObject};
+use roadstead_contract::documents::Kind;
+use roadstead_domain::ClusterId;
+use roadstead_service::{
+    DeleteInput, RollBackInput, clusters, delete_document, get_revision, projects, roll_back, tokens,
+};
+use secrecy::ExposeSecret as _;
+use serde_json::Value;
+use std::{collections::BTreeMap, time::Duration};
+
+/// One document as a JSON object.
+#[derive(InputObject, Clone, Debug)]
+pub(crate) struct DocumentInput {
+    pub(crate) json: Json<Value>,
+    /// The file's name, for messages.
+    pub(crate) source: Option<String>,
+    /// 0: it must not exist yet. Left out: any.
+    pub(crate) expected_revision: Option<u64>,
+}
+
+/// A file of documents as it stands: YAML or JSON.
+#[derive(InputObject, Clone, Debug)]
+pub(crate) struct SourceInput {
+    /// The file's name, for messages.
+    pub(crate) name: String,
+    pub(crate) text: String,
+}
+
+/// Either `documents` or `sources`.
+#[derive(InputObject, Clone, Debug)]
+pub(crate) struct ApplyDocumentsInput {
+    #[graphql(default)]
+    pub(crate) documents: Vec<DocumentInput>,
+    #[graphql(default)]
+    pub(crate) sources: Vec<SourceInput>,
+    /// Where documents that name no project belong.
+    pub(crate) project: String,
+    /// Do everything but keep it.
+    #[graphql(default)]
+    pub(crate) dry_run: bool,
+    /// Why; kept with the revisions.
+    pub(crate) message: Option<String>,
+    /// 1 to 200 printable ASCII characters, new for each write.
+    pub(crate) idempotency_key: String,
+}
+
+/// What applying did to a document.
+#[derive(Enum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ApplyAction {
+    Created,
+    Updated,
+    Unchanged,
+}
+
+/// What applying did to one document.
+#[derive(SimpleObject, Debug)]
+pub(crate) struct ApplyResult {
+    pub(crate) action: ApplyAction,
+    /// As it is after the write; of a dry run, as it would be.
+    pub(crate) object: Document,
+    /// The document before; null for a new one.
+    pub(crate) before: Option<Json<Value>>,
+    pub(crate) after: Json<Value>,
+    /// Names of the clusters that an agent is placed on; empty for other kinds.
+    pub(crate) clusters: Vec<String>,
+}
+
+/// Nothing was written where `errors` is not empty.
+#[derive(SimpleObject, Debug, Default)]
+pub(crate) struct ApplyDocumentsPayload {
+    /// In the order of the input.
+    pub(crate) results: Vec<ApplyResult>,
+    pub(crate) errors: Vec<UserError>,
+}
+
+#[derive(InputObject, Clone, Debug)]
+pub(crate) struct DeleteDocumentInput {
+    pub(crate) kind: DocumentKind,
+    pub(crate) project: String,
+    pub(crate) name: String,
+    pub(crate) expected_revision: Option<u64>,
+    pub(crate) idempotency_key: String,
+}
+
+#[derive(InputObject, Clone, Debug)]
+pub(crate) struct RollBackAgentInput {
+    pub(crate) project: String,
+    pub(crate) name: String,
+    /// The revision whose content is written anew.
+    pub(crate) to_revision: u64,
+    pub(crate) expected_revision: Option<u64>,
+    /// Why; kept with the revision.
+    pub(crate) message: Option<String>,
+    pub(crate) idempotency_key: String,
+}
+
+/// The document after the write; of a deleted one, as it was.
+#[derive(SimpleObject, Debug, Default)]
+pub(crate) struct DocumentPayload {
+    pub(crate) object: Option<Document>,
+    pub(crate) errors: Vec<UserError>,
+}
+
+/// A cluster to register. The name is its idempotency: a second call answers CONFLICT.
+#[derive(InputObject, Clone, Debug)]
+pub(crate) struct CreateClusterInput {
+    pub(crate) name: String,
+    /// For selection: an object of texts.
+    pub(crate) labels: Option<Json<BTreeMap<String, String>>>,
+}
+
+/// A cluster, and the token with which its cluster agent enrols. The token is shown this once.
+#[derive(SimpleObject, Default)]
+pub(crate) struct ClusterPayload {
+    pub(crate) object: Option<Cluster>,
+    pub(crate) join_token: Option<JoinToken>,
+    pub(crate) errors: Vec<UserError>,
+}
+
+#[derive(InputObject, Clone, Debug)]
+pub(crate) struct CreateJoinTokenInput {
+    pub(crate) cluster: ID,
+}
+
+#[derive(InputObject, Clone, Debug)]
+pub(crate) struct RevokeClusterCertificateInput {
+    pub(crate) cluster: ID,
+    /// One certificate; left out: all of the cluster's.
+    pub(crate) serial: Option<String>,
+}
+
+/// How many certificates were revoked by this call.
+#[derive(SimpleObject, Default)]
+pub(crate) struct RevokedPayload {
+    pub(crate) revoked: u64,
+    pub(crate) errors: Vec<UserError>,
+}
+
+#[derive(InputObject, Clone, Debug)]
+pub(crate) struct DeleteClusterInput {
+    pub(crate) cluster: ID,
+}
+
+#[derive(InputObject, Clone, Debug)]
+pub(crate) struct CreateProjectInput {
+    pub(crate) name: String,
+}
+
+#[derive(SimpleObject, Default)]
+pub(crate) struct ProjectPayload {
+    pub(crate) object: Option<Project>,
+    pub(crate) errors: Vec<UserError>,
+}
+
+/// A token to make. Nobody hands out more than they have.
+#[derive(InputObject, Clone, Debug)]
+pub(crate) struct CreateApiTokenInput {
+    /// For people.
+    pub(crate) name: String,
+    pub(crate) role: Role,
+    pub(crate) scopes: Vec<Scope>,
+    /// At most 31,622,400 (366 days).
+    pub(crate) lifetime_seconds: u64,
+}
+
+/// A token. The secret is shown this once.
+#[derive(SimpleObject, Default)]
+pub(crate) struct ApiTokenPayload {
+    pub(crate) object: Option<ApiToken>,
+    /// Secret: whoever has it acts with the token's role.
+    pub(crate) secret: Option<String>,
+    pub(crate) errors: Vec<UserError>,
+}
+
+#[derive(InputObject, Clone, Debug)]
+pub(crate) struct RevokeApiTokenInput {
+    pub(crate) id: ID,
+}
+
+/// Builds the payload of an expected outcome; a fault stays an error.
+macro_rules! settle {
+    ($outcome:expr, $payload:ident) => {
+        match $outcome {
+            Ok(done) => done,
+            Err(error) => {
+                return Ok($payload {
+                    errors: expected(error)?,
+                    ..$payload::default()
+                });
+            }
+        }
+    };
+}
+
+pub(crate) struct Mutation;
+
+#[Object]
+impl Mutation {
+    /// Writes a set of documents, all of it or nothing.
+    #[graphql(complexity = "10 + child_complexity")]
+    async fn apply_documents(
+        &self,
+        ctx: &Context<'_>,
+        input: ApplyDocumentsInput,
+    ) -> Result<ApplyDocumentsPayload> {
+        apply::apply(ctx, input).await
+    }
+
+    /// Deletes a document; its revisions stay.
+    #[graphql(complexity = "10 + child_complexity")]
+    async fn delete_document(
+        &self,
+        ctx: &Context<'_>,
+        input: DeleteDocumentInput,
+    ) -> Result<DocumentPayload> {
+        let (caller, store) = calls::both(ctx);
+        let named = calls::by_name(input.kind.into(), &input.project, &input.name);
+        let target = settle!(named, DocumentPayload);
+        let delete = DeleteInput {
+            target,
+            expected_revision: input.expected_revision,
+            idempotency_key: Some(input.idempotency_key),
+        };
+        let answer = settle!(delete_document(caller, store, &delete).await, DocumentPayload);
+        let object = apply::only(caller, store, answer, |a| a.previous.clone()).await?;
+        Ok(DocumentPayload {
+            object,
+            errors: Vec::new(),
+        })
+    }
+
+    /// Makes an older revision of an agent the current one: a new revision with its content.
+    #[graphql(complexity = "10 + child_complexity")]
+    async fn roll_back_agent(&self, ctx: &Context<'_>, input: RollBackAgentInput) -> Result<DocumentPayload> {
+        let (caller, store) = calls::both(ctx);
+        let named = calls::by_name(Kind::Agent, &input.project, &input.name);
+        let target = settle!(named, DocumentPayload);
+        let back = RollBackInput {
+            target: target.clone(),
+            to_revision: input.to_revision,
+            expected_revision: input.expected_revision,
+            idempotency_key: Some(input.idempotency_key),
+            message: input.message.unwrap_or_default(),
+        };
+        let answer = settle!(roll_back(caller, store, &back).await, DocumentPayload);
+        let old = get_revision(caller, store, &target, input.to_revision).await;
+        let old = calls::found(old)?.map(|r| r.document);
+        let object = apply::only(caller, store, answer, |_| old).await?;
+        Ok(DocumentPayload {
+            object,
+            errors: Vec::new(),
+        })
+    }
+
+    /// Makes a project.
+    #[graphql(complexity = "10 + child_complexity")]
+    async fn create_project(&self, ctx: &Context<'_>, input: CreateProjectInput) -> Result<ProjectPayload> {
+        let (caller, store) = calls::both(ctx);
+        let name = settle!(calls::name(&input.name, "name"), ProjectPayload);
+        let made = settle!(projects::create(caller, store, &name).await, ProjectPayload);
+        Ok(ProjectPayload {
+            object: Some(Project(made)),
+            errors: Vec::new(),
+        })
+    }
+
+    /// Registers a cluster, with a token for its cluster agent.
+    #[graphql(complexity = "10 + child_complexity")]
+    async fn create_cluster(&self, ctx: &Context<'_>, input: CreateClusterInput) -> Result<ClusterPayload> {
+        let (caller, store) = calls::both(ctx);
+        let create = clusters::CreateInput {
+            name: settle!(calls::name(&input.name, "name"), ClusterPayload),
+            labels: input.labels.map(|labels| labels.0).unwrap_or_default(),
+        };
+        let made = settle!(clusters::create(caller, store, create).await, ClusterPayload);
+        join(ctx, made.id).await
+    }
+
+    /// Makes a new token for a cluster that has not joined, or is to join again; unused ones before end.
+    #[graphql(complexity = "10 + child_complexity")]
+    async fn create_join_token(
+        &self,
+        ctx: &Context<'_>,
+        input: CreateJoinTokenInput,
+    ) -> Result<ClusterPayload> {
+        join(ctx, id(&input.cluster, "cluster")?).await
+    }
+
+    /// Revokes certificates of a cluster: its session ends within seconds.
+    #[graphql(complexity = "10 + child_complexity")]
+    async fn revoke_cluster_certificate(
+        &self,
+        ctx: &Context<'_>,
+        input: RevokeClusterCertificateInput,
+    ) -> Result<RevokedPayload> {
+        let (caller, store) = calls::both(ctx);
+        let cluster = id(&input.cluster, "cluster")?;
+        let serial = input.serial.as_deref();
+        let revoked = clusters::revoke_certificates(caller, store, cluster, serial).await;
+        Ok(RevokedPayload {
+            revoked: settle!(revoked, RevokedPayload),
+            errors: Vec::new(),
+        })
+    }
+
+    /// Deletes a cluster: its certificates are revoked and what should run there is forgotten; its runs stay.
+    #[graphql(complexity = "10 + child_complexity")]
+    async fn delete_cluster(&self, ctx: &Context<'_>, input: DeleteClusterInput) -> Result<ClusterPayload> {
+        let (caller, store) = calls::both(ctx);
+        let cluster = id(&input.cluster, "cluster")?;
+        let before = settle!(clusters::get(caller, store, cluster).await, ClusterPayload);
+        settle!(clusters::delete(caller, store, cluster).await, ClusterPayload);
+        Ok(ClusterPayload {
+            object: Some(Cluster(before.cluster)),
+            ..ClusterPayload::default()
+        })
+    }
+
+    /// Makes an API token. Not idempotent: each call makes another.
+    #[graphql(complexity = "10 + child_complexity")]
+    async fn create_api_token(
+        &self,
+        ctx: &Context<'_>,
+        input: CreateApiTokenInput,
+    ) -> Result<ApiTokenPayload> {
+        let (caller, store) = calls::both(ctx);
+        let issue = tokens::IssueInput {
+            name: input.name,
+            role: input.role.into(),
+            scopes: input.scopes.into_iter().map(Into::into).collect(),
+            lifetime: Duration::from_secs(input.lifetime_seconds),
+        };
+        let issued = settle!(tokens::issue(caller, store, issue).await, ApiTokenPayload);
+        Ok(ApiTokenPayload {
+            object: Some(ApiToken(issued.token)),
+            secret: Some(issued.secret.expose_secret().to_owned()),
+            errors: Vec::new(),
+        })
+    }
+
+    /// Ends an API token at once.
+    #[graphql(complexity = "10 + child_complexity")]
+    async fn revoke_api_token(
+        &self,
+        ctx: &Context<'_>,
+        input: RevokeApiTokenInput,
+    ) -> Result<ApiTokenPayload> {
+        let (caller, store) = calls::both(ctx);
+        let revoked = tokens::revoke(caller, store, id(&input.id, "id")?).await;
+        Ok(ApiTokenPayload {
+            object: Some(ApiToken(settle!(revoked, ApiTokenPayload))),
+            ..ApiTokenPayload::default()
+        })
+    }
+}
+
+/// A join token for the cluster, shown this once.
+async fn join(ctx: &Context<'_>, cluster: ClusterId) -> Result<ClusterPayload> {
+    let (caller, store) = calls::both(ctx);
+    let joinable = settle!(clusters::join_token(caller, store, cluster).await, ClusterPayload);
+    let token = calls::app(ctx).fleet.join_token(&joinable.secret);
+    Ok(ClusterPayload {
+        object: Some(Cluster(joinable.cluster)),
+        join_token: Some(JoinToken {
+            token: token.expose_secret().to_owned(),
+            expires_at: moment(joinable.expires_ms),
+        }),
+        errors: Vec::new(),
+    })
+}

@@ -1,0 +1,498 @@
+//! The transport from outside, over a small schema of its own.
+
+use crate::{Graphql, Limits, SocketLimits, cost::Cost, router};
+use async_graphql::{Object, Schema, Subscription};
+use axum::{Extension, Router, body::Body, middleware::from_fn};
+use futures::{SinkExt as _, Stream, StreamExt as _, stream};
+use http::{Request, StatusCode};
+use http_body_util::BodyExt as _;
+use roadstead_authz::{
+    Presented, RequestInfo, Role, Scope, SecretKind, TenantContext, TenantRecord, TokenRecord, mint,
+};
+use roadstead_domain::{FakeClock, OsRandom, SeededRandom, TenantId, TokenId};
+use roadstead_http::{Authenticate, Problem, guard, unauthenticated};
+use secrecy::ExposeSecret as _;
+use serde_json::{Value, json};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tokio::net::TcpStream;
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{Message, client::IntoClientRequest as _},
+};
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
+
+static WRITES: AtomicUsize = AtomicUsize::new(0);
+
+struct Query;
+struct Mutation;
+struct Sub;
+
+#[Object]
+impl Query {
+    async fn hello(&self) -> &str {
+        "world"
+    }
+    async fn again(&self) -> Query {
+        Query
+    }
+    #[graphql(complexity = "crate::cost::page(first) * child_complexity")]
+    async fn many(&self, first: Option<u32>) -> Vec<Query> {
+        (0..first.unwrap_or(25)).map(|_| Query).collect()
+    }
+    async fn boom(&self) -> &str {
+        assert!(WRITES.load(Ordering::SeqCst) == usize::MAX, "from inside");
+        "never"
+    }
+}
+
+#[Object]
+impl Mutation {
+    async fn write(&self) -> usize {
+        WRITES.fetch_add(1, Ordering::SeqCst)
+    }
+}
+
+#[Subscription]
+impl Sub {
+    async fn count(&self, to: u32) -> impl Stream<Item = u32> {
+        stream::iter(0..to)
+    }
+    async fn endless(&self) -> impl Stream<Item = u32> {
+        stream::pending()
+    }
+}
+
+/// One good token, until it is revoked.
+#[derive(Debug)]
+struct OneToken {
+    token: String,
+    context: TenantContext,
+    revoked: AtomicBool,
+}
+
+#[async_trait::async_trait]
+impl Authenticate for OneToken {
+    async fn bearer(&self, token: &str, _: RequestInfo) -> Result<TenantContext, Problem> {
+        if token == self.token && !self.revoked.load(Ordering::SeqCst) {
+            Ok(self.context.clone())
+        } else {
+            Err(unauthenticated("the API token is not valid"))
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a caller without a database")]
+fn one_token() -> OneToken {
+    let (secret, hash) = mint(SecretKind::ApiToken, &OsRandom);
+    let token = secret.expose_secret().to_owned();
+    let presented = Presented::parse(SecretKind::ApiToken, &token).unwrap();
+    let (clock, random) = (FakeClock::at(1), SeededRandom::new(1));
+    let record = TokenRecord {
+        id: TokenId::generate(&clock, &random),
+        tenant: TenantRecord {
+            id: TenantId::generate(&clock, &random),
+            name: "acme".to_owned(),
+        },
+        name: "ci".to_owned(),
+        role: Role::Viewer,
+        scopes: vec![Scope::Read],
+        hash,
+        expires_at_ms: i64::MAX,
+        revoked: false,
+    };
+    let context = TenantContext::from_api_token(&presented, Some(record), 1, RequestInfo::default());
+    OneToken {
+        token,
+        context: context.unwrap(),
+        revoked: AtomicBool::new(false),
+    }
+}
+
+fn face(login: &Arc<OneToken>, stop: &CancellationToken) -> Arc<Graphql> {
+    let limits = Limits::default();
+    let schema = Schema::build(Query, Mutation, Sub)
+        .limit_depth(limits.depth)
+        .limit_directives(limits.directives)
+        .extension(Cost)
+        .finish();
+    Arc::new(Graphql {
+        schema: Box::new(schema),
+        limits,
+        socket: SocketLimits {
+            init: Duration::from_millis(300),
+            recheck: Duration::from_millis(50),
+            ..SocketLimits::default()
+        },
+        authenticate: login.clone(),
+        origins: vec!["https://hub.example".to_owned()],
+        stop: stop.clone(),
+    })
+}
+
+fn app() -> Router {
+    let login = Arc::new(one_token());
+    router(face(&login, &CancellationToken::new()))
+        .layer(Extension(login.context.clone()))
+        .layer(from_fn(guard))
+}
+
+async fn send(request: Request<Body>) -> (StatusCode, http::HeaderMap, Value) {
+    let (parts, body) = app().oneshot(request).await.unwrap().into_parts();
+    let bytes = body.collect().await.unwrap().to_bytes();
+    let json = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+    (parts.status, parts.headers, json)
+}
+
+fn request(body: impl Into<Body>) -> http::request::Builder {
+    let _ = body;
+    Request::post("/graphql").header("content-type", "application/json")
+}
+
+async fn ask(body: Value) -> (StatusCode, Value) {
+    let text = body.to_string();
+    let (status, _, json) = send(request("").body(Body::from(text)).unwrap()).await;
+    (status, json)
+}
+
+#[tokio::test]
+async fn a_query_is_answered_with_its_cost() {
+    let (status, json) = ask(json!({"query": "{ hello many(first: 3) { hello } }"})).await;
+    assert_eq!(status, 200);
+    assert_eq!(json["data"]["hello"], "world");
+    assert_eq!(
+        json["extensions"]["cost"],
+        json!({"requested": 4, "actual": 5, "remaining": 9_996})
+    );
+}
+
+#[tokio::test]
+async fn s17_nothing_runs_over_get_or_as_a_form() {
+    let before = WRITES.load(Ordering::SeqCst);
+    let get = Request::get("/graphql?query=mutation%20%7B%20write%20%7D");
+    let (status, headers, _) = send(get.body(Body::empty()).unwrap()).await;
+    assert_eq!(
+        (status, headers["allow"].to_str().unwrap()),
+        (StatusCode::METHOD_NOT_ALLOWED, "POST")
+    );
+    for media in [
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data",
+    ] {
+        let body = r#"{"query":"mutation { write }"}"#;
+        let post = Request::post("/graphql").header("content-type", media);
+        assert_eq!(send(post.body(Body::from(body)).unwrap()).await.0, 415, "{media}");
+    }
+    let none = Request::post("/graphql").body(Body::from("{}")).unwrap();
+    assert_eq!(send(none).await.0, 415);
+    assert_eq!(WRITES.load(Ordering::SeqCst), before);
+}
+
+#[tokio::test]
+async fn s19_no_origin_is_granted_anything() {
+    let preflight = Request::builder()
+        .method("OPTIONS")
+        .uri("/graphql")
+        .header("origin", "https://evil.example")
+        .header("access-control-request-method", "POST");
+    let (status, headers, _) = send(preflight.body(Body::empty()).unwrap()).await;
+    assert_eq!(status, 405);
+    assert!(!headers.contains_key("access-control-allow-origin"));
+}
+
+#[tokio::test]
+async fn s20_depth_cost_aliases_and_batches_are_capped() {
+    let error = |json: &Value| {
+        json["errors"][0]["message"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let deep = format!("{{ {} hello {} }}", "again {".repeat(13), "}".repeat(13));
+    let (_, json) = ask(json!({"query": deep})).await;
+    assert!(error(&json).contains("deep"), "{json}");
+    let costly = "{ many(first: 100) { many(first: 100) { hello again { hello } } } }";
+    let (_, json) = ask(json!({"query": costly})).await;
+    assert!(error(&json).contains("points"), "{json}");
+    assert_eq!(json["errors"][0]["extensions"]["code"], "LIMIT");
+    let huge = "{ many(first: 4000000000) { hello } }";
+    let (_, json) = ask(json!({"query": costly.replace("again { hello }", "") + " #" + huge})).await;
+    assert!(
+        json["data"].is_object() || error(&json).contains("points"),
+        "{json}"
+    );
+    let aliased: String = (0..16).map(|i| format!("a{i}: hello ")).collect();
+    let (_, json) = ask(json!({"query": format!("{{ {aliased} }}")})).await;
+    assert!(error(&json).contains("aliases"), "{json}");
+    let one = json!({"query": "{ many(first: 100) { many(first: 60) { hello } } }"});
+    let (_, json) = ask(json!([one, one])).await;
+    assert!(json[0]["data"].is_object(), "{json}");
+    assert!(error(&json[1]).contains("points"), "{json}");
+    let (_, json) = ask(Value::Array(vec![one; 11])).await;
+    assert!(error(&json).contains("batch"), "{json}");
+}
+
+#[tokio::test]
+async fn s20_a_body_beyond_the_cap_is_refused() {
+    let large = format!(
+        r#"{{"query":"{{hello}}","variables":{{"x":"{}"}}}}"#,
+        "x".repeat(9 << 20)
+    );
+    let (status, _, json) = send(request("").body(Body::from(large)).unwrap()).await;
+    assert_eq!(
+        (status, &json["code"]),
+        (StatusCode::PAYLOAD_TOO_LARGE, &json!("LIMIT"))
+    );
+}
+
+#[tokio::test]
+async fn s24_a_panicking_resolver_leaves_the_process_serving() {
+    let (status, json) = ask(json!({"query": "{ boom }"})).await;
+    assert_eq!(status, 500);
+    assert!(!json.to_string().contains("from inside"));
+    assert_eq!(ask(json!({"query": "{ hello }"})).await.0, 200);
+}
+
+#[tokio::test]
+async fn media_types_decide_the_status_of_a_refused_document() {
+    for (accept, status) in [
+        ("application/json", 200),
+        ("application/graphql-response+json", 400),
+    ] {
+        for query in ["{ nothing }", "{", "subscription { endless }"] {
+            let body = json!({"query": query}).to_string();
+            let request = request("")
+                .header("accept", accept)
+                .body(Body::from(body))
+                .unwrap();
+            let (found, headers, json) = send(request).await;
+            assert_eq!(found, status, "{accept} {query}");
+            assert!(headers["content-type"].to_str().unwrap().starts_with(accept));
+            assert!(json.get("data").is_none(), "{json}");
+            assert_eq!(json["errors"][0]["extensions"]["code"], "INVALID");
+            assert_eq!(
+                json["errors"][0]["extensions"]["requestId"],
+                headers["x-request-id"].to_str().unwrap()
+            );
+        }
+    }
+    let html = request("")
+        .header("accept", "text/html")
+        .body(Body::from("{}"))
+        .unwrap();
+    assert_eq!(send(html).await.0, 406);
+    let broken = request("").body(Body::from("{")).unwrap();
+    assert_eq!(send(broken).await.0, 400);
+}
+
+#[tokio::test]
+async fn without_login_nothing_runs() {
+    let login = Arc::new(one_token());
+    let bare = router(face(&login, &CancellationToken::new()));
+    let body = json!({"query": "{ __typename }"}).to_string();
+    let response = bare
+        .oneshot(request("").body(Body::from(body)).unwrap())
+        .await
+        .unwrap();
+    assert_eq!(response.status(), 401);
+}
+
+struct Served {
+    address: SocketAddr,
+    login: Arc<OneToken>,
+    stop: CancellationToken,
+}
+
+type Socket = WebSocketStream<TcpStream>;
+
+impl Served {
+    async fn new() -> Self {
+        let login = Arc::new(one_token());
+        let stop = CancellationToken::new();
+        let app = router(face(&login, &stop)).layer(from_fn(guard));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        Self { address, login, stop }
+    }
+
+    async fn open(&self, headers: &[(&'static str, String)]) -> Result<Socket, StatusCode> {
+        let mut request = format!("ws://{}/graphql/ws", self.address)
+            .into_client_request()
+            .unwrap();
+        let all = [("sec-websocket-protocol", "graphql-transport-ws".to_owned())];
+        for (name, value) in all.iter().chain(headers) {
+            request.headers_mut().insert(*name, value.parse().unwrap());
+        }
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        match tokio_tungstenite::client_async(request, stream).await {
+            Ok((socket, _)) => Ok(socket),
+            Err(tokio_tungstenite::tungstenite::Error::Http(response)) => Err(response.status()),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    async fn socket(&self) -> Socket {
+        self.open(&[]).await.unwrap()
+    }
+
+    async fn ready(&self) -> Socket {
+        let mut socket = self.socket().await;
+        let payload = json!({"authorization": format!("Bearer {}", self.login.token)});
+        say(
+            &mut socket,
+            json!({"type": "connection_init", "payload": payload}),
+        )
+        .await;
+        assert_eq!(hear(&mut socket).await["type"], "connection_ack");
+        socket
+    }
+}
+
+async fn say(socket: &mut Socket, message: Value) {
+    socket.send(Message::text(message.to_string())).await.unwrap();
+}
+
+async fn next(socket: &mut Socket) -> Message {
+    tokio::time::timeout(Duration::from_secs(10), socket.next())
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap()
+}
+
+async fn hear(socket: &mut Socket) -> Value {
+    serde_json::from_str(next(socket).await.to_text().unwrap()).unwrap()
+}
+
+/// The code with which the hub closes.
+async fn closed(socket: &mut Socket) -> u16 {
+    loop {
+        if let Message::Close(frame) = next(socket).await {
+            return frame.unwrap().code.into();
+        }
+    }
+}
+
+fn subscribe(id: &str, query: &str) -> Value {
+    json!({"type": "subscribe", "id": id, "payload": {"query": query}})
+}
+
+#[tokio::test]
+async fn a_subscription_gives_its_events_and_completes() {
+    let served = Served::new().await;
+    let mut socket = served.ready().await;
+    say(&mut socket, json!({"type": "ping", "payload": {"a": 1}})).await;
+    assert_eq!(
+        hear(&mut socket).await,
+        json!({"type": "pong", "payload": {"a": 1}})
+    );
+    say(&mut socket, subscribe("s", "subscription { count(to: 2) }")).await;
+    for n in 0..2 {
+        let message = hear(&mut socket).await;
+        assert_eq!((&message["type"], &message["id"]), (&json!("next"), &json!("s")));
+        assert_eq!(message["payload"]["data"]["count"], n);
+    }
+    assert_eq!(hear(&mut socket).await, json!({"type": "complete", "id": "s"}));
+    say(&mut socket, subscribe("s", "subscription { nothing }")).await;
+    let error = hear(&mut socket).await;
+    assert_eq!((&error["type"], &error["id"]), (&json!("error"), &json!("s")));
+    say(&mut socket, subscribe("m", "mutation { write }")).await;
+    assert_eq!(hear(&mut socket).await["type"], "error");
+}
+
+#[tokio::test]
+async fn s22_the_upgrade_asks_for_origin_and_protocol() {
+    let served = Served::new().await;
+    let origin = |o: &str| [("origin", o.to_owned())];
+    assert_eq!(
+        served.open(&origin("https://evil.example")).await.unwrap_err(),
+        403
+    );
+    assert_eq!(served.open(&origin("null")).await.unwrap_err(), 403);
+    served.open(&origin("https://hub.example")).await.unwrap();
+    let other = [("sec-websocket-protocol", "graphql-ws".to_owned())];
+    assert_eq!(served.open(&other).await.unwrap_err(), 400);
+}
+
+#[tokio::test]
+async fn s23_every_misuse_has_its_close_code() {
+    let served = Served::new().await;
+    let mut early = served.socket().await;
+    say(&mut early, subscribe("1", "subscription { endless }")).await;
+    assert_eq!(closed(&mut early).await, 4401);
+
+    let mut silent = served.socket().await;
+    assert_eq!(closed(&mut silent).await, 4408);
+
+    let mut anonymous = served.socket().await;
+    say(&mut anonymous, json!({"type": "connection_init"})).await;
+    assert_eq!(closed(&mut anonymous).await, 4401);
+
+    let mut wrong = served.socket().await;
+    let payload = json!({"authorization": "Bearer rst_wrong"});
+    say(&mut wrong, json!({"type": "connection_init", "payload": payload})).await;
+    assert_eq!(closed(&mut wrong).await, 4401);
+
+    let mut twice = served.ready().await;
+    say(&mut twice, json!({"type": "connection_init"})).await;
+    assert_eq!(closed(&mut twice).await, 4429);
+
+    let mut same = served.ready().await;
+    say(&mut same, subscribe("1", "subscription { endless }")).await;
+    say(&mut same, subscribe("1", "subscription { endless }")).await;
+    assert_eq!(closed(&mut same).await, 4409);
+
+    for nonsense in [
+        "{",
+        "[]",
+        r#"{"type":"start"}"#,
+        r#"{"type":"subscribe","id":"1"}"#,
+    ] {
+        let mut socket = served.ready().await;
+        socket.send(Message::text(nonsense)).await.unwrap();
+        assert_eq!(closed(&mut socket).await, 4400, "{nonsense}");
+    }
+    let mut binary = served.ready().await;
+    binary.send(Message::binary(vec![1, 2, 3])).await.unwrap();
+    assert_eq!(closed(&mut binary).await, 4400);
+}
+
+#[tokio::test]
+async fn a_finished_or_cancelled_id_may_be_used_again() {
+    let served = Served::new().await;
+    let mut socket = served.ready().await;
+    say(&mut socket, subscribe("1", "subscription { endless }")).await;
+    say(&mut socket, json!({"type": "complete", "id": "1"})).await;
+    say(&mut socket, subscribe("1", "subscription { count(to: 1) }")).await;
+    assert_eq!(hear(&mut socket).await["type"], "next");
+    assert_eq!(hear(&mut socket).await["type"], "complete");
+}
+
+#[tokio::test]
+async fn s14_a_revoked_token_closes_the_socket() {
+    let served = Served::new().await;
+    let mut socket = served.ready().await;
+    say(&mut socket, subscribe("1", "subscription { endless }")).await;
+    served.login.revoked.store(true, Ordering::SeqCst);
+    assert_eq!(closed(&mut socket).await, 4401);
+}
+
+#[tokio::test]
+async fn a_token_in_the_upgrades_header_serves_too() {
+    let served = Served::new().await;
+    let header = [("authorization", format!("Bearer {}", served.login.token))];
+    let mut socket = served.open(&header).await.unwrap();
+    say(&mut socket, json!({"type": "connection_init"})).await;
+    assert_eq!(hear(&mut socket).await["type"], "connection_ack");
+    served.stop.cancel();
+    assert_eq!(closed(&mut socket).await, 1001);
+}

@@ -1,0 +1,118 @@
+//! Workload clusters.
+
+use super::{Action, document::action, moment};
+use crate::{calls, error::Result};
+use async_graphql::{Context, Enum, ID, Json, Object, SimpleObject};
+use chrono::{DateTime, Utc};
+use roadstead_service::clusters;
+use std::collections::BTreeMap;
+
+/// Whether the hub hears of a cluster.
+#[derive(Enum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ClusterState {
+    Connected,
+    Unreachable,
+    /// Its cluster agent has not enrolled, or has not opened a session.
+    NeverSeen,
+}
+
+/// How long a cluster may be silent before it counts as unreachable: four heartbeats of 30 s, and the half minute
+/// that the store may be behind (protocol.md §3.8).
+const SILENCE_MS: i64 = 150_000;
+
+/// A workload cluster.
+#[derive(Clone, Debug)]
+pub(crate) struct Cluster(pub(crate) roadstead_store::Cluster);
+
+impl Cluster {
+    /// The state, and since when.
+    fn seen(&self, ctx: &Context<'_>) -> (ClusterState, i64) {
+        let cluster = &self.0;
+        let Some(last) = cluster.last_seen_ms else {
+            return (ClusterState::NeverSeen, cluster.created_ms);
+        };
+        let app = calls::app(ctx);
+        let silent = app.store.clock().now_ms() - last > SILENCE_MS;
+        if app.fleet.connected(cluster.id).unwrap_or(!silent) {
+            (ClusterState::Connected, last)
+        } else {
+            (ClusterState::Unreachable, last)
+        }
+    }
+}
+
+#[Object]
+impl Cluster {
+    pub(crate) async fn id(&self) -> ID {
+        self.0.id.to_string().into()
+    }
+    async fn name(&self) -> &str {
+        &self.0.name
+    }
+    async fn labels(&self) -> Json<BTreeMap<String, String>> {
+        Json(self.0.labels.clone())
+    }
+    async fn state(&self, ctx: &Context<'_>) -> ClusterState {
+        self.seen(ctx).0
+    }
+    /// When it was last heard of; of one that never was, when it was made.
+    async fn since(&self, ctx: &Context<'_>) -> DateTime<Utc> {
+        moment(self.seen(ctx).1)
+    }
+    async fn last_seen_at(&self) -> Option<DateTime<Utc>> {
+        self.0.last_seen_ms.map(moment)
+    }
+    /// Of the cluster agent; null before its first session.
+    async fn version(&self) -> Option<&str> {
+        (!self.0.version.is_empty()).then_some(self.0.version.as_str())
+    }
+    /// Counts the changes of what should be on the cluster.
+    async fn wanted_revision(&self) -> u64 {
+        self.0.revision
+    }
+    /// Up to here the cluster agent has it on disk.
+    async fn persisted_revision(&self) -> u64 {
+        self.0.persisted
+    }
+    /// Up to here it runs.
+    async fn applied_revision(&self) -> u64 {
+        self.0.applied
+    }
+    /// Deletions that wait for a person, because they are more than the budget.
+    async fn held_deletes(&self) -> Option<u64> {
+        self.0.held.map(|(_, deletes)| deletes)
+    }
+    /// How many agents should run there.
+    #[graphql(complexity = "5")]
+    async fn agent_count(&self, ctx: &Context<'_>) -> Result<u64> {
+        calls::agents_on(ctx, self.0.id).await
+    }
+    /// When the newest certificate of its cluster agent ends; null without one that is good.
+    #[graphql(complexity = "5")]
+    async fn certificate_expires_at(&self, ctx: &Context<'_>) -> Result<Option<DateTime<Utc>>> {
+        let (caller, store) = calls::both(ctx);
+        let detail = calls::found(clusters::get(caller, store, self.0.id).await)?;
+        let certificates = detail.map(|d| d.certificates).unwrap_or_default();
+        let valid = certificates.iter().filter(|c| c.revoked_ms.is_none());
+        Ok(valid.map(|c| c.not_after_ms).max().map(moment))
+    }
+    async fn created_at(&self) -> DateTime<Utc> {
+        moment(self.0.created_ms)
+    }
+    /// What the caller may do with it.
+    async fn actions(&self, ctx: &Context<'_>) -> Vec<Action> {
+        use roadstead_authz::Action as Act;
+        let acts = [Act::View, Act::ManageClusters];
+        acts.into_iter()
+            .map(|act| action(calls::context(ctx), act, &self.0))
+            .collect()
+    }
+}
+
+/// With this a cluster agent enrols, once. Shown once.
+#[derive(SimpleObject)]
+pub(crate) struct JoinToken {
+    /// Secret: works once.
+    pub(crate) token: String,
+    pub(crate) expires_at: DateTime<Utc>,
+}

@@ -1,0 +1,104 @@
+//! What hangs on the tenant: clusters, tokens, projects, the audit log.
+
+use crate::support::World;
+use roadstead_authz::{Role, Scope};
+use serde_json::{Value, json};
+
+#[tokio::test]
+async fn a_new_cluster_comes_with_a_join_token_that_is_shown_once() {
+    let world = World::new().await;
+    let create = r#"mutation { createCluster(input: {name: "edge-2", labels: {region: "eu"}}) {
+        object { id name labels state version certificateExpiresAt agentCount } joinToken { token expiresAt }
+        errors { code path } } }"#;
+    let made = world.ask(create).await["createCluster"].clone();
+    assert_eq!(
+        (&made["object"]["name"], &made["object"]["state"]),
+        (&json!("edge-2"), &json!("NEVER_SEEN"))
+    );
+    let token = made["joinToken"]["token"].as_str().unwrap().to_owned();
+    let secret = token.strip_suffix(".pin").unwrap();
+    let again = world.ask(create).await["createCluster"].clone();
+    assert_eq!(
+        (&again["errors"][0]["code"], &again["joinToken"]),
+        (&json!("CONFLICT"), &Value::Null)
+    );
+    let everything = world
+        .ask("{ clusters { nodes { id name labels state since } } auditRecords { nodes { action object detail } } }")
+        .await
+        .to_string();
+    assert!(!everything.contains(secret), "{everything}");
+    let id = &made["object"]["id"];
+    let revoke = format!(
+        "mutation {{ revokeClusterCertificate(input: {{cluster: {id}}}) {{ revoked errors {{ code }} }} }}"
+    );
+    assert_eq!(
+        world.ask(&revoke).await["revokeClusterCertificate"],
+        json!({"revoked": 0, "errors": []})
+    );
+}
+
+#[tokio::test]
+async fn s62_a_tokens_secret_is_shown_once_and_ends_with_its_revocation() {
+    let world = World::new().await;
+    let create = r#"mutation { createApiToken(input: {name: "ci", role: EDITOR, scopes: [WRITE], lifetimeSeconds: 3600}) {
+        object { id name role scopes expiresAt revokedAt } secret errors { code path } } }"#;
+    let made = world.ask(create).await["createApiToken"].clone();
+    assert!(made["secret"].as_str().unwrap().starts_with("rst_"));
+    let list = "{ apiTokens { nodes { id name revokedAt } } auditRecords { nodes { detail object } } }";
+    assert!(!world.ask(list).await.to_string().contains("rst_"));
+    let id = &made["object"]["id"];
+    let revoke = format!(
+        "mutation {{ revokeApiToken(input: {{id: {id}}}) {{ object {{ revokedAt }} errors {{ code }} }} }}"
+    );
+    assert!(world.ask(&revoke).await["revokeApiToken"]["object"]["revokedAt"].is_string());
+
+    let beyond = create.replace("3600", "99999999");
+    let refused = world.ask(&beyond).await["createApiToken"].clone();
+    assert_eq!(refused["errors"][0]["code"], "INVALID");
+    let editor = world.holder(Role::Editor, Scope::Write).await;
+    let refused = world.data(&editor, create, Value::Null).await["createApiToken"].clone();
+    assert_eq!(
+        (&refused["errors"][0]["code"], &refused["secret"]),
+        (&json!("FORBIDDEN"), &Value::Null)
+    );
+}
+
+#[tokio::test]
+async fn s28_the_lowest_role_sees_no_tokens_and_no_audit_log() {
+    let world = World::new().await;
+    let viewer = world.holder(Role::Viewer, Scope::Read).await;
+    for query in [
+        "{ apiTokens { nodes { id } } }",
+        "{ auditRecords { nodes { id } } }",
+    ] {
+        let answer = world.answer(&viewer, query, Value::Null).await;
+        assert_eq!(
+            answer["errors"][0]["extensions"]["code"], "FORBIDDEN",
+            "{query}: {answer}"
+        );
+        assert_eq!(answer["data"], Value::Null);
+    }
+}
+
+#[tokio::test]
+async fn a_project_is_made_and_its_name_is_taken_then() {
+    let world = World::new().await;
+    let create =
+        r#"mutation { createProject(input: {name: "billing"}) { object { name } errors { code path } } }"#;
+    assert_eq!(
+        world.ask(create).await["createProject"]["object"]["name"],
+        "billing"
+    );
+    assert_eq!(
+        world.ask(create).await["createProject"]["errors"][0]["code"],
+        "CONFLICT"
+    );
+    let bad = create.replace("billing", "No Name");
+    let refused = world.ask(&bad).await["createProject"].clone();
+    assert_eq!(refused["errors"][0], json!({"code": "INVALID", "path": "name"}));
+    let projects = world.ask("{ projects { nodes { name } } }").await;
+    assert_eq!(
+        projects["projects"]["nodes"],
+        json!([{"name": "billing"}, {"name": "support"}])
+    );
+}

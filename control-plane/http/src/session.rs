@@ -1,0 +1,46 @@
+//! What a long answer needs to know whether its caller may still have it.
+
+use crate::{Authenticate, Problem};
+use roadstead_authz::{RequestInfo, TenantContext};
+use secrecy::{ExposeSecret as _, SecretString};
+use std::{fmt, sync::Arc, time::Duration};
+
+/// How long a stream may go on after its caller's token was revoked, or its role taken (S14: 5 s).
+pub const RECHECK: Duration = Duration::from_secs(4);
+
+/// The proof that a request came with, kept while it is answered. Login puts it into the request's extensions.
+#[derive(Clone)]
+pub struct Session {
+    authenticate: Arc<dyn Authenticate>,
+    token: Arc<SecretString>,
+    request: RequestInfo,
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("request", &self.request)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    /// Of a token that was good.
+    #[must_use]
+    pub fn new(authenticate: Arc<dyn Authenticate>, token: String, request: RequestInfo) -> Self {
+        Self {
+            authenticate,
+            token: Arc::new(token.into()),
+            request,
+        }
+    }
+
+    /// Verifies the token anew.
+    ///
+    /// # Errors
+    /// As [`Authenticate::bearer`]. A caller of this keeps what it has on `UNAVAILABLE`.
+    pub async fn verify(&self) -> Result<TenantContext, Problem> {
+        let token = self.token.expose_secret();
+        self.authenticate.bearer(token, self.request.clone()).await
+    }
+}

@@ -1,0 +1,94 @@
+//! The layer around the faces.
+
+use crate::{
+    Login,
+    credential::{NoCredential, bearer},
+};
+use axum::{
+    extract::{ConnectInfo, Request, State},
+    middleware::Next,
+    response::Response,
+};
+use http::StatusCode;
+use roadstead_authz::{RequestInfo, Source};
+use roadstead_http::{Authenticate as _, Problem, RequestId, Session, unauthenticated};
+use roadstead_telemetry::propagate;
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+/// Paths that answer to anybody: whether the process lives and can serve, and nothing else.
+pub const OPEN: &[&str] = &["/livez", "/readyz"];
+
+/// The WebSocket. A browser cannot set headers on it, so without one it goes through unknown, and its handler takes
+/// the token from the first message.
+pub const SOCKET: &str = "/graphql/ws";
+
+/// Lets a request through with its caller's context in its extensions, or answers it. For
+/// `axum::middleware::from_fn_with_state`, outside every router and inside `roadstead_http::guard`. Sources are the
+/// peer's address (`ConnectInfo<SocketAddr>`); headers that name another are not read (S25).
+pub async fn require(
+    State(login): State<Arc<Login>>,
+    id: RequestId,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let path = request.uri().path();
+    if OPEN.contains(&path) {
+        return next.run(request).await;
+    }
+    let source = request.extensions().get::<ConnectInfo<SocketAddr>>();
+    let info = RequestInfo {
+        request_id: id.to_string(),
+        trace_id: propagate::trace_id().unwrap_or_default(),
+        source: Source {
+            ip: source.map(|ConnectInfo(address)| address.ip()),
+            client: client(path).to_owned(),
+        },
+    };
+    let socket = path == SOCKET;
+    let verified = match bearer(request.uri(), request.headers()) {
+        Ok(token) => login
+            .bearer(token, info.clone())
+            .await
+            .map(|context| (context, token.to_owned())),
+        Err(NoCredential::Absent) if socket => return next.run(request).await,
+        Err(missing) => Err(refusal(missing)),
+    };
+    match verified {
+        Err(problem) => problem.response(&id),
+        Ok((context, token)) => {
+            let session = Session::new(login, token, info);
+            request.extensions_mut().insert(context);
+            request.extensions_mut().insert(session);
+            next.run(request).await
+        }
+    }
+}
+
+/// What audit records call the kind of client.
+fn client(path: &str) -> &'static str {
+    if path.starts_with("/a2a/") {
+        "a2a"
+    } else {
+        "graphql"
+    }
+}
+
+fn refusal(missing: NoCredential) -> Problem {
+    match missing {
+        NoCredential::Absent => unauthenticated("this needs an API token"),
+        NoCredential::Malformed => unauthenticated("the authorization header is not one bearer token"),
+        NoCredential::InUrl => {
+            let detail = "a credential was put into the URL, where it is logged by many: revoke it, and send another \
+                          in the header `Authorization: Bearer rst_…`";
+            Problem::new(StatusCode::BAD_REQUEST, "INVALID", detail)
+        }
+    }
+}
+
+/// The source of a request for counting failures. Connections without an address (a socket pair in a test) are one.
+pub(crate) fn counted(source: Option<IpAddr>) -> IpAddr {
+    source.unwrap_or(IpAddr::from([0, 0, 0, 0]))
+}
