@@ -207,14 +207,12 @@ async fn ctrl_c_cancels_the_task() {
     );
     hub.a2a("CancelTask", Result(task("TASK_STATE_CANCELED", "Thinking")));
     let mut user = User::of(&hub);
-    let interrupt = Arc::clone(&user.interrupt);
-    let asked = hub.clone();
+    user.terminal = true;
+    let (interrupt, out) = (Arc::clone(&user.interrupt), user.out.clone());
     let pressing = tokio::spawn(async move {
-        while asked.asked().is_empty() {
+        while !out.text().contains("Thinking") {
             tokio::task::yield_now().await;
         }
-        // Until the stream is being watched the key would end the command instead.
-        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
         interrupt.notify_one();
     });
     let left = user.runs("chat helper -m hi").await;

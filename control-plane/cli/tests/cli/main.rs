@@ -25,6 +25,8 @@ struct User {
     input: Input,
     terminal: bool,
     interrupt: Arc<Notify>,
+    /// What the command that runs now has written.
+    out: Buffer,
 }
 
 /// What a command left behind.
@@ -75,6 +77,7 @@ impl User {
             input: Input::Piped(String::new()),
             terminal: false,
             interrupt: Arc::default(),
+            out: Buffer::default(),
         }
     }
 
@@ -106,7 +109,8 @@ impl User {
 
     /// The output has the user's folder as `~`. The token is nowhere in it.
     async fn runs_words(&mut self, words: &[&str]) -> Left {
-        let (out, err) = (Buffer::default(), Buffer::default());
+        let (out, err) = (self.out.clone(), Buffer::default());
+        out.0.lock().unwrap().clear();
         let config = self.config().display().to_string();
         let mut shell = Shell {
             out: Box::new(out.clone()),

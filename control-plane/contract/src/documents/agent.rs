@@ -16,11 +16,13 @@ pub struct AgentSpec {
     pub instructions: Instructions,
     /// A model, or several: the first that answers.
     pub model: ModelList,
+    /// What the agent may use of which tool servers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tools: Vec<ToolUse>,
     /// Other agents, offered to the model as tools.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub agents: Vec<SubAgent>,
+    /// Caps of one task.
     #[serde(default)]
     pub limits: Limits,
     /// What callers may send.
@@ -38,6 +40,7 @@ pub struct AgentSpec {
     /// Nothing here means nowhere.
     #[serde(default, skip_serializing_if = "Placement::is_empty")]
     pub placement: Placement,
+    /// How the engine runs.
     #[serde(default)]
     pub runtime: Runtime,
 }
@@ -58,7 +61,9 @@ pub enum Instructions {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Template {
+    /// The text with its placeholders.
     pub template: String,
+    /// Values of the template's variables.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub variables: BTreeMap<String, String>,
 }
@@ -86,10 +91,11 @@ impl ModelList {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ToolUse {
+    /// Name of the ToolServer.
     pub server: Reference,
     /// Tool names. Required: an agent never gets all by silence; `["*"]` says it aloud.
     pub allow: Vec<String>,
-    /// Tools of which a person decides each call.
+    /// Tools of which a person decides each call; `["*"]`: all of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub approve: Vec<String>,
 }
@@ -112,6 +118,7 @@ impl ToolUse {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SubAgent {
+    /// Name of the Agent.
     pub name: Reference,
     /// `true`: each call begins a new session of that agent.
     #[serde(default)]
@@ -126,6 +133,7 @@ pub struct Limits {
     pub steps: u32,
     /// Tokens in one task, input and output together.
     pub tokens: Count,
+    /// Longest time of one task.
     pub wall_time: Duration,
     /// Tool calls in one task.
     pub tool_calls: u32,
@@ -199,8 +207,11 @@ pub struct Selector {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Runtime {
+    /// Processes at once.
     pub replicas: u32,
+    /// What one process may use.
     pub resources: Resources,
+    /// Whose program it is.
     pub engine: Engine,
 }
 

@@ -9,19 +9,23 @@ use std::collections::BTreeMap;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ModelSpec {
+    /// Who serves the model: openai, openaiCompatible, anthropic, ollama; the others are not available yet.
     pub provider: Provider,
     /// The model's name as the provider knows it.
     pub model: String,
     /// Base URL; the provider's own where it is left out. Required by `openaiCompatible`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
+    /// The provider's key, by reference.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<SecretRef>,
+    /// How the model answers.
     #[serde(default)]
     pub options: ModelOptions,
     /// Sent with each request; never for secrets.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
+    /// What tokens cost, for `limits.cost` and the run records.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prices: Option<Prices>,
 }
@@ -64,7 +68,9 @@ pub enum SecretRef {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct BindingKey {
+    /// Name of the SecretBinding.
     pub secret: super::Name,
+    /// The key in it.
     pub key: String,
 }
 
@@ -72,6 +78,7 @@ pub struct BindingKey {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct EnvKey {
+    /// Its name.
     pub env: String,
 }
 
@@ -79,16 +86,22 @@ pub struct EnvKey {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ModelOptions {
+    /// How much chance decides: 0 to 2 (anthropic: to 1).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f64>,
+    /// Only the likeliest words up to this sum of probability: above 0, at most 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub top_p: Option<f64>,
+    /// For answers that repeat, as far as the provider can; anthropic has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
+    /// Texts that end an answer.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub stop: Vec<String>,
+    /// Longest answer of one model call.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_output_tokens: Option<u32>,
+    /// How much a reasoning model should think.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reasoning_effort: Option<ReasoningEffort>,
     /// Of one model call, from request to the end of the stream.

@@ -55,7 +55,9 @@ impl ToolServerSpec {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HttpServer {
+    /// `http` or `https`, without user information, query and fragment.
     pub url: String,
+    /// Sent with each request; credentials by reference only.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, HeaderValue>,
     /// Of one call; 60 s where it is left out.
@@ -88,8 +90,10 @@ pub struct StdioServer {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PackageServer {
+    /// An npm package with its exact version: `name@1.2.3`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub npx: Option<String>,
+    /// A PyPI package with its exact version: `name==1.2.3`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uvx: Option<String>,
     /// Arguments of the program.
@@ -100,9 +104,11 @@ pub struct PackageServer {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ImageServer {
-    /// With a digest.
+    /// With a digest: `registry.example.com/mcp:1@sha256:…`.
     pub name: String,
+    /// Where it listens.
     pub port: u16,
+    /// Path of the MCP endpoint.
     #[serde(default = "mcp_path")]
     pub path: String,
 }
