@@ -1,5 +1,6 @@
 //! The first tenant, project, cluster and token of an embedded hub, and tenants in general.
 
+use crate::DEFAULT_CLUSTER;
 use crate::authenticate;
 use crate::clusters::{self, CreateInput, Joinable};
 use crate::stop::{Stop, allow};
@@ -15,10 +16,15 @@ use std::collections::BTreeMap;
 /// What [`dev`] found or made.
 #[derive(Debug)]
 pub struct Dev {
+    pub owner: Owner,
+    pub cluster: Cluster,
+}
+
+/// The hub's own rights in a tenant that it has just made or found: for issuing the first token.
+#[derive(Debug)]
+pub struct Owner {
     pub tenant: TenantRecord,
     pub project: Project,
-    pub cluster: Cluster,
-    /// The hub's own rights in the tenant: for issuing a token or a join token.
     ctx: TenantContext,
 }
 
@@ -27,38 +33,57 @@ pub struct Dev {
 /// # Errors
 /// [`Error::Unavailable`], [`Error::Internal`].
 pub async fn dev(store: &Store, tenant: &Name, project: &Name, cluster: &Name) -> Result<Dev, Error> {
-    let system = SystemContext::new(SystemTask::Bootstrap);
-    let hub = store.system(&system);
-    let record = match hub.tenant_by_name(tenant).await? {
-        Some(record) => record,
-        None => create_tenant(store, tenant).await?,
-    };
-    let ctx = authenticate::system(&system, record.clone(), hub_request());
-    let found = store.tenant(&ctx).read().await?.project_by_name(project).await?;
-    let made_project = match found {
-        Some(found) => found,
-        None => crate::projects::create(&ctx, store, project).await?,
-    };
-    let found = store.tenant(&ctx).read().await?.cluster_by_name(cluster).await?;
+    let owner = found_or_made(store, tenant, project).await?;
+    let ctx = &owner.ctx;
+    let found = store.tenant(ctx).read().await?.cluster_by_name(cluster).await?;
     let made_cluster = match found {
         Some(found) => found,
         None => {
             let input = CreateInput {
                 name: cluster.clone(),
-                labels: BTreeMap::from([("roadstead.dev/runtime".to_owned(), "local".to_owned())]),
+                labels: BTreeMap::from([
+                    ("roadstead.dev/runtime".to_owned(), "local".to_owned()),
+                    (DEFAULT_CLUSTER.to_owned(), "true".to_owned()),
+                ]),
             };
-            clusters::create(&ctx, store, input).await?
+            clusters::create(ctx, store, input).await?
         }
     };
     Ok(Dev {
-        tenant: record,
-        project: made_project,
         cluster: made_cluster,
+        owner,
+    })
+}
+
+/// Makes a tenant with its first project.
+///
+/// # Errors
+/// [`Error::Conflict`] when the name is taken; [`Error::Unavailable`], [`Error::Internal`].
+pub async fn tenant(store: &Store, tenant: &Name, project: &Name) -> Result<Owner, Error> {
+    create_tenant(store, tenant).await?;
+    found_or_made(store, tenant, project).await
+}
+
+async fn found_or_made(store: &Store, tenant: &Name, project: &Name) -> Result<Owner, Error> {
+    let system = SystemContext::new(SystemTask::Bootstrap);
+    let record = match store.system(&system).tenant_by_name(tenant).await? {
+        Some(record) => record,
+        None => create_tenant(store, tenant).await?,
+    };
+    let ctx = authenticate::system(&system, record.clone(), hub_request());
+    let found = store.tenant(&ctx).read().await?.project_by_name(project).await?;
+    let made = match found {
+        Some(found) => found,
+        None => crate::projects::create(&ctx, store, project).await?,
+    };
+    Ok(Owner {
+        tenant: record,
+        project: made,
         ctx,
     })
 }
 
-impl Dev {
+impl Owner {
     /// A token with every right in the tenant.
     ///
     /// # Errors
@@ -72,13 +97,23 @@ impl Dev {
         };
         tokens::issue(&self.ctx, store, input).await
     }
+}
+
+impl Dev {
+    /// As [`Owner::issue_token`].
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`], [`Error::Internal`].
+    pub async fn issue_token(&self, store: &Store, name: &str) -> Result<Issued, Error> {
+        self.owner.issue_token(store, name).await
+    }
 
     /// A join token for the cluster.
     ///
     /// # Errors
     /// [`Error::Unavailable`], [`Error::Internal`].
     pub async fn join_token(&self, store: &Store) -> Result<Joinable, Error> {
-        clusters::join_token(&self.ctx, store, self.cluster.id).await
+        clusters::join_token(&self.owner.ctx, store, self.cluster.id).await
     }
 }
 

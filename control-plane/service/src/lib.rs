@@ -24,3 +24,4 @@ pub use documents::{
     apply_documents, delete_document, describe, get_revision, invocable, list_objects, list_revisions,
     lookup, roll_back,
 };
+pub use placement::DEFAULT_CLUSTER;

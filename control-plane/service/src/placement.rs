@@ -10,8 +10,15 @@ use roadstead_domain::{ClusterId, Error, ObjectId, ProjectId};
 use roadstead_store::{Cluster, DesiredRow, Node, Object, Tx, Wanted};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// A cluster with this label set to `true` runs the tenant's agents that say nothing of placement. Without such a
+/// cluster they run nowhere.
+pub const DEFAULT_CLUSTER: &str = "roadstead.dev/default";
+
 /// Whether an agent with this placement runs on the cluster.
 pub(crate) fn fits(placement: &Placement, name: &str, labels: &BTreeMap<String, String>) -> bool {
+    if placement.is_empty() {
+        return labels.get(DEFAULT_CLUSTER).is_some_and(|value| value == "true");
+    }
     let named = placement.clusters.iter().any(|wanted| wanted.as_str() == name);
     let selected = placement.selector.as_ref().is_some_and(|selector| {
         selector
@@ -33,7 +40,9 @@ pub(crate) fn wanted<'a>(
         .collect();
     let mut sets = BTreeMap::new();
     for cluster in clusters {
-        let placed = |n: &&Node| fits(&n.links.placement, &cluster.name, &cluster.labels);
+        let placed = |n: &&Node| {
+            n.id.kind() == Kind::Agent && fits(&n.links.placement, &cluster.name, &cluster.labels)
+        };
         let mut open: Vec<&Node> = nodes.iter().filter(placed).collect();
         let mut set = BTreeMap::new();
         while let Some(node) = open.pop() {

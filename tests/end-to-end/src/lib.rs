@@ -1,1 +1,31 @@
-//! Real processes, real parts: end to end, faults, benchmarks.
+//! Real processes for the end-to-end, fault and benchmark tests: the binaries of this workspace, started as a user
+//! would start them, each in a private folder on free loopback ports, and gone when their guard is dropped.
+
+pub mod dev;
+pub mod processes;
+pub mod wait;
+
+use std::path::PathBuf;
+
+/// The path of one of this workspace's binaries, built beside the running test.
+///
+/// # Panics
+/// When it was not built: `cargo test` builds a package's binaries for that package's tests alone.
+#[must_use]
+pub fn binary(name: &str) -> PathBuf {
+    let folder = std::env::var_os("ROADSTEAD_BIN_DIR")
+        .map(PathBuf::from)
+        .unwrap_or_else(|| {
+            let test = std::env::current_exe().expect("a running test has a path");
+            test.ancestors()
+                .nth(2)
+                .expect("tests run in <profile>/deps")
+                .to_owned()
+        });
+    let path = folder.join(name);
+    assert!(
+        path.exists(),
+        "{name} is not built: run `cargo build --workspace --bins` first (`make test` does)"
+    );
+    path
+}

@@ -300,13 +300,14 @@ async fn applied(
         None => None,
     };
     let placement = &plan.links.placement;
+    let kind = plan.parsed.document.kind();
     let fits = clusters
         .iter()
-        .filter(|c| crate::placement::fits(placement, &c.name, &c.labels));
+        .filter(|c| kind == Kind::Agent && crate::placement::fits(placement, &c.name, &c.labels));
     Ok(Applied {
         change,
         uid,
-        kind: plan.parsed.document.kind(),
+        kind,
         project: plan.project.name.clone(),
         name: plan.parsed.document.metadata.name.to_string(),
         revision,

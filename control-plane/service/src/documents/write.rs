@@ -276,7 +276,7 @@ pub(super) async fn create(tx: &mut Tx<'_>, plan: &Planned<'_>, message: &str) -
     record(tx, &object, Change::Created, plan.project.grant()).await?;
     Ok(Written {
         change: Change::Created,
-        relinked: !object.links.placement.is_empty(),
+        relinked: object.id.kind() == Kind::Agent,
         object,
     })
 }

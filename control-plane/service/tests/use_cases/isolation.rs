@@ -196,7 +196,7 @@ mod tests {
         let ours =
             roadstead_service::list_objects(&world.acme.owner, store, &ObjectFilter::default(), &page).await;
         assert!(matches!(ours, Err(Error::Invalid { .. })));
-        let foreign: ProjectId = world.other.dev.project.id;
+        let foreign: ProjectId = world.other.dev.owner.project.id;
         let filter = ObjectFilter {
             project: Some(foreign),
             ..ObjectFilter::default()

@@ -1,0 +1,232 @@
+//! `roadstead-hub dev`: everything in one process tree on one laptop, on loopback, with no cluster, database server or
+//! cloud. The parts are the real ones: gRPC with mutual TLS, revisions and acks, A2A, MCP servers.
+
+mod context;
+mod demo_model;
+mod model_choice;
+mod state;
+
+use crate::composition::{Config, Hub};
+use anyhow::{Context as _, bail};
+use model_choice::Choice;
+use roadstead_agent::{Agent, LinkState};
+use roadstead_authz::{Presented, RequestInfo, SecretKind, TenantContext};
+use roadstead_contract::{documents::parse_value, fleet::JoinToken};
+use roadstead_service::{ApplyDocument, ApplyInput, authenticate, bootstrap};
+use roadstead_telemetry::Metrics;
+use secrecy::ExposeSecret as _;
+use state::State;
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+use tokio_util::sync::CancellationToken;
+
+const TENANT: &str = "local";
+const PROJECT: &str = "default";
+const CLUSTER: &str = "local";
+/// For the cluster agent's first session.
+const CONNECT: Duration = Duration::from_secs(10);
+/// What running tasks get when dev ends.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// Everything on this machine, reachable from this machine alone.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Folder of database, keys, journals and logs.
+    #[arg(long, value_name = "DIR", default_value = "./.roadstead")]
+    state: PathBuf,
+    /// Loopback address of the API.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+    /// The engine's program; else `roadstead-engine` beside this one.
+    #[arg(long, value_name = "FILE", env = "ROADSTEAD_ENGINE")]
+    engine: Option<PathBuf>,
+}
+
+/// Runs until `stop`.
+///
+/// # Errors
+/// What keeps it from starting, or ended it.
+pub(crate) async fn run(args: Args, metrics: Metrics, stop: CancellationToken) -> anyhow::Result<()> {
+    refuse_production(args.listen, |name| std::env::var_os(name).is_some())?;
+    let state = State::open(&args.state)?;
+    let engine = roadstead_agent::find_engine(args.engine.as_deref())?;
+    let config = Config {
+        database: format!("sqlite:{}", state.database().display()),
+        listen: args.listen,
+        fleet_listen: SocketAddr::new(IpAddr::from([127, 0, 0, 1]), 0),
+        fleet_names: vec!["127.0.0.1".into(), "localhost".into()],
+        public_url: None,
+        keys: state.keys(),
+        metrics_listen: None,
+    };
+    let mut hub = Hub::start(&config, metrics.clone()).await?;
+    let (tenant, project, cluster) = (TENANT.parse()?, PROJECT.parse()?, CLUSTER.parse()?);
+    let found = bootstrap::dev(&hub.store, &tenant, &project, &cluster).await?;
+    let caller = sign_in(&hub, &found, &state).await?;
+    let demo = demo_model::start(state.demo_port()?, stop.clone()).await?;
+    state.keep_demo_port(demo.port())?;
+    let choice = Choice::find(|name| std::env::var(name).ok()).await?;
+    write_model(&hub, &caller, &choice, demo).await?;
+    let agent = start_agent(&hub, &found, &state, engine, metrics).await?;
+    let server = format!("http://{}", hub.address);
+    let file = context::path(|name| std::env::var(name).ok())?;
+    let token_file = state.token_file().canonicalize()?;
+    context::write(
+        &file,
+        &context::Context {
+            server: &server,
+            tenant: TENANT,
+            project: PROJECT,
+            token_file: &token_file,
+        },
+    )?;
+    wait_for_link(&agent).await?;
+    greet(&server, &choice, &args.state, &file);
+    let ended = tokio::select! {
+        () = stop.cancelled() => Ok(()),
+        failed = hub.failed() => failed,
+        error = agent.gave_up() => Err(anyhow::anyhow!("the cluster agent gave up: {error}")),
+    };
+    agent.shutdown().await;
+    hub.stop().await;
+    ended
+}
+
+/// dev is for one person on one machine: it refuses to be anything else.
+fn refuse_production(listen: SocketAddr, is_set: impl Fn(&str) -> bool) -> anyhow::Result<()> {
+    if !listen.ip().is_loopback() {
+        bail!(
+            "--listen: expected a loopback address (127.0.0.1:8080), found {listen}: dev must not be reachable from \
+               another machine; `roadstead-hub serve` is"
+        );
+    }
+    for variable in ["ROADSTEAD_DATABASE", "DATABASE_URL"] {
+        if is_set(variable) {
+            bail!(
+                "{variable} is set: dev keeps its own database and must not meet a real one; unset it, or use \
+                   `roadstead-hub serve`"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The token of the CLI's context: the one in the state folder while it is good, else a new one.
+async fn sign_in(hub: &Hub, found: &bootstrap::Dev, state: &State) -> anyhow::Result<TenantContext> {
+    if let Some(kept) = state.token()?
+        && let Ok(presented) = Presented::parse(SecretKind::ApiToken, &kept)
+        && let Ok(context) = authenticate::api_token(&hub.store, &presented, request()).await
+    {
+        return Ok(context);
+    }
+    let issued = found.owner.issue_token(&hub.store, "dev").await?;
+    let secret = issued.secret.expose_secret();
+    state.keep_token(secret)?;
+    let presented = Presented::parse(SecretKind::ApiToken, secret)?;
+    Ok(authenticate::api_token(&hub.store, &presented, request()).await?)
+}
+
+fn request() -> RequestInfo {
+    let mut request = RequestInfo::default();
+    "hub".clone_into(&mut request.source.client);
+    request
+}
+
+/// Applies the Model document of the choice; the same choice as last time changes nothing.
+async fn write_model(
+    hub: &Hub,
+    caller: &TenantContext,
+    choice: &Choice,
+    demo: SocketAddr,
+) -> anyhow::Result<()> {
+    let document = choice.document(PROJECT, &format!("http://{demo}/v1"));
+    let parsed = parse_value("dev", &document, &PROJECT.parse()?);
+    let parsed = parsed.map_err(|problems| {
+        anyhow::anyhow!(
+            "{}",
+            problems
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join("; ")
+        )
+    })?;
+    let input = ApplyInput {
+        documents: vec![ApplyDocument {
+            parsed,
+            expected_revision: None,
+        }],
+        message: "the model that dev found".to_owned(),
+        ..ApplyInput::default()
+    };
+    roadstead_service::apply_documents(caller, &hub.store, &input)
+        .await
+        .context("the Model document of dev")?;
+    Ok(())
+}
+
+async fn start_agent(
+    hub: &Hub,
+    found: &bootstrap::Dev,
+    state: &State,
+    engine: PathBuf,
+    metrics: Metrics,
+) -> anyhow::Result<Agent> {
+    let hub_address = hub.fleet_address.to_string();
+    let mut config = roadstead_agent::Config::new(hub_address, state.cluster(), engine);
+    if !state.joined() {
+        let joinable = found.join_token(&hub.store).await?;
+        let secret = joinable.secret.expose_secret().to_owned();
+        config.join = Some(JoinToken::new(secret, hub.authority.pin()?)?);
+    }
+    for name in ["OPENAI_API_KEY", "ANTHROPIC_API_KEY", "ROADSTEAD_MODEL_KEY"] {
+        config.offered.insert(name.to_owned());
+    }
+    config.metrics = metrics;
+    config.grace = GRACE;
+    Ok(Agent::start(config).await?)
+}
+
+async fn wait_for_link(agent: &Agent) -> anyhow::Result<()> {
+    let mut link = agent.link();
+    let live = link.wait_for(|state| matches!(state, LinkState::Connected { .. }));
+    tokio::select! {
+        waited = tokio::time::timeout(CONNECT, live) => {
+            waited.context("the cluster agent has not reached the hub")??;
+            Ok(())
+        }
+        error = agent.gave_up() => Err(anyhow::anyhow!("the cluster agent cannot join: {error}")),
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "what the person who started dev reads")]
+fn greet(server: &str, choice: &Choice, state: &std::path::Path, config: &std::path::Path) {
+    println!(
+        "\nRoadstead is ready at {server}\n  state    {}\n  context  dev, in {}\n  model    {}\n\nNext:\n  \
+         roadstead get agents\n  roadstead apply -f docs/examples/time\n  \
+         roadstead chat time --message \"What time is it in Europe/Berlin?\"\n\nCtrl-C stops everything.",
+        state.display(),
+        config.display(),
+        choice.describe()
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dev_is_for_loopback_and_its_own_database() {
+        let refused = |listen: &str, set: &str| {
+            let set = set.to_owned();
+            let error = refuse_production(listen.parse().expect("an address"), |name| name == set);
+            error.err().map(|e| e.to_string()).unwrap_or_default()
+        };
+        assert!(refused("0.0.0.0:8080", "").contains("expected a loopback address"));
+        assert!(refused("127.0.0.1:8080", "DATABASE_URL").contains("DATABASE_URL is set"));
+        assert_eq!(refused("[::1]:8080", ""), "");
+    }
+}

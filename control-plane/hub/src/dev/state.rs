@@ -1,0 +1,126 @@
+//! The state folder of dev: one user's, used by one process at a time.
+
+use crate::keys;
+use anyhow::Context as _;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// The open folder; the lock is held while it lives.
+#[derive(Debug)]
+pub(crate) struct State {
+    folder: PathBuf,
+    _lock: fs::File,
+}
+
+impl State {
+    /// Makes the folder for this user alone, and locks it.
+    ///
+    /// # Errors
+    /// When it cannot be made, is open to others, or another dev runs in it.
+    pub(crate) fn open(folder: &Path) -> anyhow::Result<Self> {
+        keys::folder(folder)?;
+        let folder = folder.canonicalize()?;
+        let lock = fs::File::create(folder.join("dev.lock"))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { folder, _lock: lock }),
+            Err(fs::TryLockError::WouldBlock) => {
+                anyhow::bail!(
+                    "another `roadstead-hub dev` runs in {}: stop it, or use --state",
+                    folder.display()
+                )
+            }
+            Err(fs::TryLockError::Error(error)) => Err(error).with_context(|| folder.display().to_string()),
+        }
+    }
+
+    pub(crate) fn database(&self) -> PathBuf {
+        self.folder.join("hub.db")
+    }
+
+    pub(crate) fn keys(&self) -> PathBuf {
+        self.folder.join("keys")
+    }
+
+    /// The cluster agent's own folder.
+    pub(crate) fn cluster(&self) -> PathBuf {
+        self.folder.join("cluster")
+    }
+
+    pub(crate) fn token_file(&self) -> PathBuf {
+        self.folder.join("token")
+    }
+
+    /// Whether the cluster agent has its identity already.
+    pub(crate) fn joined(&self) -> bool {
+        roadstead_agent::joined(&self.cluster())
+    }
+
+    /// Where the demo model served last.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be read.
+    pub(crate) fn demo_port(&self) -> anyhow::Result<Option<u16>> {
+        match fs::read_to_string(self.folder.join("demo-port")) {
+            Ok(text) => Ok(text.trim().parse().ok()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).context("the demo model's port"),
+        }
+    }
+
+    /// Keeps that for the next start.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(crate) fn keep_demo_port(&self, port: u16) -> anyhow::Result<()> {
+        super::context::replace(&self.folder.join("demo-port"), port.to_string().as_bytes())
+    }
+
+    /// The token that was kept; `None` at the first start.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be read.
+    pub(crate) fn token(&self) -> anyhow::Result<Option<String>> {
+        match fs::read_to_string(self.token_file()) {
+            Ok(text) => Ok(Some(text.trim().to_owned())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).context("the token of the dev context"),
+        }
+    }
+
+    /// Keeps a token for the next start and for the CLI.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(crate) fn keep_token(&self, token: &str) -> anyhow::Result<()> {
+        super::context::replace(&self.token_file(), token.as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_dev_at_a_time() -> anyhow::Result<()> {
+        let root = tempfile::tempdir()?;
+        let folder = root.path().join("state");
+        let first = State::open(&folder)?;
+        let error = State::open(&folder).unwrap_err().to_string();
+        assert!(error.contains("another `roadstead-hub dev` runs"), "{error}");
+        drop(first);
+        State::open(&folder)?;
+        Ok(())
+    }
+
+    #[test]
+    fn a_kept_token_is_read_again() -> anyhow::Result<()> {
+        let root = tempfile::tempdir()?;
+        let state = State::open(&root.path().join("state"))?;
+        assert_eq!(state.token()?, None);
+        state.keep_token("rst_x")?;
+        assert_eq!(state.token()?.as_deref(), Some("rst_x"));
+        Ok(())
+    }
+}

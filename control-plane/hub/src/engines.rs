@@ -1,0 +1,225 @@
+//! The way from the hub's faces to the engines: fleet's tunnel behind the traits of gateway and GraphQL, which do not
+//! know fleet.
+
+use bytes::Bytes;
+use chrono::DateTime;
+use futures::{StreamExt as _, stream};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use roadstead_contract::{
+    fleet::{CaPin, JoinToken},
+    logs,
+};
+use roadstead_domain::{ClusterId, Error};
+use roadstead_fleet as fleet;
+use roadstead_gateway::{Chunks, EngineAnswer, EngineCall, Tunnel, TunnelError};
+use roadstead_graphql::{LogLine, LogLines, LogRequest};
+use secrecy::{ExposeSecret as _, SecretString};
+use std::{io, time::Duration};
+
+/// The longest that a followed log stays open; the CLI asks again.
+const FOLLOW: Duration = Duration::from_secs(24 * 60 * 60);
+/// For a log that is only read.
+const READ: Duration = Duration::from_secs(30);
+/// The longest line of a log that is taken from a cluster agent, as JSON, in bytes.
+const LINE: usize = 64 * 1024;
+
+/// Reaches the clusters that are connected to this replica.
+#[derive(Clone, Debug)]
+pub(crate) struct Engines {
+    pub(crate) fleet: fleet::Fleet,
+    /// Of the hub's authority; part of every join token.
+    pub(crate) pin: CaPin,
+}
+
+#[async_trait::async_trait]
+impl Tunnel for Engines {
+    async fn connected(&self, cluster: ClusterId) -> bool {
+        self.fleet.live().contains(&cluster)
+    }
+
+    async fn call(&self, cluster: ClusterId, call: EngineCall) -> Result<EngineAnswer, TunnelError> {
+        let request = fleet::TunnelRequest {
+            kind: fleet::TunnelKind::A2a,
+            agent_uid: call.agent.to_string(),
+            method: call.method.to_string(),
+            path: call.path,
+            headers: call
+                .headers
+                .iter()
+                .map(|(n, v)| (n.to_string(), v.as_bytes().to_vec()))
+                .collect(),
+        };
+        // A request that breaks off ends as an empty rest: the engine sees a body that is too short and refuses it.
+        let body = call.body.take_while(|chunk| std::future::ready(chunk.is_ok()));
+        let body = body.filter_map(|chunk| std::future::ready(chunk.ok())).boxed();
+        let answer = self
+            .fleet
+            .tunnels()
+            .call(cluster, request, body, call.deadline)
+            .await
+            .map_err(failed)?;
+        let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::BAD_GATEWAY);
+        Ok(EngineAnswer {
+            status,
+            headers: headers(answer.headers),
+            body: chunks(answer.body),
+        })
+    }
+}
+
+fn headers(pairs: Vec<(String, Vec<u8>)>) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in pairs {
+        let name = name.parse::<HeaderName>();
+        if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(&value)) {
+            headers.append(name, value);
+        }
+    }
+    headers
+}
+
+fn chunks(body: fleet::TunnelBody) -> Chunks {
+    body.map(|chunk| chunk.map_err(io::Error::other)).boxed()
+}
+
+fn failed(error: fleet::TunnelError) -> TunnelError {
+    match error {
+        fleet::TunnelError::Away { since_ms } => TunnelError::Away {
+            since: since_ms.and_then(DateTime::from_timestamp_millis),
+        },
+        fleet::TunnelError::NotFound(why) | fleet::TunnelError::Unavailable(why) => {
+            TunnelError::NotReady(why)
+        }
+        fleet::TunnelError::Deadline => TunnelError::Deadline,
+        fleet::TunnelError::Broken(why) => TunnelError::Broken(why),
+    }
+}
+
+#[async_trait::async_trait]
+impl roadstead_graphql::Fleet for Engines {
+    fn connected(&self, cluster: ClusterId) -> Option<bool> {
+        Some(self.fleet.live().contains(&cluster))
+    }
+
+    fn join_token(&self, secret: &SecretString) -> SecretString {
+        match JoinToken::new(secret.expose_secret().to_owned(), self.pin) {
+            Ok(token) => token.expose().into(),
+            // The hub made the secret itself; a token of nothing is refused wherever it is used.
+            Err(_) => SecretString::default(),
+        }
+    }
+
+    async fn logs(&self, cluster: ClusterId, wanted: LogRequest) -> Result<LogLines, Error> {
+        let tail = usize::try_from(wanted.tail)
+            .unwrap_or(logs::MAX_TAIL)
+            .min(logs::MAX_TAIL);
+        let request = fleet::TunnelRequest {
+            kind: fleet::TunnelKind::Logs,
+            agent_uid: wanted.agent.to_string(),
+            method: Method::GET.to_string(),
+            path: logs::Query {
+                tail,
+                follow: wanted.follow,
+            }
+            .path(),
+            headers: Vec::new(),
+        };
+        let deadline = if wanted.follow { FOLLOW } else { READ };
+        let none = stream::empty::<Bytes>().boxed();
+        let unavailable =
+            |error: fleet::TunnelError| Error::unavailable(format!("the log cannot be read: {error}"), error);
+        let answer = self
+            .fleet
+            .tunnels()
+            .call(cluster, request, none, deadline)
+            .await
+            .map_err(unavailable)?;
+        if answer.status != 200 {
+            return Err(Error::unavailable(
+                "the cluster agent has no log of this engine",
+                io::Error::other(format!("status {}", answer.status)),
+            ));
+        }
+        Ok(lines(chunks(answer.body)))
+    }
+}
+
+/// Cuts a body into lines. What is no line of the contract is passed on as it is, for people; what is too long is cut.
+fn lines(body: Chunks) -> LogLines {
+    let pending = (body, Vec::<u8>::new(), false);
+    stream::unfold(pending, |(mut body, mut held, ended)| async move {
+        loop {
+            if let Some(end) = held.iter().position(|byte| *byte == b'\n') {
+                let rest = held.split_off(end + 1);
+                return Some((Ok(line(&held[..end])), (body, rest, ended)));
+            }
+            if ended {
+                let last = (!held.is_empty()).then(|| Ok(line(&held)));
+                return last.map(|last| (last, (body, Vec::new(), true)));
+            }
+            match body.next().await {
+                Some(Ok(chunk)) => {
+                    held.extend_from_slice(&chunk);
+                    if held.len() > LINE && !held.contains(&b'\n') {
+                        held.truncate(LINE);
+                    }
+                }
+                Some(Err(error)) => {
+                    let error = Error::unavailable("the log broke off", error);
+                    return Some((Err(error), (stream::empty().boxed(), Vec::new(), true)));
+                }
+                None => return (!held.is_empty()).then(|| (Ok(line(&held)), (body, Vec::new(), true))),
+            }
+        }
+    })
+    .boxed()
+}
+
+fn line(bytes: &[u8]) -> LogLine {
+    match serde_json::from_slice::<logs::Line>(bytes) {
+        Ok(line) => {
+            let time = (line.at_ms > 0)
+                .then(|| DateTime::from_timestamp_millis(line.at_ms))
+                .flatten();
+            LogLine {
+                time,
+                line: line.text,
+            }
+        }
+        Err(_) => LogLine {
+            time: None,
+            line: String::from_utf8_lossy(bytes).into_owned(),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn read(chunks: &[&'static str]) -> Vec<String> {
+        let chunks: Vec<_> = chunks
+            .iter()
+            .map(|c| Ok(Bytes::from_static(c.as_bytes())))
+            .collect();
+        let lines = lines(stream::iter(chunks).boxed());
+        lines
+            .map(|l| l.map_or_else(|e| format!("error: {e}"), |l| l.line))
+            .collect()
+            .await
+    }
+
+    #[tokio::test]
+    async fn lines_are_whole_whatever_the_chunks_are() {
+        assert_eq!(read(&["a\nb", "c\n", "\nlast"]).await, ["a", "bc", "", "last"]);
+        assert_eq!(read(&[r#"{"atMs":1,"te"#, "xt\":\"hi\"}\n"]).await, ["hi"]);
+        assert!(read(&[]).await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_line_without_end_is_cut() {
+        let long: &'static str = "x".repeat(LINE).leak();
+        let got = read(&[long, long, "\nnext\n"]).await;
+        assert_eq!(got.iter().map(String::len).collect::<Vec<_>>(), [LINE, 4]);
+    }
+}
