@@ -31,7 +31,7 @@ pub fn desired<'a>(
         let Body::Agent(spec) = &entry.document.body else {
             continue;
         };
-        match set.unit(entry, spec) {
+        match set.unit(entry, spec, observed) {
             Ok(unit) if spec.runtime.replicas > 0 => {
                 plan.engines.insert(entry.uid.to_owned(), unit);
             }
@@ -155,7 +155,7 @@ impl<'a> Set<'a> {
     }
 
     /// The agent with everything it refers to.
-    fn unit(&self, entry: &Entry<'a>, spec: &'a AgentSpec) -> Result<EngineUnit, Fault> {
+    fn unit(&self, entry: &Entry<'a>, spec: &'a AgentSpec, observed: &Observed) -> Result<EngineUnit, Fault> {
         let found = references(spec);
         let mut sources = BTreeMap::from([(entry.uid.to_owned(), entry.generation)]);
         let mut peers = BTreeMap::new();
@@ -192,8 +192,13 @@ impl<'a> Set<'a> {
             },
         )
         .map_err(Fault::Dangling)?;
+        // Most agents are as they were, and comparing costs less than hashing.
+        let same = observed
+            .engines
+            .get(entry.uid)
+            .filter(|unit| unit.bundle == bundle);
         Ok(EngineUnit {
-            digest: bundle.digest(),
+            digest: same.map_or_else(|| bundle.digest(), |unit| unit.digest.clone()),
             process: process(&spec.runtime),
             environment: environment(&bundle),
             callers: BTreeMap::new(),
