@@ -143,6 +143,23 @@ impl Dev {
     }
 }
 
+/// The folder of the examples' tool servers; `None`, said aloud, where the tests' tools are not installed.
+///
+/// # Panics
+/// In a complete run (`make test`), which must not pass without them.
+#[must_use]
+pub fn tools() -> Option<String> {
+    let tools = std::env::var("ROADSTEAD_TEST_TOOLS").ok();
+    if tools.is_none() {
+        assert!(
+            std::env::var_os("ROADSTEAD_TEST_COMPLETE").is_none(),
+            "ROADSTEAD_TEST_TOOLS is not set"
+        );
+        eprintln!("skipped: the examples' tool servers are not installed (make test-tools)");
+    }
+    tools
+}
+
 /// `PATH` with the examples' tool servers first.
 fn tools_path() -> String {
     let path = std::env::var("PATH").unwrap_or_default();
