@@ -14,13 +14,20 @@ const AGENT: &str = "apiVersion: roadstead.dev/v1alpha1\nkind: Agent\nmetadata: 
                      instructions: Answer.\n  model: default\n";
 
 fn prompt(name: &str) -> String {
-    format!("apiVersion: roadstead.dev/v1alpha1\nkind: Prompt\nmetadata: {{name: {name}}}\nspec: {{text: hi}}\n")
+    format!(
+        "apiVersion: roadstead.dev/v1alpha1\nkind: Prompt\nmetadata: {{name: {name}}}\nspec: {{text: hi}}\n"
+    )
 }
 
 fn names(dev: &Dev, kind: &str) -> Result<BTreeSet<String>> {
     let listed = dev.cli(&["get", kind, "-o", "json"])?.json()?;
     let name = |d: &Value| d["metadata"]["name"].as_str().map(str::to_owned);
-    Ok(listed.as_array().context("a list")?.iter().filter_map(name).collect())
+    Ok(listed
+        .as_array()
+        .context("a list")?
+        .iter()
+        .filter_map(name)
+        .collect())
 }
 
 /// kill -9 of hub, cluster agent and engines at once, under writes: dev is one process tree, and its engines end with
@@ -36,7 +43,9 @@ async fn nothing_acknowledged_is_lost_when_everything_is_killed() -> Result<()> 
         if dev.cli_with(&["apply", "-f", "-"], &prompt(&name))?.code == Some(0) {
             acknowledged.insert(name);
         }
-        let said = dev.cli(&["chat", "echo", "--message", &format!("say round {round}")])?.ok()?;
+        let said = dev
+            .cli(&["chat", "echo", "--message", &format!("say round {round}")])?
+            .ok()?;
         assert!(said.contains(&format!("round {round}")), "{said}");
         dev.take_hub()?.kill()?;
         let killed = Instant::now();
@@ -49,7 +58,10 @@ async fn nothing_acknowledged_is_lost_when_everything_is_killed() -> Result<()> 
         runs.as_array().filter(|r| r.len() >= ROUNDS as usize).cloned()
     });
     assert_eq!(runs.await?.len(), ROUNDS as usize, "each run once");
-    let verified = Command::new(binary("roadstead-hub")).args(["audit", "verify", "--state"]).arg(dev.state()).output()?;
+    let verified = Command::new(binary("roadstead-hub"))
+        .args(["audit", "verify", "--state"])
+        .arg(dev.state())
+        .output()?;
     assert!(verified.status.success(), "{verified:?}");
     eprintln!("slowest return: {ready:?}");
     Ok(())
