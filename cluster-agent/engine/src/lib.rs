@@ -11,10 +11,13 @@ pub mod control;
 pub mod engine;
 pub mod journal;
 pub mod model;
+mod observe;
 pub mod peers;
 pub mod revision;
 pub mod secrets;
 pub mod services;
 pub mod tasks;
+#[cfg(test)]
+mod testing;
 pub mod tools;
 mod turn;

@@ -17,6 +17,7 @@ use roadstead_engine::{
     revision::Factories,
     tools::{ToolServers, guard},
 };
+use roadstead_telemetry::Telemetry;
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -85,10 +86,13 @@ fn main() -> Result<ExitCode> {
         .enable_all()
         .build()?;
     let outcome = runtime.block_on(async {
-        match cli.command {
+        let telemetry = Telemetry::start("roadstead-engine", &roadstead_telemetry::Options::default())?;
+        let outcome = match cli.command {
             Command::Run(run) => run_alone(run).await,
             Command::Serve(serve) => serve_runtime(serve).await,
-        }
+        };
+        telemetry.shutdown().await;
+        outcome
     });
     // A thread that reads standard input cannot be waited for.
     runtime.shutdown_background();

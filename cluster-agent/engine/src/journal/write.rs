@@ -525,8 +525,14 @@ fn record_decision(conn: &Connection, answer: &Decide, by: &str, now_ms: i64) ->
         by,
         now_ms,
         answer.uid
-    ])
-    .map(drop)
+    ])?;
+    if answer.decision == Decision::Yes {
+        // The call may be sent once: when it is, its step says so again, and the decision is used up.
+        let sql = "UPDATE steps SET state = ? WHERE id = (SELECT step FROM approvals WHERE uid = ?)";
+        conn.prepare_cached(sql)?
+            .execute(params![StepState::Planned.number(), answer.uid])?;
+    }
+    Ok(())
 }
 
 fn add_record(conn: &Connection, record: &RunRecord) -> rusqlite::Result<u64> {

@@ -7,11 +7,14 @@ use crate::{
         ChatMessage, ErrorClass, Model, ModelError, ModelEvent, ModelStream, Part, ProviderState, StopReason,
         ToolCall, Usage,
     },
+    observe,
     tasks::Event,
 };
 use futures::StreamExt as _;
+use roadstead_telemetry::propagate;
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout_at};
+use tracing::{Instrument as _, Span};
 
 /// Tries that failed, in one task: a provider that is down costs so many requests and no more.
 const RETRY_BUDGET: u32 = 8;
@@ -67,13 +70,18 @@ impl Turn {
         self.skip_unable()?;
         loop {
             let model = Arc::clone(&self.revision.models[self.model]);
-            let outcome = self.attempt(Arc::clone(&model), &mut reply).await;
-            self.count(model.as_ref(), &mut reply);
+            let span = observe::chat(model.as_ref());
+            let outcome = self
+                .attempt(Arc::clone(&model), &mut reply)
+                .instrument(span.clone())
+                .await;
+            self.count(model.as_ref(), &mut reply, &span);
             match outcome {
                 Ok(()) => break,
                 Err(Failure::End(end)) => return Err(end),
                 Err(Failure::Model(error)) => {
                     tries += 1;
+                    observe::failed(&span, class_name(error.class));
                     tracing::warn!(model = model.name(), class = ?error.class, tries, "a model call failed");
                     self.after_failure(error, &mut reply, &mut tries).await?;
                 }
@@ -90,6 +98,7 @@ impl Turn {
     async fn attempt(&mut self, model: Arc<dyn Model>, reply: &mut Reply) -> Result<(), Failure> {
         let wall = self.wall_deadline();
         let deadline = wall.min(Instant::now() + model.timeout().unwrap_or(CALL_TIMEOUT));
+        self.request_mut().traceparent = propagate::traceparent();
         let mut stream = model.stream(Arc::clone(&self.request), deadline);
         loop {
             let event = self.next_event(&mut stream, deadline).await?;
@@ -161,13 +170,15 @@ impl Turn {
     }
 
     /// Counts what a try used up; a try that broke before its usage came is estimated where text was shown.
-    fn count(&mut self, model: &dyn Model, reply: &mut Reply) {
+    fn count(&mut self, model: &dyn Model, reply: &mut Reply, span: &Span) {
         let said = reply.text.len() - reply.kept;
         let usage = reply
             .usage
             .take()
             .or_else(|| (said > 0).then(|| self.estimate(said)));
         if let Some(usage) = usage {
+            span.record("gen_ai.usage.input_tokens", usage.input);
+            span.record("gen_ai.usage.output_tokens", usage.output);
             limits::count(&mut self.counters, model, usage);
         }
     }
@@ -235,14 +246,7 @@ impl Turn {
     }
 
     fn gone(&self, error: &ModelError, reply: &mut Reply) -> End {
-        let code = match error.class {
-            ErrorClass::Refused => "model.refused",
-            ErrorClass::RateLimited { .. } => "model.rateLimited",
-            ErrorClass::Timeout => "model.timeout",
-            ErrorClass::Nonsense => "model.nonsense",
-            ErrorClass::Cut => "model.cut",
-            ErrorClass::Connect | ErrorClass::Status(_) => "model.unavailable",
-        };
+        let code = class_name(error.class);
         tracing::warn!(code, kept = reply.text.len(), "no model answered");
         End::failed(code, error.message.clone())
     }
@@ -302,6 +306,18 @@ impl Turn {
 
     fn tokens_used_up(&self) -> bool {
         self.counters.tokens() >= self.revision.bundle.agent.limits.tokens.0
+    }
+}
+
+/// The code of a task that ends with such an error.
+fn class_name(class: ErrorClass) -> &'static str {
+    match class {
+        ErrorClass::Refused => "model.refused",
+        ErrorClass::RateLimited { .. } => "model.rateLimited",
+        ErrorClass::Timeout => "model.timeout",
+        ErrorClass::Nonsense => "model.nonsense",
+        ErrorClass::Cut => "model.cut",
+        ErrorClass::Connect | ErrorClass::Status(_) => "model.unavailable",
     }
 }
 

@@ -13,15 +13,18 @@ use crate::{
         StepResult, StepState, TaskState,
     },
     model::{ChatMessage, ToolCall},
+    observe,
     peers::{MAX_DEPTH, PeerCall},
     tasks::{Event, Status, Waiting},
     tools::{ResultPart, ToolError, ToolRequest, ToolResult},
 };
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream};
 use roadstead_contract::documents::OnUnknownResult;
+use roadstead_telemetry::propagate;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use std::{sync::Arc, time::Duration};
+use tracing::Instrument as _;
 
 /// Calls of one answer that run at once.
 const PARALLEL: usize = 8;
@@ -327,7 +330,11 @@ impl Turn {
             }
             Some(offered) => match self.announce(planned, offered, sent).await {
                 Ok(()) => {
-                    let outcome = self.call(offered, planned).await;
+                    let span = observe::execute_tool(&offered.label(), &planned.call.id);
+                    let outcome = self.call(offered, planned).instrument(span.clone()).await;
+                    if outcome.as_ref().map_or(true, |result| result.is_error) {
+                        observe::failed(&span, "tool_error");
+                    }
                     let broken =
                         matches!(outcome, Err(ToolError::Unknown(_))) && self.live.cancel.is_cancelled();
                     let result = told(outcome);
@@ -417,7 +424,7 @@ impl Turn {
             arguments: planned.call.arguments.clone(),
             idempotency_key: self.idempotency_key(planned),
             deadline: self.wall_deadline(),
-            traceparent: self.request.traceparent.clone(),
+            traceparent: propagate::traceparent(),
         };
         self.revision
             .toolbox
@@ -452,7 +459,7 @@ impl Turn {
             subject: self.live.subject.clone(),
             depth,
             deadline: self.wall_deadline(),
-            traceparent: self.request.traceparent.clone(),
+            traceparent: propagate::traceparent(),
         };
         let answer = self.services.peers.call(call, self.live.cancel.clone()).await?;
         Ok(ToolResult {

@@ -18,6 +18,7 @@ mod tests;
 use crate::{
     journal::{Counters, Decision, Entry, Finish, JournalError, Kept, ModelDone, OpenTask, TaskState},
     model::{ChatMessage, ChatRequest},
+    observe,
     revision::Revision,
     services::Services,
     tasks::{Live, Status},
@@ -27,6 +28,7 @@ use batch::Planned;
 pub(crate) use batch::sentence;
 pub(crate) use history::user as user_message;
 use roadstead_contract::run::{Outcome, RunRecord};
+use roadstead_telemetry::propagate;
 use std::{sync::Arc, time::Duration};
 use table::ToolTable;
 use tokio::time::Instant;
@@ -144,7 +146,19 @@ impl Turn {
 
     /// Runs to the end of the turn and writes that end down. `open` is what a resumed turn goes on with; `earlier`
     /// says that a fresh one's session has a past; `first` is a fresh one's own message.
-    pub(crate) async fn run(mut self, start: Start) {
+    pub(crate) async fn run(self, start: Start) {
+        let (bundle, live) = (&self.revision.bundle, &self.live);
+        let span = observe::invoke_agent(bundle.name.as_str(), &bundle.uid, &live.uid, &live.context);
+        let remote = live
+            .origin
+            .traceparent
+            .as_deref()
+            .map(propagate::from_traceparent)
+            .unwrap_or_default();
+        propagate::within(span, remote, self.run_in_span(start)).await;
+    }
+
+    async fn run_in_span(mut self, start: Start) {
         let end = match self.prepare(start).await {
             Ok(()) => self.drive().await,
             Err(end) => Err(end),
@@ -177,7 +191,7 @@ impl Turn {
             tools: Arc::clone(&self.table.schemas),
             output_schema: revision.output.as_ref().map(|o| Arc::clone(&o.schema)),
             max_output_tokens: None,
-            traceparent: self.live.origin.traceparent.clone(),
+            traceparent: None,
         });
         Ok(())
     }
@@ -360,6 +374,26 @@ impl Turn {
     }
 
     fn publish(&self, state: TaskState, code: &str, detail: String) {
+        if !code.is_empty() {
+            tracing::Span::current().record("error.type", code);
+        }
+        let outcome = match state {
+            TaskState::Completed => "completed",
+            TaskState::Canceled => "canceled",
+            _ => "failed",
+        };
+        let used = &self.counters;
+        observe::task_ended(outcome, used);
+        tracing::info!(
+            task = self.live.uid,
+            outcome,
+            reason = code,
+            model_calls = used.model_calls,
+            tool_calls = used.tool_calls,
+            tokens = used.tokens(),
+            active_ms = used.active_ms,
+            "a task ended"
+        );
         let status = Status {
             state,
             reason: code.to_owned(),
@@ -408,11 +442,14 @@ pub(crate) fn record(
     (state, code): (TaskState, &str),
     now_ms: i64,
 ) -> RunRecord {
-    let trace_id = live
-        .origin
-        .traceparent
-        .as_deref()
-        .and_then(|t| t.split('-').nth(1));
+    let origin = || {
+        live.origin
+            .traceparent
+            .as_deref()
+            .and_then(|t| t.split('-').nth(1))
+            .map(str::to_owned)
+    };
+    let trace_id = propagate::trace_id().or_else(origin);
     RunRecord {
         id: live.origin.run_id.clone(),
         sequence: 0,
@@ -439,7 +476,7 @@ pub(crate) fn record(
         cost_micros: counters.cost_micros,
         currency: counters.currency.clone(),
         tools: counters.tools.clone(),
-        trace_id: trace_id.unwrap_or_default().to_owned(),
+        trace_id: trace_id.unwrap_or_default(),
     }
 }
 

@@ -1,0 +1,167 @@
+//! Limits end a task and are named (S83); what does not fit the output schema is sent back.
+
+use crate::{
+    journal::TaskState,
+    model::ModelEvent,
+    tasks::{Caller, Refusal},
+    testing::{Act, Rig, alice, call, calls, message, say, text, until},
+};
+use serde_json::{Value, json};
+
+async fn ends_with(limits: Value, acts: Vec<Act>, code: &str) -> Rig {
+    let rig = Rig::new(json!({"limits": limits}));
+    rig.plays(acts);
+    let view = rig.ask("go").await;
+    assert_eq!(
+        (view.status.state, view.status.reason.as_str()),
+        (TaskState::Failed, code),
+        "{:?}",
+        view.status
+    );
+    rig
+}
+
+fn log() -> Act {
+    calls(&[call("c", "log", json!({"n": 1}))])
+}
+
+#[tokio::test]
+async fn s83_steps() {
+    let rig = ends_with(json!({"steps": 2}), vec![log(), log(), log()], "limit.steps").await;
+    assert_eq!(rig.script.asked.lock().len(), 2);
+}
+
+#[tokio::test]
+async fn s83_tokens() {
+    // 15 tokens a call.
+    let rig = ends_with(json!({"tokens": 30}), vec![log(), log(), log()], "limit.tokens").await;
+    assert_eq!(rig.script.asked.lock().len(), 2);
+    assert_eq!(rig.asked(1).max_output_tokens, Some(15));
+}
+
+#[tokio::test]
+async fn s83_cost() {
+    // 60 millionths a call.
+    let rig = ends_with(
+        json!({"cost": "0.0001 USD"}),
+        vec![log(), log(), log()],
+        "limit.cost",
+    )
+    .await;
+    assert_eq!(rig.script.asked.lock().len(), 2);
+}
+
+#[tokio::test]
+async fn s83_tool_calls() {
+    let three: Vec<_> = (0..3)
+        .map(|n| call(&format!("c{n}"), "log", json!({"n": n})))
+        .collect();
+    let rig = ends_with(json!({"toolCalls": 2}), vec![calls(&three)], "limit.toolCalls").await;
+    assert!(rig.tools.names().is_empty());
+}
+
+#[tokio::test]
+async fn s83_wall_time() {
+    ends_with(
+        json!({"wallTime": "100ms"}),
+        vec![Act::Hang(vec![])],
+        "limit.wallTime",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn s83_output_size() {
+    let flood = (0..20).map(|_| ModelEvent::Text("x".repeat(100_000))).collect();
+    ends_with(json!({}), vec![Act::Hang(flood)], "limit.outputSize").await;
+}
+
+#[tokio::test]
+async fn s83_sessions() {
+    let rig = Rig::new(json!({"limits": {"sessions": 2}}));
+    rig.plays([Act::Hang(vec![]), Act::Hang(vec![])]);
+    let first = rig.send(message("one")).await.expect("taken");
+    rig.send(message("two")).await.expect("taken");
+    assert_eq!(
+        rig.send(message("three")).await.expect_err("full"),
+        Refusal::Full(2)
+    );
+    rig.engine
+        .tasks
+        .cancel(&alice(), &first.view().uid)
+        .await
+        .expect("canceled");
+    until("a place is free", || rig.engine.tasks.active() == 1).await;
+    assert!(rig.send(message("four")).await.is_ok());
+}
+
+#[tokio::test]
+async fn s83_depth_of_agent_calls() {
+    let rig = Rig::new(json!({}));
+    let deep = Caller { depth: 6, ..alice() };
+    let refusal = rig
+        .engine
+        .tasks
+        .send(&deep, message("hi"))
+        .await
+        .expect_err("too deep");
+    assert!(refusal.to_string().contains("at most 5 deep"), "{refusal}");
+}
+
+#[tokio::test]
+async fn a_history_with_calls_that_were_never_made_still_fits_the_providers() {
+    let rig = ends_with(
+        json!({"toolCalls": 0}),
+        vec![log(), say("hello")],
+        "limit.toolCalls",
+    )
+    .await;
+    let context = {
+        let list = crate::tasks::List {
+            limit: 1,
+            ..Default::default()
+        };
+        rig.engine.tasks.list(&alice(), list).await.expect("a page").0[0]
+            .context
+            .clone()
+    };
+    let mut next = message("and now?");
+    next.context = Some(context);
+    rig.send(next).await.expect("taken").settled().await;
+    let results = rig.results(1);
+    assert!(results[0].1 && results[0].0.contains("No result"), "{results:?}");
+}
+
+fn schema() -> Value {
+    json!({"outputSchema": {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}})
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_fit_is_sent_back_with_what_is_wrong() {
+    let rig = Rig::new(schema());
+    rig.plays([say("three"), say("{\"n\": \"three\"}"), say("{\"n\": 3}")]);
+    let view = rig.ask("how many?").await;
+    assert_eq!(
+        (view.status.state, text(&view)),
+        (TaskState::Completed, "{\"n\": 3}")
+    );
+    assert!(view.answer.as_ref().is_some_and(|a| a.json));
+    let notes = format!("{:?}", rig.asked(2).messages);
+    assert!(
+        notes.contains("expected JSON") && notes.contains("at /n"),
+        "{notes}"
+    );
+    assert_eq!(view.counters.expect("ended").model_calls, 3);
+}
+
+#[tokio::test]
+async fn an_answer_that_never_fits_ends_the_task() {
+    let rig = Rig::new(schema());
+    rig.plays([say("a"), say("b"), say("c")]);
+    let view = rig.ask("how many?").await;
+    assert_eq!(
+        (view.status.state, view.status.reason.as_str()),
+        (TaskState::Failed, "output.schema")
+    );
+    assert_eq!(text(&view), "c");
+}

@@ -1,0 +1,8 @@
+//! The loop with scripted models and tools, through [`crate::tasks`] and a real journal.
+
+mod approvals;
+mod basics;
+mod limits;
+mod models;
+mod restarts;
+mod tools;
