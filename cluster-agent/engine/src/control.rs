@@ -47,16 +47,24 @@ pub async fn speak(
     let (kept, kept_rx) = mpsc::channel(16);
     tokio::spawn(deliver(Arc::clone(engine), out.clone(), kept_rx));
     let mut lines = FramedRead::new(input, LinesCodec::new_with_max_length(MAX_LINE));
-    while let Some(line) = lines.next().await {
-        let line = match line {
-            Ok(line) => line,
-            Err(LinesCodecError::MaxLineLengthExceeded) => {
+    let mut passed_over = false;
+    loop {
+        let line = match lines.next().await {
+            Some(Ok(line)) => line,
+            Some(Err(LinesCodecError::MaxLineLengthExceeded)) => {
                 tracing::error!("a frame of the runtime is longer than {MAX_LINE} bytes and was passed over");
+                passed_over = true;
                 continue;
             }
-            Err(LinesCodecError::Io(error)) => {
+            Some(Err(LinesCodecError::Io(error))) => {
                 return Err(error).context("the runtime's frames cannot be read");
             }
+            // The reader says so once after an error, and goes on when asked again.
+            None if passed_over => {
+                passed_over = false;
+                continue;
+            }
+            None => return Ok(Left::EndOfInput),
         };
         match serde_json::from_str(&line) {
             Ok(ToEngine::Apply(apply)) => send(&out, take(engine, *apply)).await,
@@ -68,7 +76,6 @@ pub async fn speak(
             Err(error) => tracing::error!(column = error.column(), "a frame of the runtime is not readable"),
         }
     }
-    Ok(Left::EndOfInput)
 }
 
 async fn send(out: &mpsc::Sender<FromEngine>, frame: FromEngine) {

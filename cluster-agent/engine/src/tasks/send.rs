@@ -229,6 +229,12 @@ fn check(revision: &Revision, caller: &Caller, inbound: &Inbound) -> Result<(), 
             "message.parts: expected at least one part, found none".to_owned(),
         ));
     }
+    let blank = |part: &InPart| matches!(part, InPart::Text { text } if text.trim().is_empty());
+    if inbound.parts.iter().all(blank) {
+        return Err(Refusal::Invalid(
+            "message.parts: expected something said, found blanks".to_owned(),
+        ));
+    }
     let file = inbound
         .parts
         .iter()

@@ -1,0 +1,8 @@
+//! The real process, spoken to as its runtime and its callers do.
+
+mod auth;
+mod crash;
+mod frames;
+mod peers;
+mod support;
+mod wire;
