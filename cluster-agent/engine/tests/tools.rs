@@ -526,14 +526,24 @@ async fn packages_without_their_runner_say_what_to_install() {
     );
 }
 
-/// With `ROADSTEAD_MCP_SERVER_TIME` set to the program of PyPI's `mcp-server-time`, as the tests' installer sets it.
+/// A public server among the installed ones (`ROADSTEAD_TEST_TOOLS`, set by `tests/tools/install`).
+fn public(command: &[&str]) -> Option<Arc<dyn Toolbox>> {
+    let Some(tools) = std::env::var_os("ROADSTEAD_TEST_TOOLS") else {
+        eprintln!("skipped: ROADSTEAD_TEST_TOOLS is not set");
+        return None;
+    };
+    let path = std::env::var("PATH").expect("a PATH");
+    let path = format!("{}:{path}", tools.to_string_lossy());
+    Some(toolbox(
+        json!({"stdio": {"command": command, "env": {"PATH": path}}}),
+    ))
+}
+
 #[tokio::test]
-async fn a_server_of_the_python_sdk_is_understood() {
-    let Some(program) = std::env::var_os("ROADSTEAD_MCP_SERVER_TIME") else {
-        eprintln!("skipped: ROADSTEAD_MCP_SERVER_TIME is not set");
+async fn the_public_time_server_is_understood() {
+    let Some(toolbox) = public(&["mcp-server-time"]) else {
         return;
     };
-    let toolbox = toolbox(json!({"stdio": {"command": [program.to_string_lossy()]}}));
     let listing = toolbox.list(soon()).await;
     assert_eq!(
         names(&listing),
@@ -549,4 +559,53 @@ async fn a_server_of_the_python_sdk_is_understood() {
         .await
         .unwrap();
     assert!(wrong.is_error, "{wrong:?}");
+}
+
+#[tokio::test]
+async fn the_public_files_server_is_understood() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().canonicalize().unwrap();
+    std::fs::write(folder.join("a.txt"), "seven\n").unwrap();
+    let folder = folder.to_str().unwrap();
+    let Some(toolbox) = public(&["mcp-server-filesystem", folder]) else {
+        return;
+    };
+    let listing = toolbox.list(soon()).await;
+    assert!(
+        names(&listing).contains(&"read_text_file"),
+        "{:?}",
+        listing.unavailable
+    );
+    let read = |path: String| call(&toolbox, "read_text_file", json!({"path": path}));
+    let result = read(format!("{folder}/a.txt")).await.unwrap();
+    assert!(!result.is_error && text(&result).contains("seven"), "{result:?}");
+    let outside = read("/etc/passwd".to_owned()).await.unwrap();
+    assert!(
+        outside.is_error && !text(&outside).contains("root:"),
+        "{outside:?}"
+    );
+}
+
+#[tokio::test]
+async fn the_public_server_of_everything_is_understood() {
+    let Some(toolbox) = public(&["mcp-server-everything", "stdio"]) else {
+        return;
+    };
+    let listing = toolbox.list(soon()).await;
+    assert!(names(&listing).contains(&"echo"), "{:?}", listing.unavailable);
+    let result = call(&toolbox, "echo", json!({"message": "grüße"})).await.unwrap();
+    assert!(text(&result).contains("grüße"), "{result:?}");
+    let image = call(&toolbox, "get-tiny-image", json!({})).await.unwrap();
+    assert!(
+        image.parts.iter().any(|p| matches!(p, ResultPart::Blob { .. })),
+        "{image:?}"
+    );
+    // It runs for seconds and can be cancelled.
+    let mut long = request(
+        "trigger-long-running-operation",
+        json!({"duration": 30, "steps": 3}),
+    );
+    long.deadline = Instant::now() + Duration::from_millis(300);
+    let result = toolbox.call(long, CancellationToken::new()).await;
+    assert!(matches!(result, Err(ToolError::Unknown(_))), "{result:?}");
 }
