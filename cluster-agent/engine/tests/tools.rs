@@ -526,6 +526,27 @@ async fn packages_without_their_runner_say_what_to_install() {
     );
 }
 
+/// Ends without a word when the first message is not `initialize`, as servers of older protocols may.
+const OLD_SERVER: &str = r#"
+import json, sys
+def answer(id, result): print(json.dumps({"jsonrpc": "2.0", "id": id, "result": result}), flush=True)
+first = json.loads(sys.stdin.readline())
+if first["method"] != "initialize": sys.exit(1)
+answer(first["id"], {"protocolVersion": first["params"]["protocolVersion"], "capabilities": {"tools": {}},
+    "serverInfo": {"name": "old", "version": "1"}})
+for line in sys.stdin:
+    message = json.loads(line)
+    if message["method"] == "tools/list":
+        answer(message["id"], {"tools": [{"name": "old", "inputSchema": {"type": "object"}}]})
+"#;
+
+#[tokio::test]
+async fn a_server_that_knows_the_older_greeting_alone_is_greeted_so() {
+    let toolbox = toolbox(json!({"stdio": {"command": ["python3", "-c", OLD_SERVER]}}));
+    let listing = toolbox.list(soon()).await;
+    assert_eq!(names(&listing), ["old"], "{:?}", listing.unavailable);
+}
+
 /// A public server among the installed ones (`ROADSTEAD_TEST_TOOLS`, set by `tests/tools/install`).
 fn public(command: &[&str]) -> Option<Arc<dyn Toolbox>> {
     let Some(tools) = std::env::var_os("ROADSTEAD_TEST_TOOLS") else {

@@ -16,6 +16,7 @@ mod providers;
 mod repair;
 mod sink;
 mod text_calls;
+mod thoughts;
 
 pub(crate) use errors::shown;
 

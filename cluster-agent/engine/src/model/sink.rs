@@ -1,7 +1,11 @@
 //! Where the decoders put what they read: it orders the events, reads written calls, and counts where the provider
 //! does not.
 
-use super::{ModelEvent, StopReason, ToolCall, ToolSchema, Usage, repair, text_calls::TextCalls};
+use super::{
+    ModelEvent, StopReason, ToolCall, ToolSchema, Usage, repair,
+    text_calls::TextCalls,
+    thoughts::{Split, Thoughts},
+};
 use std::{collections::VecDeque, sync::Arc};
 
 /// Bytes taken for a token where a count must be estimated.
@@ -23,6 +27,7 @@ pub(super) struct OpenCall {
 #[derive(Debug)]
 pub(super) struct Sink {
     events: VecDeque<ModelEvent>,
+    thoughts: Thoughts,
     written: Option<TextCalls>,
     /// In the provider's order.
     pub(super) open_calls: Vec<OpenCall>,
@@ -38,6 +43,7 @@ impl Sink {
     pub(super) fn new(offered: &Arc<[ToolSchema]>, request_bytes: usize) -> Self {
         Self {
             events: VecDeque::new(),
+            thoughts: Thoughts::default(),
             written: (!offered.is_empty()).then(|| TextCalls::new(Arc::clone(offered))),
             open_calls: Vec::new(),
             usage: None,
@@ -54,15 +60,25 @@ impl Sink {
 
     pub(super) fn text(&mut self, text: String) {
         self.answer_bytes += text.len();
-        let shown = match &mut self.written {
-            Some(reader) => reader.push(text),
-            None => text,
-        };
-        self.show(shown);
+        let split = self.thoughts.push(text);
+        self.split(split);
     }
 
     pub(super) fn reasoning(&mut self, text: String) {
         self.answer_bytes += text.len();
+        self.think(text);
+    }
+
+    fn split(&mut self, split: Split) {
+        self.think(split.thought);
+        let shown = match &mut self.written {
+            Some(reader) => reader.push(split.text),
+            None => split.text,
+        };
+        self.show(shown);
+    }
+
+    fn think(&mut self, text: String) {
         if !text.is_empty() {
             self.events.push_back(ModelEvent::Reasoning(text));
         }
@@ -75,6 +91,8 @@ impl Sink {
 
     /// What is held back is shown after all: the answer broke off.
     pub(super) fn broke_off(&mut self) {
+        let held = self.thoughts.finish();
+        self.split(held);
         if let Some(reader) = self.written.take() {
             let (shown, _) = reader.finish();
             self.show(shown);
@@ -85,6 +103,8 @@ impl Sink {
     pub(super) fn finish(&mut self) {
         let stop = self.stop.unwrap_or(StopReason::End);
         let mut calls = Vec::new();
+        let held = self.thoughts.finish();
+        self.split(held);
         if let Some(reader) = self.written.take() {
             let (shown, written) = reader.finish();
             self.show(shown);

@@ -193,7 +193,7 @@ fn causes<'a>(error: Cause<'a>) -> impl Iterator<Item = Cause<'a>> {
 }
 
 /// Whether the request cannot have reached the tool: no connection, or turned away at the door.
-fn never_arrived(error: Cause<'_>) -> bool {
+pub(super) fn never_arrived(error: Cause<'_>) -> bool {
     causes(error).any(|cause| {
         cause
             .downcast_ref::<reqwest::Error>()

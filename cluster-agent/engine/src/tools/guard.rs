@@ -4,7 +4,8 @@
 //! The engine starts itself again with [`ARGUMENT`] as the leader of a process group of its own. The guard passes its
 //! standard input on to the program; the end of that input means that the engine let go or died (kill -9 closes pipes
 //! too). The program then has [`GRACE`] to end by itself, and the group is killed. Standard output is the program's
-//! own, so answers pass through no one. The guard runs before the engine's runtime is made and costs about a megabyte.
+//! own, so answers pass through no one. The guard runs before the engine's runtime is made: it has two threads and
+//! shares the program's pages.
 //!
 //! What a program moves to another process group or session by itself, the guard does not reach.
 
@@ -21,7 +22,7 @@ use std::{
 pub const ARGUMENT: &str = "tool-guard";
 
 /// How long a program has to end after its standard input ended.
-const GRACE: Duration = Duration::from_secs(2);
+const GRACE: Duration = Duration::from_secs(1);
 
 /// To be called first in `main`: if this process was started as a guard, does its work and returns the exit code.
 #[must_use]

@@ -5,7 +5,7 @@
 
 use super::{
     config::{Reach, ServerConfig},
-    convert::{Described, chain, describe},
+    convert::{Described, chain, describe, never_arrived},
     http,
     stdio::Program,
 };
@@ -134,6 +134,7 @@ impl ClientHandler for Handler {
     fn get_info(&self) -> ClientConfig {
         let implementation = Implementation::new("roadstead-engine", env!("CARGO_PKG_VERSION"));
         ClientConfig::new(ClientCapabilities::default(), implementation)
+            .with_protocol_version(ProtocolVersion::V_2025_11_25)
     }
 
     async fn on_tool_list_changed(&self, _: NotificationContext<RoleClient>) {
@@ -215,17 +216,32 @@ impl Server {
         }
     }
 
+    /// Some servers of older protocols break off when the first message is not theirs; they get a second greeting.
     async fn greet(&self) -> Result<Live, String> {
+        match self.greet_as(Era::Any).await {
+            Err(NotGreeted { older: true, reason }) => {
+                tracing::debug!(
+                    server = self.config.reference,
+                    reason,
+                    "greeted again as of 2025-11-25"
+                );
+                self.greet_as(Era::Older).await.map_err(|e| e.reason)
+            }
+            other => other.map_err(|e| e.reason),
+        }
+    }
+
+    async fn greet_as(&self, era: Era) -> Result<Live, NotGreeted> {
         match &self.config.reach {
             Reach::Http { url, headers } => {
                 let client = self.clients.for_url(url)?;
                 let transport = http::transport(client, url, headers);
-                handshake(transport, None).await
+                handshake(transport, None, era).await
             }
             Reach::Program { command, env, advice } => {
                 let (program, pipes) =
                     Program::start(&self.config, (command, env, advice), self.guard.as_deref())?;
-                handshake(pipes, Some(program)).await
+                handshake(pipes, Some(program), era).await
             }
         }
     }
@@ -289,7 +305,29 @@ impl State {
     }
 }
 
-async fn handshake<T, E, A>(transport: T, program: Option<Program>) -> Result<Live, String>
+/// Which protocol a server is greeted in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Era {
+    /// 2026-07-28, or 2025-11-25 where the server says that it does not know it.
+    Any,
+    /// 2025-11-25.
+    Older,
+}
+
+/// A greeting that failed.
+struct NotGreeted {
+    reason: String,
+    /// The server may be one that understands the older greeting alone.
+    older: bool,
+}
+
+impl From<String> for NotGreeted {
+    fn from(reason: String) -> Self {
+        Self { reason, older: false }
+    }
+}
+
+async fn handshake<T, E, A>(transport: T, program: Option<Program>, era: Era) -> Result<Live, NotGreeted>
 where
     T: IntoTransport<RoleClient, E, A>,
     E: std::error::Error + Send + Sync + 'static,
@@ -298,9 +336,12 @@ where
     let handler = Handler {
         changes: Arc::clone(&changes),
     };
-    let mode = ClientLifecycleMode::Auto {
-        preferred_versions: vec![ProtocolVersion::V_2026_07_28],
-        legacy_version: Some(ProtocolVersion::V_2025_11_25),
+    let mode = match era {
+        Era::Older => ClientLifecycleMode::Initialize,
+        Era::Any => ClientLifecycleMode::Auto {
+            preferred_versions: vec![ProtocolVersion::V_2026_07_28],
+            legacy_version: Some(ProtocolVersion::V_2025_11_25),
+        },
     };
     let service = match handler.serve_with_lifecycle(transport, mode).await {
         Ok(service) => service,
@@ -311,7 +352,10 @@ where
             } else {
                 format!(" (it said last: {words})")
             };
-            return Err(format!("{}{said}", greeting_failed(&error)));
+            return Err(NotGreeted {
+                reason: format!("{}{said}", greeting_failed(&error)),
+                older: era == Era::Any && may_be_older(&error),
+            });
         }
     };
     watch_changes(&service, &changes);
@@ -321,6 +365,18 @@ where
         changes,
         program,
     })
+}
+
+/// Whether the server was there and did not take the greeting.
+fn may_be_older(error: &ClientInitializeError) -> bool {
+    match error {
+        ClientInitializeError::ConnectionClosed(_)
+        | ClientInitializeError::UncorrelatedErrorResponse { .. } => true,
+        ClientInitializeError::TransportError { error: cause, .. } => {
+            !error.is_authorization_required() && !never_arrived(cause.error.as_ref())
+        }
+        _ => false,
+    }
 }
 
 fn greeting_failed(error: &ClientInitializeError) -> String {
