@@ -11,7 +11,7 @@ use std::{
 /// The variables of the cluster agent's own environment that engines get: where programs and certificates are, how
 /// the network is reached, what is logged and where telemetry goes. `OTEL_EXPORTER_OTLP_HEADERS` is not among them:
 /// it holds credentials, and an environment is readable by the user's other processes.
-pub const INHERITED: [&str; 29] = [
+pub const INHERITED: [&str; 33] = [
     "PATH",
     "HOME",
     "USER",
@@ -29,7 +29,7 @@ pub const INHERITED: [&str; 29] = [
     "http_proxy",
     "https_proxy",
     "no_proxy",
-    "RUST_LOG",
+    "ROADSTEAD_LOG",
     "RUST_BACKTRACE",
     "OTEL_SDK_DISABLED",
     "OTEL_EXPORTER_OTLP_ENDPOINT",
@@ -41,6 +41,10 @@ pub const INHERITED: [&str; 29] = [
     "OTEL_TRACES_SAMPLER",
     "OTEL_TRACES_SAMPLER_ARG",
     "OTEL_METRIC_EXPORT_INTERVAL",
+    "OTEL_TRACES_EXPORTER",
+    "OTEL_METRICS_EXPORTER",
+    "OTEL_BSP_SCHEDULE_DELAY",
+    "OTEL_EXPORTER_OTLP_TIMEOUT",
 ];
 
 /// Reads a variable of the cluster agent's environment; a parameter so that tests need not change a process's own.

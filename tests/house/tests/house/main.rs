@@ -4,6 +4,7 @@
     reason = "helpers of tests: what cannot be read fails the test"
 )]
 
+mod examples;
 mod generated;
 mod layout;
 mod manifests;
