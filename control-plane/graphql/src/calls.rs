@@ -5,13 +5,17 @@ use crate::{
     error::{Fault, Result},
 };
 use async_graphql::Context;
+use parking_lot::Mutex;
 use roadstead_authz::TenantContext;
 use roadstead_contract::documents::{Kind, Name};
 use roadstead_domain::{ClusterId, Error, ObjectId, Problem};
-use roadstead_service::Target;
+use roadstead_service::{Description, Target};
 use roadstead_store::{Object, Store};
 use serde_json::Value;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 use tokio::sync::OnceCell;
 
 /// What every resolver may use. In the schema's data.
@@ -25,7 +29,12 @@ pub(crate) struct App {
 #[derive(Debug, Default)]
 pub(crate) struct Once {
     agents: OnceCell<BTreeMap<ClusterId, u64>>,
+    /// By id and revision: what was read before a write is not what is shown after it.
+    described: Mutex<HashMap<(ObjectId, u64), Described>>,
 }
+
+/// `None` inside: it is not there any more.
+type Described = Arc<OnceCell<Option<Description>>>;
 
 pub(crate) fn app<'a>(ctx: &Context<'a>) -> &'a App {
     ctx.data_unchecked::<App>()
@@ -86,12 +95,33 @@ pub(crate) async fn object(ctx: &Context<'_>, id: ObjectId) -> Result<Option<Obj
     found(roadstead_service::lookup(caller, store, &Target::Id(id)).await)
 }
 
+/// An object with all that is known of it; read once, however many fields ask. `None` inside: it has been deleted.
+pub(crate) async fn described(ctx: &Context<'_>, object: &Object) -> Result<Described> {
+    let (caller, store) = both(ctx);
+    let cell = {
+        let mut known = ctx.data_unchecked::<Once>().described.lock();
+        known.entry((object.id, object.revision)).or_default().clone()
+    };
+    let target = Target::Id(object.id);
+    let read = async || found(roadstead_service::describe(caller, store, &target).await);
+    cell.get_or_try_init(read).await?;
+    Ok(cell)
+}
+
 /// The text of an object's revision.
 pub(crate) async fn document(ctx: &Context<'_>, object: &Object) -> Result<Value> {
-    let (caller, store) = both(ctx);
-    let target = Target::Id(object.id);
-    let revision = roadstead_service::get_revision(caller, store, &target, object.revision).await?;
-    json(&revision.document)
+    let described = described(ctx, object).await?;
+    let current = described.get().and_then(Option::as_ref).map(|d| &d.revision);
+    match current {
+        Some(revision) if revision.number == object.revision => json(&revision.document),
+        // Somebody wrote in the meantime: what was asked for is still there.
+        _ => {
+            let (caller, store) = both(ctx);
+            let target = Target::Id(object.id);
+            let found = roadstead_service::get_revision(caller, store, &target, object.revision).await?;
+            json(&found.document)
+        }
+    }
 }
 
 /// A stored document as JSON.

@@ -107,6 +107,9 @@ pub(crate) async fn recompute(tx: &mut Tx<'_>, project: Option<ProjectId>) -> Re
 
 /// Gives the clusters that hold these objects their new generation; which clusters hold them has not changed.
 pub(crate) async fn refresh(tx: &mut Tx<'_>, objects: &[Object]) -> Result<(), Error> {
+    if let [object] = objects {
+        return tx.refresh_desired(object).await;
+    }
     let mut changes: BTreeMap<ClusterId, Vec<Wanted>> = BTreeMap::new();
     for object in objects {
         for row in tx.desired_of_object(object.id).await? {

@@ -149,6 +149,11 @@ struct EntryRow {
 }
 
 #[derive(Debug, FromQueryResult)]
+struct ClusterRow {
+    id: Uuid,
+}
+
+#[derive(Debug, FromQueryResult)]
 struct DocumentRow {
     document: String,
 }
@@ -213,6 +218,34 @@ impl Tx<'_> {
             ORDER BY d.cluster_id, d.object_id";
         let rows: Vec<Row> = self.all(sql, values![project.map(ProjectId::as_uuid)]).await?;
         rows.into_iter().map(Row::read).collect()
+    }
+
+    /// Gives every cluster that holds the object its new generation, each under one new revision of its own: two
+    /// statements, however many clusters there are.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`], [`Error::Internal`].
+    pub async fn refresh_desired(&mut self, object: &Object) -> Result<(), Error> {
+        let bump = "UPDATE cluster SET revision = revision + 1 WHERE tenant_id = $1 AND id IN
+            (SELECT d.cluster_id FROM desired d WHERE d.tenant_id = $1 AND d.object_id = $2 AND d.deleted = 0)
+            RETURNING id";
+        let bumped: Vec<ClusterRow> = self.all(bump, values![object.id.as_uuid()]).await?;
+        if bumped.is_empty() {
+            return Ok(());
+        }
+        let refresh = "UPDATE desired SET generation = $3, digest = $4, revision =
+            (SELECT c.revision FROM cluster c WHERE c.tenant_id = $1 AND c.id = desired.cluster_id)
+            WHERE tenant_id = $1 AND object_id = $2 AND deleted = 0";
+        let values = values![
+            object.id.as_uuid(),
+            object.revision.cast_signed(),
+            object.digest.to_vec()
+        ];
+        self.run(refresh, values).await?;
+        for row in bumped {
+            self.touch(ClusterId::from_uuid(row.id));
+        }
+        Ok(())
     }
 
     /// Changes one cluster's desired set, under one new revision: what is wanted from now on (new, or of a new

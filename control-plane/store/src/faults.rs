@@ -24,9 +24,10 @@ impl Faults {
         self.remaining.store(i64::from(n), Ordering::SeqCst);
     }
 
-    /// No statement fails any more; `true` when the fault was still waiting.
-    pub fn disarm(&self) -> bool {
-        self.remaining.swap(-1, Ordering::SeqCst) >= 0
+    /// No statement fails any more. Says how many statements the fault would still have waited for; `None` when it
+    /// has struck.
+    pub fn disarm(&self) -> Option<u32> {
+        u32::try_from(self.remaining.swap(-1, Ordering::SeqCst)).ok()
     }
 
     pub(crate) fn check(faults: Option<&Arc<Self>>, doing: &str) -> Result<(), Error> {

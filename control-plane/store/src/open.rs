@@ -2,9 +2,13 @@
 
 use crate::error::outward;
 use crate::signal::Signals;
+use crate::tx::begin;
 use crate::{Faults, Store, StoreOptions};
 use roadstead_domain::{Error, Problem};
-use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, Statement};
+use sea_orm::{
+    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, SqliteTransactionMode,
+    Statement,
+};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -119,11 +123,9 @@ impl Store {
         let statement = Statement::from_string(self.backend(), "SELECT COUNT(*) FROM tenant WHERE 1 = 0");
         self.read.query_one_raw(statement).await.map_err(outward)?;
         if self.backend() == DbBackend::Sqlite {
-            // A write lock that is taken and given back: full, read-only and locked show here.
-            self.write
-                .execute_unprepared("BEGIN IMMEDIATE; ROLLBACK")
-                .await
-                .map_err(outward)?;
+            // A write lock that is taken and given back: read-only and locked show here.
+            let lock = begin(&self.write, SqliteTransactionMode::Immediate).await?;
+            lock.rollback().await.map_err(outward)?;
         }
         Ok(())
     }

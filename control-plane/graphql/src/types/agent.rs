@@ -4,7 +4,7 @@ use super::{Action, Connection, Document, Run, connection, moment, request};
 use crate::{calls, error::Result};
 use async_graphql::{Context, Enum, ID, Json, Object, SimpleObject};
 use chrono::{DateTime, Utc};
-use roadstead_service::{Target, describe, runs};
+use roadstead_service::runs;
 use roadstead_store::RunFilter;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -142,10 +142,13 @@ impl Agent {
     #[graphql(complexity = "1 + crate::cost::SHORT_LIST * child_complexity")]
     async fn placements(&self, ctx: &Context<'_>) -> Result<Vec<Placement>> {
         let now_ms = calls::app(ctx).store.clock().now_ms();
-        let (caller, store) = calls::both(ctx);
-        let described = calls::found(describe(caller, store, &Target::Id(self.0.id)).await)?;
-        let placed = described.map(|d| d.placed).unwrap_or_default();
-        Ok(placed.into_iter().map(|p| Placement::new(p, now_ms)).collect())
+        let described = calls::described(ctx, &self.0).await?;
+        let placed = described.get().and_then(Option::as_ref).map(|d| d.placed.clone());
+        Ok(placed
+            .unwrap_or_default()
+            .into_iter()
+            .map(|p| Placement::new(p, now_ms))
+            .collect())
     }
     /// Its finished tasks, newest first.
     #[graphql(complexity = "1 + crate::cost::page(first) * child_complexity")]

@@ -4,6 +4,7 @@
 
 mod documents;
 mod foreign;
+mod logs;
 mod support;
 mod tenant;
 

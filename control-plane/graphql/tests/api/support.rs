@@ -14,7 +14,7 @@ use roadstead_service::{authenticate, bootstrap, tokens};
 use roadstead_store::{Store, testing::TestDatabase};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
@@ -31,6 +31,8 @@ pub(crate) struct World {
 /// A tenant with the project `support` and the cluster `edge`.
 pub(crate) struct Tenant {
     pub(crate) owner: TenantContext,
+    /// The owner's token.
+    pub(crate) secret: String,
 }
 
 /// Clusters that are connected and log two lines.
@@ -54,13 +56,17 @@ impl Fleet for FakeFleet {
     }
 }
 
+/// The service alone, without login's counting of failures.
 #[derive(Debug)]
-struct Nobody;
+struct Tokens(Store);
 
 #[async_trait::async_trait]
-impl Authenticate for Nobody {
-    async fn bearer(&self, _: &str, _: RequestInfo) -> Result<TenantContext, Problem> {
-        Err(unauthenticated("nobody is known here"))
+impl Authenticate for Tokens {
+    async fn bearer(&self, token: &str, request: RequestInfo) -> Result<TenantContext, Problem> {
+        let presented = Presented::parse(SecretKind::ApiToken, token);
+        let presented = presented.map_err(|_| unauthenticated("the API token is not valid"))?;
+        let found = authenticate::api_token(&self.0, &presented, request).await;
+        found.map_err(|error| Problem::from(&error))
     }
 }
 
@@ -73,8 +79,9 @@ async fn tenant(store: &Store, tenant: &str) -> Tenant {
         .await
         .unwrap();
     let issued = dev.issue_token(store, "owner").await.unwrap();
-    let owner = present(store, issued.secret.expose_secret()).await;
-    Tenant { owner }
+    let secret = issued.secret.expose_secret().to_owned();
+    let owner = present(store, &secret).await;
+    Tenant { owner, secret }
 }
 
 async fn present(store: &Store, secret: &str) -> TenantContext {
@@ -93,7 +100,7 @@ impl World {
         let graphql = Arc::new(Graphql::new(Parts {
             store: store.clone(),
             fleet: Arc::new(FakeFleet),
-            authenticate: Arc::new(Nobody),
+            authenticate: Arc::new(Tokens(store.clone())),
             origins: Vec::new(),
             limits: Limits::default(),
             socket: SocketLimits::default(),
@@ -124,6 +131,15 @@ impl World {
         router(self.graphql.clone())
             .layer(Extension(caller.clone()))
             .layer(from_fn(guard))
+    }
+
+    /// Serves on loopback, with no caller known before the socket's first message.
+    pub(crate) async fn serve(&self) -> SocketAddr {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let app = router(self.graphql.clone()).layer(from_fn(guard));
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        address
     }
 
     /// The whole answer to an operation.
