@@ -92,7 +92,7 @@ const FRAMEWORKS: [Framework; 10] = [
             "engine",
             "model-server",
         ],
-        tests: &["end-to-end"],
+        tests: &["end-to-end", "cli"],
         reason: "HTTP is spoken at the edges",
     },
 ];
