@@ -7,6 +7,7 @@ use super::{
     session::{End, FRAMES, RENEWALS, RESUMES, SEND_WITHIN, Session},
     write::Writer,
 };
+use crate::store::Stage;
 use crate::{
     bucket::Bucket,
     listen::{Peer, status},
@@ -104,6 +105,14 @@ pub(super) async fn begin(
             .registry
             .leave(&session.seat, session.hub.clock.now_ms());
         return Err(End::Gone);
+    }
+    // The acknowledgement of the session before may have been lost with it: the cursor says what is on disk.
+    if matches!(resume, Resume::Delta | Resume::Diff)
+        && let Err(error) = (session.hub.store)
+            .ack(&session.fence, said.cursor, Stage::Persisted)
+            .await
+    {
+        return Err(session.store(error).await);
     }
     if resume == Resume::Diff {
         session.ask_difference().await?;

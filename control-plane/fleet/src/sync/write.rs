@@ -200,9 +200,8 @@ impl Session {
             Err(error) => return Err(self.store(error).await),
         };
         let last = changes.rows.last().map_or(self.writer.sent, |row| row.revision);
-        self.seat
-            .read
-            .fetch_max(last.max(changes.revision), Ordering::Relaxed);
+        // What was read, not what the revision says: it may be ahead of the rows, and a hint may be lost meanwhile.
+        self.seat.read.fetch_max(last, Ordering::Relaxed);
         self.writer.stirred |= !changes.rows.is_empty() && last < changes.revision;
         for batch in deltas(self.writer.sent, changes.rows) {
             self.writer.sent = batch.through;
