@@ -77,7 +77,7 @@ impl TextCalls {
     pub(super) fn push(&mut self, text: String) -> String {
         let plain = self.begun && self.held.is_empty() && !self.in_fence && self.fenced.is_empty();
         if plain && !text.contains(['`', '<']) {
-            self.line_start = text.ends_with('\n') || (text.is_empty() && self.line_start);
+            self.line_start = ends_line(&text, self.line_start);
             return text;
         }
         self.held.push_str(&text);
@@ -127,6 +127,11 @@ impl TextCalls {
             };
             if !self.held[..at].trim().is_empty() {
                 self.show_fenced(shown);
+                self.show(at, shown);
+                continue;
+            }
+            // Space behind shown text is shown, as it is where it comes in a piece of its own.
+            if at > 0 && self.begun && self.fenced.is_empty() {
                 self.show(at, shown);
                 continue;
             }
@@ -262,9 +267,7 @@ impl TextCalls {
             self.in_fence = false;
         }
         self.begun = self.begun || !piece.trim().is_empty();
-        if !piece.is_empty() {
-            self.line_start = piece.ends_with('\n');
-        }
+        self.line_start = ends_line(&piece, self.line_start);
         shown.push_str(&piece);
     }
 
@@ -275,6 +278,12 @@ impl TextCalls {
             shown.push_str(&text);
         }
     }
+}
+
+/// Whether what follows `piece` stands at the start of a line, spaces aside; `before`: whether the piece itself did.
+fn ends_line(piece: &str, before: bool) -> bool {
+    let last = piece.rfind('\n').map(|newline| &piece[newline..]);
+    last.map_or(before && piece.trim().is_empty(), |last| last.trim().is_empty())
 }
 
 /// Whether `text`, which may go on, can still become a written call.
