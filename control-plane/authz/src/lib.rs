@@ -5,7 +5,7 @@
 //! ([`TenantContext::from_api_token`]), a cluster certificate that is known and not revoked
 //! ([`TenantContext::from_cluster_certificate`]), and a named system task that works for one tenant
 //! ([`TenantContext::from_system_task`]). `clippy.toml` bans calls of these three outside `service`, where each is
-//! expected once. What a context may do is decided by one function, [`decide`]; its yes is an [`Authorized`] value,
+//! expected once. What a context may do is decided by one function, [`decide()`]; its yes is an [`Authorized`] value,
 //! which the writing methods of the store ask for.
 //!
 //! A context cannot be made up:

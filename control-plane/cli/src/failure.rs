@@ -40,7 +40,7 @@ impl Exit {
 #[derive(Debug)]
 pub struct Failure {
     pub exit: Exit,
-    /// One sentence; of strangers' text only what [`shown`] lets through.
+    /// One sentence; of strangers' text only what `shown` lets through.
     pub message: String,
     /// One line each, above the sentence.
     pub details: Vec<String>,

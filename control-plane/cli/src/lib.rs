@@ -4,7 +4,7 @@
 //! A2A and graphql-transport-ws. Everything that touches the process (terminal, environment, clock, signals) is in
 //! [`Shell`], so that a test runs a whole command inside itself.
 //!
-//! What comes from the hub or from a model is text of strangers: it reaches a terminal only through [`text::shown`].
+//! What comes from the hub or from a model is text of strangers: it reaches a terminal only through `text::shown`.
 
 mod a2a;
 mod api;

@@ -1,7 +1,7 @@
 //! What a document may cost before anybody parses or runs it (S20).
 //!
 //! The library's parser is recursive and its own limits come after it, so length, number of tokens and nesting are
-//! counted first, by a scan that allocates nothing. Depth and cost are the schema's (see [`crate::cost`]).
+//! counted first, by a scan that allocates nothing. Depth and cost are the schema's (see `cost.rs`).
 
 use async_graphql::parser::types::{ExecutableDocument, Selection, SelectionSet};
 use std::{collections::HashMap, time::Duration};
@@ -19,7 +19,7 @@ pub struct Limits {
     pub nesting: usize,
     /// Levels of fields.
     pub depth: usize,
-    /// Points, see [`crate::cost`].
+    /// Points, see `cost.rs`.
     pub cost: usize,
     /// Aliases of one field.
     pub aliases: usize,

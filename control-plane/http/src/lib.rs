@@ -3,7 +3,7 @@
 //! * [`RequestId`]: one id for each request, in the answer, the log and the error.
 //! * [`Problem`]: an error outside GraphQL as `application/problem+json` (RFC 9457).
 //! * [`Session`]: the proof a request came with, for answers that last.
-//! * [`guard`]: the outermost layer: gives the id and turns a panic into a problem (S24).
+//! * [`guard()`]: the outermost layer: gives the id and turns a panic into a problem (S24).
 //! * [`Authenticate`]: the door to login, which the faces share and do not know.
 //! * [`Caller`]: whoever login found, for handlers.
 //! * [`not_found`], [`method_not_allowed`]: the fallbacks of a router.

@@ -84,7 +84,7 @@ pub(crate) struct Serve {
     /// Host name or address by which cluster agents reach that port. Repeat for more.
     #[arg(long = "fleet-name", value_name = "HOST", default_values = ["127.0.0.1", "localhost"])]
     fleet_names: Vec<String>,
-    /// How people reach the API (https://hub.example.com); from --listen if left out.
+    /// How people reach the API (`https://hub.example.com`); from --listen if left out.
     #[arg(long, value_name = "URL", env = "ROADSTEAD_PUBLIC_URL")]
     public_url: Option<String>,
     /// Folder of the hub's own keys, mode 0700; they are made in an empty one.

@@ -28,11 +28,30 @@ pub struct Owner {
     ctx: TenantContext,
 }
 
-/// Finds or makes the tenant, its project and its cluster. Safe to repeat, and after a crash in the middle.
+/// The embedded hub's tenant, project and cluster: the cluster runs the agents that say nothing of placement. Safe to
+/// repeat, and after a crash in the middle.
 ///
 /// # Errors
 /// [`Error::Unavailable`], [`Error::Internal`].
 pub async fn dev(store: &Store, tenant: &Name, project: &Name, cluster: &Name) -> Result<Dev, Error> {
+    let labels = BTreeMap::from([
+        ("roadstead.dev/runtime".to_owned(), "local".to_owned()),
+        (DEFAULT_CLUSTER.to_owned(), "true".to_owned()),
+    ]);
+    with_cluster(store, tenant, project, cluster, labels).await
+}
+
+/// Finds or makes the tenant, its project and its cluster; labels are given to a cluster that is made.
+///
+/// # Errors
+/// As [`dev`].
+pub async fn with_cluster(
+    store: &Store,
+    tenant: &Name,
+    project: &Name,
+    cluster: &Name,
+    labels: BTreeMap<String, String>,
+) -> Result<Dev, Error> {
     let owner = found_or_made(store, tenant, project).await?;
     let ctx = &owner.ctx;
     let found = store.tenant(ctx).read().await?.cluster_by_name(cluster).await?;
@@ -41,10 +60,7 @@ pub async fn dev(store: &Store, tenant: &Name, project: &Name, cluster: &Name) -
         None => {
             let input = CreateInput {
                 name: cluster.clone(),
-                labels: BTreeMap::from([
-                    ("roadstead.dev/runtime".to_owned(), "local".to_owned()),
-                    (DEFAULT_CLUSTER.to_owned(), "true".to_owned()),
-                ]),
+                labels,
             };
             clusters::create(ctx, store, input).await?
         }

@@ -86,7 +86,9 @@ impl World {
 }
 
 async fn tenant(store: &Store, tenant: &str) -> Tenant {
-    let dev = bootstrap::dev(store, &name(tenant), &name("support"), &name("edge"))
+    let (tenant, project, cluster) = (name(tenant), name("support"), name("edge"));
+    let labels = [("roadstead.dev/runtime".to_owned(), "local".to_owned())].into();
+    let dev = bootstrap::with_cluster(store, &tenant, &project, &cluster, labels)
         .await
         .expect("bootstrapped");
     let issued = dev.issue_token(store, "owner").await.expect("issued");
