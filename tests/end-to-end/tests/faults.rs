@@ -54,7 +54,11 @@ async fn nothing_acknowledged_is_lost_when_everything_is_killed() -> Result<()> 
     }
     assert_eq!(names(&dev, "prompts")?, acknowledged);
     let runs = wait::until("a run record of every chat", Duration::from_secs(30), || async {
-        let runs = dev.cli(&["runs", "-o", "json"]).ok()?.json().ok()?;
+        let runs = dev
+            .cli(&["runs", "--limit", "100", "-o", "json"])
+            .ok()?
+            .json()
+            .ok()?;
         runs.as_array().filter(|r| r.len() >= ROUNDS as usize).cloned()
     });
     assert_eq!(runs.await?.len(), ROUNDS as usize, "each run once");

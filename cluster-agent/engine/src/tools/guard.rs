@@ -3,7 +3,7 @@
 //!
 //! The engine starts itself again with [`ARGUMENT`] as the leader of a process group of its own. The guard passes its
 //! standard input on to the program; the end of that input means that the engine let go or died (kill -9 closes pipes
-//! too). The program then has [`GRACE`] to end by itself, and the group is killed. Standard output is the program's
+//! too). The program then has `GRACE` to end by itself, and the group is killed. Standard output is the program's
 //! own, so answers pass through no one. The guard runs before the engine's runtime is made: it has two threads and
 //! shares the program's pages.
 //!

@@ -33,15 +33,15 @@ const FRAMEWORKS: [Framework; 10] = [
         reason: "the cluster agent's inbox and outbox, the engine's journal; tests look into them",
     },
     Framework {
-        packages: &["async-graphql", "async-graphql-axum"],
+        packages: &["async-graphql"],
         crates: &["graphql"],
         tests: &[],
         reason: "resolvers are thin",
     },
     Framework {
         packages: &["tonic", "tonic-prost", "prost", "prost-types"],
-        // Exception, engine: A2A has a gRPC binding, and the engine is its server.
-        crates: &["contract", "fleet", "link", "engine"],
+        // Exceptions: A2A has a gRPC binding, and the engine is its server; simulation's library is a test's harness.
+        crates: &["contract", "fleet", "link", "engine", "simulation"],
         // telemetry's tests are an OTLP receiver; simulation and end-to-end speak to both ends of the wire.
         tests: &["telemetry", "simulation", "end-to-end", "hub", "agent"],
         reason: "the wire between hub and cluster agent has two ends",
@@ -179,7 +179,7 @@ const DIRECTION: [(&str, &[&str]); 24] = [
     ),
     ("model-server", &[]),
     ("house", &[]),
-    ("simulation", &[]),
+    ("simulation", &["contract", "domain", "fleet", "inbox", "link"]),
     ("end-to-end", &["model-server"]),
 ];
 
