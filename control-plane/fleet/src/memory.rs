@@ -67,6 +67,8 @@ pub struct Cluster {
     pub last_seen_ms: Option<i64>,
     pub rows: BTreeMap<String, Desire>,
     pub observations: BTreeMap<String, Observation>,
+    /// The last generation of every document there ever was.
+    generations: BTreeMap<String, u64>,
     /// By serial: its end, and whether it is revoked.
     certificates: BTreeMap<String, (i64, bool)>,
     deleted: bool,
@@ -114,6 +116,7 @@ impl Memory {
             last_seen_ms: None,
             rows: BTreeMap::new(),
             observations: BTreeMap::new(),
+            generations: BTreeMap::new(),
             certificates: BTreeMap::new(),
             deleted: false,
         };
@@ -132,39 +135,13 @@ impl Memory {
     }
 
     /// Places documents on a cluster, or takes them away (`None`), in one transaction. A document's generation grows
-    /// by one with each change; one that returns after it was taken away keeps its generation if it is unchanged.
+    /// by one with each change and never starts over. Returns the revision, which grows if anything changes.
     pub fn place(&self, cluster: ClusterId, changes: &[(String, Option<Document>)]) -> u64 {
         let mut state = self.state.lock();
-        let revision = {
-            let Some(cluster) = state.clusters.get_mut(&cluster) else {
-                return 0;
-            };
-            cluster.revision += 1;
-            let revision = cluster.revision;
-            for (uid, document) in changes {
-                match (cluster.rows.get_mut(uid), document) {
-                    (Some(row), Some(document)) => {
-                        row.generation += 1;
-                        row.revision = revision;
-                        row.document = Some(document.clone());
-                    }
-                    (Some(row), None) => {
-                        row.revision = revision;
-                        row.document = None;
-                    }
-                    (None, Some(document)) => {
-                        let row = Desire {
-                            revision,
-                            generation: 1,
-                            document: Some(document.clone()),
-                        };
-                        cluster.rows.insert(uid.clone(), row);
-                    }
-                    (None, None) => {}
-                }
-            }
-            revision
+        let Some(found) = state.clusters.get_mut(&cluster) else {
+            return 0;
         };
+        let revision = found.place(changes);
         if let Some(hints) = state.hints.get(&cluster) {
             hints.send_replace(revision);
         }
@@ -291,6 +268,26 @@ impl Cluster {
             true => Ok(()),
             false => Err(unknown()),
         }
+    }
+
+    fn place(&mut self, changes: &[(String, Option<Document>)]) -> u64 {
+        let revision = self.revision + 1;
+        for (uid, document) in changes {
+            let generation = self.generations.entry(uid.clone()).or_insert(0);
+            let placed = self.rows.get(uid).is_some_and(|row| row.document.is_some());
+            if document.is_none() && !placed {
+                continue;
+            }
+            *generation += u64::from(document.is_some());
+            let row = Desire {
+                revision,
+                generation: *generation,
+                document: document.clone(),
+            };
+            self.rows.insert(uid.clone(), row);
+            self.revision = revision;
+        }
+        self.revision
     }
 
     /// What the cluster is to hold.

@@ -40,6 +40,9 @@ pub(super) struct TextCalls {
     begun: bool,
     /// Inside a fenced block that is no call: its end is no beginning.
     in_fence: bool,
+    /// The line that is being shown, and whether it has opened `in_fence` already.
+    line: String,
+    opening: bool,
     /// Whether `held` begins at the start of a line.
     line_start: bool,
     /// Calls from fenced blocks, with their text: text again if more text follows.
@@ -67,6 +70,8 @@ impl TextCalls {
             held: String::new(),
             begun: false,
             in_fence: false,
+            line: String::new(),
+            opening: false,
             line_start: true,
             fenced: Vec::new(),
             calls: Vec::new(),
@@ -78,6 +83,7 @@ impl TextCalls {
         let plain = self.begun && self.held.is_empty() && !self.in_fence && self.fenced.is_empty();
         if plain && !text.contains(['`', '<']) {
             self.line_start = ends_line(&text, self.line_start);
+            self.follow(&text);
             return text;
         }
         self.held.push_str(&text);
@@ -155,6 +161,7 @@ impl TextCalls {
                     self.show_fenced(shown);
                     self.show(length, shown);
                     self.in_fence = true;
+                    self.opening = !self.line.is_empty();
                 }
                 Candidate::Unknown => return,
             }
@@ -211,7 +218,8 @@ impl TextCalls {
             };
             return match read_calls(json.trim(), &self.offered) {
                 Some(calls) => Candidate::Tagged(length, calls),
-                None => Candidate::Text(length),
+                // The tag alone is text, as it is when what follows it comes later: behind it a call may begin.
+                None => Candidate::Text(at + OPEN.len()),
             };
         }
         if !rest.starts_with(FENCE) {
@@ -263,9 +271,7 @@ impl TextCalls {
 
     fn show(&mut self, length: usize, shown: &mut String) {
         let piece: String = self.held.drain(..length).collect();
-        if self.in_fence && piece.trim_end().ends_with(FENCE) {
-            self.in_fence = false;
-        }
+        self.follow(&piece);
         self.begun = self.begun || !piece.trim().is_empty();
         self.line_start = ends_line(&piece, self.line_start);
         shown.push_str(&piece);
@@ -273,9 +279,30 @@ impl TextCalls {
 
     /// Text follows the fenced blocks: they were examples, not calls.
     fn show_fenced(&mut self, shown: &mut String) {
-        for (text, _) in self.fenced.drain(..) {
+        for (text, _) in std::mem::take(&mut self.fenced) {
             self.begun = true;
+            self.follow(&text);
             shown.push_str(&text);
+        }
+    }
+
+    /// Follows fences by whole lines of what is shown, so that it does not matter in which pieces they come. A fence
+    /// ends with a line of nothing but backquotes (CommonMark 0.31.2, section 4.5).
+    fn follow(&mut self, piece: &str) {
+        for part in piece.split_inclusive('\n') {
+            self.line.push_str(part);
+            if !part.ends_with('\n') {
+                return;
+            }
+            let line = self.line.trim();
+            let fence = line.starts_with(FENCE);
+            let closes = fence && line.bytes().all(|b| b == b'`');
+            self.in_fence = match (std::mem::take(&mut self.opening), self.in_fence) {
+                (true, _) => true,
+                (false, true) => !closes,
+                (false, false) => fence,
+            };
+            self.line.clear();
         }
     }
 }

@@ -179,7 +179,10 @@ const DIRECTION: [(&str, &[&str]); 24] = [
     ),
     ("model-server", &[]),
     ("house", &[]),
-    ("simulation", &["contract", "domain", "fleet", "inbox", "link"]),
+    (
+        "simulation",
+        &["contract", "domain", "authz", "fleet", "inbox", "link"],
+    ),
     ("end-to-end", &["model-server"]),
 ];
 

@@ -1,0 +1,149 @@
+//! The model of the store with a database's moods: slow at times, away at times; and a witness of who writes.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use roadstead_authz::PeerIdentity;
+use roadstead_contract::{fleet::Digest, run::RunRecord};
+use roadstead_domain::{ClusterId, TenantId};
+use roadstead_fleet::{
+    FleetStore,
+    memory::Memory,
+    store::{
+        Begun, Changes, Desired, Event, Held, Hello, Hints, Observation, Row, RunVerdict, Session, Stage,
+        Standing, StoreError,
+    },
+};
+use roadstead_simulation::simulated::Seeded;
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, sync::Mutex, time::Duration};
+
+/// The store of every replica.
+#[derive(Clone, Debug)]
+pub(crate) struct Moody {
+    pub(crate) model: Memory,
+    random: Arc<Seeded>,
+    /// The epoch of the last write for each cluster.
+    wrote: Arc<Mutex<BTreeMap<ClusterId, u64>>>,
+}
+
+impl Moody {
+    pub(crate) fn new(model: Memory, random: Arc<Seeded>) -> Self {
+        Self {
+            model,
+            random,
+            wrote: Arc::default(),
+        }
+    }
+
+    async fn mood(&self) -> Result<(), StoreError> {
+        if self.random.chance(20) {
+            tokio::time::sleep(Duration::from_millis(1 + self.random.below(30))).await;
+        }
+        match self.random.chance(1) {
+            true => Err(StoreError::Unavailable("a mood".to_owned())),
+            false => Ok(()),
+        }
+    }
+
+    /// A write succeeded: its epoch is the newest there ever was.
+    fn witness(&self, session: &Session) {
+        let now = self
+            .model
+            .cluster(session.peer.cluster)
+            .expect("the cluster")
+            .epoch;
+        assert_eq!(session.epoch, now, "one epoch writes");
+        let before = self
+            .wrote
+            .lock()
+            .expect("no panic holds it")
+            .insert(session.peer.cluster, session.epoch);
+        assert!(
+            before.is_none_or(|before| before <= session.epoch),
+            "epochs write in order"
+        );
+    }
+}
+
+#[async_trait]
+impl FleetStore for Moody {
+    async fn consume_token(
+        &self,
+        secret: &str,
+        version: &str,
+        source: Option<IpAddr>,
+    ) -> Result<(TenantId, ClusterId), StoreError> {
+        self.model.consume_token(secret, version, source).await
+    }
+    async fn certificate_issued(&self, peer: &PeerIdentity, not_after_ms: i64) -> Result<(), StoreError> {
+        self.model.certificate_issued(peer, not_after_ms).await
+    }
+    async fn authenticate(&self, peer: &PeerIdentity) -> Result<(), StoreError> {
+        self.mood().await?;
+        self.model.authenticate(peer).await
+    }
+    async fn begin_session(&self, peer: &PeerIdentity, hello: &Hello) -> Result<Begun, StoreError> {
+        self.mood().await?;
+        self.model.begin_session(peer, hello).await
+    }
+    async fn changes(&self, peer: &PeerIdentity, after: u64, limit: usize) -> Result<Changes, StoreError> {
+        self.mood().await?;
+        // Small pages, so that there are many.
+        let limit = limit.min(1 + self.random.below(4) as usize);
+        self.model.changes(peer, after, limit).await
+    }
+    async fn desired(&self, peer: &PeerIdentity) -> Result<Desired, StoreError> {
+        self.mood().await?;
+        self.model.desired(peer).await
+    }
+    async fn rows(&self, peer: &PeerIdentity, uids: &[String]) -> Result<Vec<Row>, StoreError> {
+        self.mood().await?;
+        self.model.rows(peer, uids).await
+    }
+    async fn blob(&self, peer: &PeerIdentity, digest: Digest) -> Result<Option<Bytes>, StoreError> {
+        self.mood().await?;
+        self.model.blob(peer, digest).await
+    }
+    async fn ack(&self, session: &Session, revision: u64, stage: Stage) -> Result<(), StoreError> {
+        self.mood().await?;
+        self.model.ack(session, revision, stage).await?;
+        self.witness(session);
+        Ok(())
+    }
+    async fn observe(&self, session: &Session, observations: Vec<Observation>) -> Result<(), StoreError> {
+        self.mood().await?;
+        self.model.observe(session, observations).await?;
+        self.witness(session);
+        Ok(())
+    }
+    async fn held(&self, session: &Session, held: Held) -> Result<(), StoreError> {
+        self.mood().await?;
+        self.model.held(session, held).await?;
+        self.witness(session);
+        Ok(())
+    }
+    async fn record_runs(
+        &self,
+        session: &Session,
+        records: Vec<RunRecord>,
+    ) -> Result<Vec<RunVerdict>, StoreError> {
+        self.mood().await?;
+        let verdicts = self.model.record_runs(session, records).await?;
+        self.witness(session);
+        // Committed, and the answer is lost.
+        self.mood().await?;
+        Ok(verdicts)
+    }
+    async fn seen(&self, clusters: Vec<(PeerIdentity, i64)>) -> Result<(), StoreError> {
+        self.model.seen(clusters).await
+    }
+    async fn standing(&self, peers: &[PeerIdentity]) -> Result<Vec<Option<Standing>>, StoreError> {
+        self.mood().await?;
+        self.model.standing(peers).await
+    }
+    async fn audit(&self, event: Event) -> Result<(), StoreError> {
+        self.model.audit(event).await
+    }
+    fn hints(&self, peer: &PeerIdentity) -> Hints {
+        self.model.hints(peer)
+    }
+}
