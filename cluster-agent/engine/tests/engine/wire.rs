@@ -129,8 +129,7 @@ async fn every_binding_streams_the_answer_as_it_comes() {
 #[tokio::test]
 async fn every_binding_subscribes_and_cancels() {
     let rig = rig().await;
-    let mut called = 0;
-    for binding in BINDINGS {
+    for (called, binding) in BINDINGS.into_iter().enumerate() {
         let alice = rig.engine.client(ALICE, binding).await;
         let mut stream = alice
             .send_streaming_message(&text("hang"))
@@ -148,9 +147,8 @@ async fn every_binding_subscribes_and_cancels() {
             matches!(watch.next().await, Some(Ok(StreamResponse::Task(_)))),
             "{binding}"
         );
-        called += 1;
         let reached = async {
-            while rig.model.count() < called {
+            while rig.model.count() <= called {
                 tokio::time::sleep(std::time::Duration::from_millis(5)).await;
             }
         };
