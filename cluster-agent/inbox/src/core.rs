@@ -3,7 +3,7 @@
 use crate::{Document, Entry, Held, InboxError, Position, Seen, schema, snapshot::Staging};
 use roadstead_contract::fleet::{Digest, StateSum};
 use rusqlite::{Connection, Row};
-use std::path::Path;
+use std::{collections::BTreeSet, path::Path};
 use tokio::sync::watch;
 
 pub(crate) struct Core {
@@ -82,6 +82,20 @@ impl Core {
         )?;
         let mut rows = statement.query_map([uid], read_document)?;
         Ok(rows.next().transpose()?)
+    }
+
+    /// Those of the uids that have a row here.
+    pub(crate) fn known(&self, uids: Vec<String>) -> Result<BTreeSet<String>, InboxError> {
+        let mut statement = self
+            .connection
+            .prepare_cached("SELECT 1 FROM documents WHERE uid = ?1")?;
+        let mut known = BTreeSet::new();
+        for uid in uids {
+            if statement.exists([&uid])? {
+                known.insert(uid);
+            }
+        }
+        Ok(known)
     }
 
     pub(crate) fn have(&self, after: Option<&str>, limit: usize) -> Result<(u64, Vec<Entry>), InboxError> {

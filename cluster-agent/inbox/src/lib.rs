@@ -25,7 +25,7 @@ use roadstead_contract::{
     fleet::{Digest, NackCode},
     run::RunRecord,
 };
-use std::{path::Path, sync::Arc};
+use std::{collections::BTreeSet, path::Path, sync::Arc};
 use tokio::sync::watch;
 
 pub use outbox::PendingRun;
@@ -269,6 +269,14 @@ impl Inbox {
     pub async fn document(&self, uid: &str) -> Result<Option<Document>, InboxError> {
         let uid = uid.to_owned();
         self.executor.run(move |core| core.document(&uid)).await
+    }
+
+    /// Those of these documents that are here, with content or refused.
+    ///
+    /// # Errors
+    /// See [`InboxError`].
+    pub async fn known(&self, uids: Vec<String>) -> Result<BTreeSet<String>, InboxError> {
+        self.executor.run(move |core| core.known(uids)).await
     }
 
     /// A page of what the inbox holds, in order of uid, after `after`; with the cursor it belongs to.

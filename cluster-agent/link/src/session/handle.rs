@@ -152,11 +152,14 @@ impl Session<'_> {
             complete: end.complete,
             approved_deletes: end.approved_deletes,
         };
-        match self.context.inbox.end_snapshot(end).await.map_err(End::Inbox)? {
+        let outcome = self.context.inbox.end_snapshot(end).await.map_err(End::Inbox)?;
+        self.snapshot_due = false;
+        match outcome {
             SnapshotOutcome::Taken { position, deleted } => {
                 tracing::info!(revision = position.cursor, deleted, "a snapshot is taken");
                 self.resumed_at = None;
-                self.acknowledge(position.cursor).await
+                self.acknowledge(position.cursor).await?;
+                self.tell().await
             }
             SnapshotOutcome::Held {
                 position,
@@ -168,7 +171,8 @@ impl Session<'_> {
                     "a snapshot would delete more than the budget: nothing is deleted until a person allows it"
                 );
                 self.acknowledge(position.cursor).await?;
-                self.send(Body::Held(held(waiting))).await
+                self.send(Body::Held(held(waiting))).await?;
+                self.tell().await
             }
             // A new session begins anew; nothing was deleted.
             SnapshotOutcome::Unverified { detail } => Err(End::Lost(format!("snapshot: {detail}"))),
@@ -213,15 +217,28 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Says what is new of revisions, refusals and statuses.
+    /// Says what is new of revisions, refusals and statuses. Of documents that are not in the inbox (any more) nothing
+    /// is said: the runtime may be behind, and the hub may have forgotten them. While a snapshot is on its way the
+    /// inbox itself may be behind like that.
     pub(super) async fn tell(&mut self) -> Result<(), End> {
+        if self.snapshot_due {
+            return Ok(());
+        }
         let news = self.context.shared.news(self.told);
         self.told = news.version;
-        for nack in news.nacks {
+        let named = news.nacks.iter().map(|nack| &nack.uid);
+        let named = named.chain(news.statuses.iter().map(|status| &status.uid));
+        let named = named.cloned().collect();
+        let known = self.context.inbox.known(named).await.map_err(End::Inbox)?;
+        for nack in news.nacks.into_iter().filter(|nack| known.contains(&nack.uid)) {
             self.send(Body::Nack(nack)).await?;
         }
         for status in news.statuses {
-            self.send(Body::Status(status)).await?;
+            if known.contains(&status.uid) {
+                self.send(Body::Status(status)).await?;
+            } else {
+                self.context.shared.forget(&status.uid);
+            }
         }
         match news.applied {
             Some(revision) => {

@@ -120,6 +120,8 @@ struct Session<'a> {
     resumed_at: Option<u64>,
     /// Once the cursor is here, the state root is compared: the session has caught up.
     compare_at: Option<u64>,
+    /// A snapshot was promised and has not ended: the inbox may hold what the hub has forgotten.
+    snapshot_due: bool,
     /// A batch whose large documents are being fetched.
     fetching: Option<Task<Parsed>>,
     renewal: Renewal,
@@ -181,6 +183,7 @@ async fn open(context: &Context, line: Line) -> Result<(Session<'_>, Welcome), E
         resumed_at: None,
         compare_at: (welcome.mode() == Mode::Delta && position.cursor < welcome.target_revision)
             .then_some(welcome.target_revision),
+        snapshot_due: welcome.mode() == Mode::Snapshot,
         fetching: None,
         renewal: Renewal::Idle,
     };

@@ -91,6 +91,7 @@ pub(super) async fn begin(
         inbound,
         frames,
         held,
+        accused: false,
         behind: matches!(resume, Resume::Behind(_)),
         flood: Bucket::new(FRAMES.0, FRAMES.1),
         resumes: Bucket::new(RESUMES.0, RESUMES.1),

@@ -5,7 +5,7 @@ use super::session::{End, Session};
 use crate::{
     enrolment::certificate,
     pki::CheckedRequest,
-    store::{Condition, Event, Held, Observation, RunVerdict, Stage, What},
+    store::{Condition, Event, Held, Observation, RunVerdict, Stage, StoreError, What},
 };
 use roadstead_contract::{
     fleet::{
@@ -61,20 +61,24 @@ impl Session {
 
     async fn ack(&mut self, ack: &Ack) -> Result<(), End> {
         use roadstead_contract::fleet::Stage as Wire;
-        let stage = match ack.stage() {
-            Wire::Persisted if self.writer.acknowledge(ack.revision) => Stage::Persisted,
-            Wire::Applied if ack.revision <= self.writer.acked => Stage::Applied,
-            Wire::Persisted | Wire::Applied => {
-                return Err(self
-                    .forged("an acknowledgement of a revision that was not sent")
-                    .await);
-            }
+        let before = self.writer.acked;
+        let stages: &[Stage] = match ack.stage() {
+            Wire::Persisted => &[Stage::Persisted],
+            // What runs is on disk: this acknowledgement may overtake the other.
+            Wire::Applied if ack.revision > before => &[Stage::Persisted, Stage::Applied],
+            Wire::Applied => &[Stage::Applied],
             Wire::Unspecified => return Ok(()),
         };
-        match self.hub.store.ack(&self.fence, ack.revision, stage).await {
-            Ok(()) => Ok(()),
-            Err(error) => Err(self.store(error).await),
+        if !self.writer.acknowledge(ack.revision) {
+            let what = "an acknowledgement of a revision that was not sent";
+            return Err(self.forged(what).await);
         }
+        for stage in stages {
+            if let Err(error) = self.hub.store.ack(&self.fence, ack.revision, *stage).await {
+                return Err(self.store(error).await);
+            }
+        }
+        Ok(())
     }
 
     async fn nack(&mut self, nack: Nack) -> Result<(), End> {
@@ -120,9 +124,18 @@ impl Session {
         .await
     }
 
-    async fn observe(&self, observation: Observation) -> Result<(), End> {
+    /// A report of a document that is not this cluster's is refused and audited, once a session (S45). The session
+    /// lives: an inbox from a backup, or deletions that wait for a person, hold what the hub has forgotten, and only a
+    /// session can mend that.
+    async fn observe(&mut self, observation: Observation) -> Result<(), End> {
         match self.hub.store.observe(&self.fence, vec![observation]).await {
             Ok(()) => Ok(()),
+            Err(StoreError::Foreign(what)) => {
+                if !self.held && !std::mem::replace(&mut self.accused, true) {
+                    self.tell(What::Forged, cut(what)).await;
+                }
+                Ok(())
+            }
             Err(error) => Err(self.store(error).await),
         }
     }

@@ -63,6 +63,8 @@ pub(super) struct Session {
     pub(super) diff: Diff,
     /// Deletions wait for a person in the cluster: roots differ, and both sides know why.
     pub(super) held: bool,
+    /// A report of a foreign document was audited in this session.
+    pub(super) accused: bool,
     /// The cluster is ahead of this hub: what it says of its documents is of another timeline.
     pub(super) behind: bool,
     pub(super) keys: watch::Receiver<HubKeys>,

@@ -28,6 +28,8 @@ pub(super) struct Writer {
     task: Task,
     /// Through which revision batches were sent.
     pub(super) sent: u64,
+    /// Through which revision they were ever sent in this session: a resumption goes back, what is on its way does not.
+    reached: u64,
     /// Through which revision the cluster agent has them on disk.
     pub(super) acked: u64,
     /// Batches on their way: the cursor each moves to, and its bytes.
@@ -78,6 +80,7 @@ impl Writer {
         Self {
             task,
             sent: hello.cursor,
+            reached: hello.cursor,
             acked: hello.cursor,
             outstanding: VecDeque::new(),
             waiting_since: Instant::now(),
@@ -123,8 +126,11 @@ impl Writer {
             self.task = Task::Delta;
             self.stirred = true;
         }
-        if revision > self.sent {
+        if revision > self.reached {
             return false;
+        }
+        if matches!(self.task, Task::Delta) {
+            self.sent = self.sent.max(revision);
         }
         while self
             .outstanding
@@ -140,7 +146,7 @@ impl Writer {
 
     /// Frames were missed: go on from `cursor`. `false` for a revision that was never sent.
     pub(super) fn resume(&mut self, cursor: u64) -> bool {
-        if cursor > self.sent {
+        if cursor > self.reached {
             return false;
         }
         if matches!(self.task, Task::Delta) {
@@ -161,6 +167,11 @@ impl Writer {
 
     pub(super) fn holds(&self) -> bool {
         matches!(self.task, Task::Hold)
+    }
+
+    fn reach(&mut self, revision: u64) {
+        self.sent = revision;
+        self.reached = self.reached.max(revision);
     }
 
     fn count_out(&mut self, through: u64, bytes: usize) {
@@ -204,7 +215,7 @@ impl Session {
         self.seat.read.fetch_max(last, Ordering::Relaxed);
         self.writer.stirred |= !changes.rows.is_empty() && last < changes.revision;
         for batch in deltas(self.writer.sent, changes.rows) {
-            self.writer.sent = batch.through;
+            self.writer.reach(batch.through);
             self.writer.count_out(batch.through, batch.encoded_len());
             self.send(Body::Batch(batch)).await?;
         }
@@ -258,7 +269,7 @@ impl Session {
             complete: true,
             approved_deletes: self.writer.approved_deletes,
         };
-        self.writer.sent = revision;
+        self.writer.reach(revision);
         self.writer.waiting_since = Instant::now();
         self.writer.task = Task::Acknowledgement(revision);
         self.send(Body::SnapshotEnd(end)).await

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use roadstead_contract::fleet::{
-    self, Ack, DocumentStatus, EnrolRequest, GetBlobRequest, Mode, RenewRequest, Resume, RunRecord,
-    RunRecords, Stage, bulk_client::BulkClient, cluster_frame::Body, document_digest,
+    self, Ack, DocumentStatus, EnrolRequest, GetBlobRequest, Heartbeat, Mode, RenewRequest, Resume,
+    RunRecord, RunRecords, Stage, bulk_client::BulkClient, cluster_frame::Body, document_digest,
     enrolment_client::EnrolmentClient, hub_frame, tunnel_client::TunnelClient,
 };
 use roadstead_domain::{FakeClock, SystemClock};
@@ -158,8 +158,8 @@ async fn s44_a_revoked_certificate_opens_nothing() {
     assert_eq!(hub.audited(What::IdentityRefused), 3);
 }
 
-/// Sends one frame in a fresh session; says how the session ended.
-async fn after(hub: &Hub, credentials: &Credentials, body: Body) -> Status {
+/// A fresh session that is at rest.
+async fn at_rest(hub: &Hub, credentials: &Credentials) -> RawSession {
     let (mut session, welcome) = welcomed(hub, credentials, 0).await;
     assert_eq!(welcome.mode(), Mode::Snapshot);
     // The snapshot is taken, so that the session is at rest.
@@ -170,11 +170,30 @@ async fn after(hub: &Hub, credentials: &Credentials, body: Body) -> Status {
                 stage: Stage::Persisted.into(),
             };
             session.say(Body::Ack(ack)).await;
-            break;
+            return session;
         }
     }
+}
+
+/// Sends one frame in a fresh session; says how the session ended.
+async fn after(hub: &Hub, credentials: &Credentials, body: Body) -> Status {
+    let mut session = at_rest(hub, credentials).await;
     session.say(body).await;
     session.end().await
+}
+
+/// Asks for an echo and waits for it: everything said before has been heard.
+async fn heard(session: &mut RawSession, sequence: u64) {
+    session
+        .say(Body::Heartbeat(Heartbeat { sequence, cursor: 0 }))
+        .await;
+    loop {
+        match session.next().await.expect("the session lives") {
+            Some(hub_frame::Body::Heartbeat(echo)) if echo.sequence == sequence => return,
+            Some(_) => {}
+            None => panic!("the session ended"),
+        }
+    }
 }
 
 fn status_of(uid: &str, observed_generation: u64) -> Body {
@@ -204,18 +223,9 @@ async fn s45_forged_ids_and_numbers_are_refused_and_audited() {
         revision: 9,
         stage: Stage::Applied.into(),
     };
-    let nack = fleet::Nack {
-        uid: "theirs".to_owned(),
-        generation: 1,
-        ..fleet::Nack::default()
-    };
     let forgeries = [
         Body::Ack(persisted),
         Body::Ack(applied),
-        status_of("theirs", 1),
-        status_of("ours", 2),
-        status_of("nobody's", 1),
-        Body::Nack(nack),
         Body::Resume(Resume { cursor: 9 }),
         Body::Renew(RenewRequest {
             csr: b"no request".to_vec(),
@@ -234,6 +244,43 @@ async fn s45_forged_ids_and_numbers_are_refused_and_audited() {
             .iter()
             .all(|event| event.peer.as_ref().is_none_or(|peer| peer.cluster == cluster(1)))
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s45_reports_of_foreign_documents_are_refused_and_audited_once_a_session() {
+    let hub = Hub::start().await;
+    hub.store.add_cluster(tenant(2), cluster(2));
+    for (n, uid) in [(1, "ours"), (2, "theirs")] {
+        hub.store
+            .place(cluster(n), &[(uid.to_owned(), Some(prompt(uid, "x")))]);
+    }
+    let credentials = raw::credentials(&hub, 1).await;
+    let nack = fleet::Nack {
+        uid: "theirs".to_owned(),
+        generation: 1,
+        ..fleet::Nack::default()
+    };
+    let forgeries = [
+        status_of("theirs", 1),
+        status_of("ours", 2),
+        status_of("nobody's", 1),
+        Body::Nack(nack),
+    ];
+    for (n, body) in forgeries.into_iter().enumerate() {
+        let mut session = at_rest(&hub, &credentials).await;
+        for _ in 0..3 {
+            session.say(body.clone()).await;
+        }
+        heard(&mut session, 7).await;
+        assert_eq!(hub.audited(What::Forged), n + 1, "forgery {n}");
+        // The session of a liar is still one: its own documents are heard.
+        session.say(status_of("ours", 1)).await;
+        heard(&mut session, 8).await;
+        let own = hub.store.cluster(cluster(1)).unwrap().observations;
+        assert_eq!(own.keys().collect::<Vec<_>>(), ["ours"], "forgery {n}");
+        assert_eq!(own["ours"].generation, 1, "forgery {n}");
+    }
+    assert!(hub.store.cluster(cluster(2)).unwrap().observations.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
