@@ -38,7 +38,6 @@ struct State {
     clusters: BTreeMap<ClusterId, Cluster>,
     tokens: BTreeMap<String, Token>,
     runs: Vec<(ClusterId, RunRecord)>,
-    run_ids: BTreeSet<String>,
     audit: Vec<Event>,
     hints: BTreeMap<ClusterId, watch::Sender<u64>>,
     /// The database does not answer.
@@ -146,6 +145,21 @@ impl Memory {
             hints.send_replace(revision);
         }
         revision
+    }
+
+    /// As [`Self::place`], with the generations given, as a database has them that counts an object's revisions.
+    pub fn place_at(&self, cluster: ClusterId, changes: &[(String, u64, Option<Document>)]) -> u64 {
+        self.with(cluster, |cluster| {
+            for (uid, generation, document) in changes {
+                let before = generation - u64::from(document.is_some());
+                cluster.generations.insert(uid.clone(), before);
+            }
+        });
+        let changes: Vec<_> = changes
+            .iter()
+            .map(|(uid, _, document)| (uid.clone(), document.clone()))
+            .collect();
+        self.place(cluster, &changes)
     }
 
     /// Forgets tombstones of this revision and before.
@@ -494,14 +508,16 @@ impl FleetStore for Memory {
         let mut state = self.state.lock();
         let mut verdicts = Vec::with_capacity(records.len());
         for record in records {
-            if !own.contains(&record.agent_uid) {
-                verdicts.push(RunVerdict::Refused("the agent is not this cluster's".to_owned()));
-                continue;
-            }
-            if state.run_ids.insert(record.id.clone()) {
-                state.runs.push((session.peer.cluster, record));
-            }
-            verdicts.push(RunVerdict::Kept);
+            let known = state.runs.iter().find(|(_, run)| run.id == record.id);
+            verdicts.push(match known {
+                Some((cluster, _)) if *cluster == session.peer.cluster => RunVerdict::Kept,
+                Some(_) => RunVerdict::Refused("the run belongs to another cluster".to_owned()),
+                None if own.contains(&record.agent_uid) => {
+                    state.runs.push((session.peer.cluster, record));
+                    RunVerdict::Kept
+                }
+                None => RunVerdict::Refused("the agent is not this cluster's".to_owned()),
+            });
         }
         Ok(verdicts)
     }
