@@ -5,6 +5,7 @@ pub mod agent;
 pub mod hub;
 pub mod raw;
 pub mod scripted;
+pub mod seeds;
 pub mod simulated;
 
 use bytes::Bytes;

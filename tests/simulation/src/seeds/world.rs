@@ -1,31 +1,38 @@
 //! A fleet under faults: two hub replicas over one store, three clusters.
 
-use crate::store::Moody;
-use roadstead_contract::fleet::{DocumentStatus, HubKeys, JoinToken};
-use roadstead_domain::ClusterId;
-use roadstead_fleet::{Authority, Fleet, KeyStore, Settings, StoredAuthority, memory::Memory, store::What};
-use roadstead_inbox::Inbox;
-use roadstead_link::{Link, NoTunnel};
-use roadstead_simulation::{
-    cluster, prompt, run,
-    simulated::{Seeded, SimulatedClock, SimulatedDial, SimulatedListener},
+use super::{
+    keys::Keys,
+    live::{Life, live, relay, serve},
+    relay::Relay,
+    store::Moody,
+};
+use crate::{
+    cluster, prompt,
+    simulated::{Seeded, SimulatedClock},
     tenant,
 };
+use roadstead_contract::fleet::JoinToken;
+use roadstead_domain::ClusterId;
+use roadstead_fleet::{Authority, memory::Memory, store::What};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
+    fs,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 use tempfile::TempDir;
-use tokio_util::sync::CancellationToken;
 use turmoil::Sim;
 
-const HUBS: [&str; 2] = ["hub0", "hub1"];
-const CLUSTERS: [&str; 3] = ["cluster0", "cluster1", "cluster2"];
-/// This one's inbox is wiped at times, so no run record is entrusted to it.
-const WIPED: usize = 2;
+pub(super) const HUBS: [&str; 2] = ["hub0", "hub1"];
+pub(super) const CLUSTERS: [&str; 3] = ["cluster0", "cluster1", "cluster2"];
+/// This one's inbox is wiped, or set back to an older copy, at times: no run record is entrusted to it.
+pub(super) const WIPED: usize = 2;
+/// No relay meddles with this one's frames.
+pub(super) const DIRECT: usize = 0;
 /// Documents that come and go in each cluster, besides the agent that runs are of.
 const DOCUMENTS: u64 = 12;
 /// Time for joining, before any fault.
@@ -35,39 +42,40 @@ const FAULTS: Duration = Duration::from_secs(20);
 /// session that hangs is found by four missed heartbeats.
 const BOUND: Duration = Duration::from_secs(150);
 const TICK: Duration = Duration::from_millis(10);
-const HEARTBEAT: Duration = Duration::from_secs(2);
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(2);
 
 /// What came of a seed; equal for equal seeds.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Report {
-    pub(crate) agreed_after: Duration,
-    pub(crate) revisions: Vec<u64>,
-    pub(crate) epochs: Vec<u64>,
-    pub(crate) runs: usize,
-    pub(crate) snapshots_held: usize,
+pub struct Report {
+    pub agreed_after: Duration,
+    pub revisions: Vec<u64>,
+    pub epochs: Vec<u64>,
+    pub runs: usize,
+    pub snapshots_held: usize,
 }
 
 /// What a cluster was last seen to hold.
 #[derive(Debug, Default)]
-struct Sight {
+pub(super) struct Sight {
     generations: BTreeMap<String, u64>,
     /// The highest ever seen, deleted ones too.
     highest: BTreeMap<String, u64>,
     root: Option<[u8; 32]>,
     cursor: u64,
     /// Run records that the outbox has taken.
-    entrusted: Vec<String>,
-    next_run: u64,
+    pub(super) entrusted: Vec<String>,
+    pub(super) next_run: u64,
 }
 
 #[derive(Debug, Default)]
-struct Log {
-    clusters: Vec<Sight>,
+pub(super) struct Log {
+    pub(super) clusters: Vec<Sight>,
     /// Documents that were ever taken away from a cluster.
     removed: BTreeSet<(usize, String)>,
 }
 
-pub(crate) struct World {
+#[derive(Debug)]
+pub struct World {
     seed: u64,
     telling: bool,
     random: Arc<Seeded>,
@@ -79,24 +87,11 @@ pub(crate) struct World {
     cut: BTreeMap<(&'static str, &'static str), Duration>,
     stalled: BTreeMap<(&'static str, &'static str), Duration>,
     held: usize,
-}
-
-/// The authority of both replicas, kept in memory.
-#[derive(Clone, Default)]
-struct Keys(Arc<Mutex<Option<StoredAuthority>>>);
-
-impl KeyStore for Keys {
-    fn load(&self) -> io::Result<Option<StoredAuthority>> {
-        Ok(self.0.lock().expect("no panic holds it").clone())
-    }
-    fn save(&self, authority: &StoredAuthority) -> io::Result<()> {
-        *self.0.lock().expect("no panic holds it") = Some(authority.clone());
-        Ok(())
-    }
+    faults: Arc<AtomicBool>,
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, telling: bool) -> Self {
+    pub fn new(seed: u64, telling: bool) -> Self {
         // Memory where there is some: a simulation commits thousands of times.
         let shared = Path::new("/dev/shm");
         let folder = match shared.is_dir() {
@@ -119,10 +114,11 @@ impl World {
             cut: BTreeMap::new(),
             stalled: BTreeMap::new(),
             held: 0,
+            faults: Arc::new(AtomicBool::new(true)),
         }
     }
 
-    pub(crate) fn run(mut self) -> Report {
+    pub fn run(mut self) -> Report {
         let mut builder = turmoil::Builder::new();
         builder
             .rng_seed(self.seed)
@@ -181,12 +177,28 @@ impl World {
                 .place(id(n), &[("agent".to_owned(), Some(prompt("agent", "x")))]);
             let token = JoinToken::new(secret, pin).expect("a token");
             let folder = self.cluster_folder(n);
-            std::fs::create_dir(&folder).expect("a folder");
-            let random = Arc::new(Seeded::new(self.seed.wrapping_mul(31).wrapping_add(n as u64)));
-            let log = self.log.clone();
-            sim.host(name, move || {
-                live(n, folder.clone(), token.clone(), random.clone(), log.clone())
-            });
+            fs::create_dir(&folder).expect("a folder");
+            let chance = |salt: u64| {
+                Arc::new(Seeded::new(
+                    self.seed.wrapping_mul(31).wrapping_add(n as u64) ^ salt,
+                ))
+            };
+            let between = Relay {
+                folder: folder.clone(),
+                keys: keys.clone(),
+                hubs: HUBS.map(str::to_owned).to_vec(),
+                random: chance(0xBE7),
+            };
+            sim.host(relay(n), move || between.clone().serve());
+            let life = Life {
+                n,
+                folder,
+                token,
+                random: chance(0),
+                log: self.log.clone(),
+                faults: self.faults.clone(),
+            };
+            sim.host(name, move || live(life.clone()));
         }
     }
 
@@ -210,8 +222,9 @@ impl World {
         match self.random.below(100) {
             0..55 => self.change(n),
             55..60 => {
-                let revision = self.model.cluster(id(n)).expect("the cluster").revision;
-                self.model.raise_floor(id(n), self.random.below(revision + 1));
+                // Only of what the cluster has on disk, as the hub does.
+                let persisted = self.model.cluster(id(n)).expect("the cluster").persisted;
+                self.model.raise_floor(id(n), self.random.below(persisted + 1));
             }
             60..70 if !self.cut.contains_key(&(hub, name)) => {
                 self.tell(sim, &format!("cut {hub} {name}"));
@@ -231,15 +244,8 @@ impl World {
                 self.tell(sim, &format!("kill {name}"));
                 sim.crash(name);
                 self.down.insert(name, later(&self.random, 3_000));
-                if n == WIPED && self.random.chance(40) {
-                    self.tell(sim, &format!("wipe {name}"));
-                    for file in ["inbox.db", "inbox.db-wal"] {
-                        // Not there when the cluster has not begun yet.
-                        let _ = std::fs::remove_file(self.cluster_folder(n).join(file));
-                    }
-                    self.log.lock().expect("no panic holds it").clusters[n]
-                        .generations
-                        .clear();
+                if n == WIPED {
+                    self.lose(sim);
                 }
             }
             88..95 if !self.down.contains_key(hub) => {
@@ -258,9 +264,53 @@ impl World {
         }
     }
 
+    /// The inbox of a cluster agent that is down is wiped, set back to an older copy, or copied for later.
+    fn lose(&self, sim: &Sim<'_>) {
+        let (folder, copy) = (self.cluster_folder(WIPED), self.folder.path().join("copy"));
+        let files = ["inbox.db", "inbox.db-wal"];
+        let act = self.random.below(100);
+        // A file is not there when the cluster has not begun yet, or when its log was taken in.
+        match act {
+            0..30 => {
+                self.tell(sim, &format!("wipe {}", CLUSTERS[WIPED]));
+                for file in files {
+                    let _ = fs::remove_file(folder.join(file));
+                }
+            }
+            30..60 if copy.exists() => {
+                self.tell(sim, &format!("set back {}", CLUSTERS[WIPED]));
+                // What it forgets, the hub has forgotten too: only a snapshot can mend that.
+                let persisted = self.model.cluster(id(WIPED)).expect("the cluster").persisted;
+                self.model.raise_floor(id(WIPED), persisted);
+                for file in files {
+                    let _ = fs::remove_file(folder.join(file));
+                    let _ = fs::copy(copy.join(file), folder.join(file));
+                }
+            }
+            _ => {
+                let _ = fs::remove_dir_all(&copy);
+                fs::create_dir(&copy).expect("a folder");
+                for file in files {
+                    let _ = fs::copy(folder.join(file), copy.join(file));
+                }
+                return;
+            }
+        }
+        let mut log = self.log.lock().expect("no panic holds it");
+        log.clusters[WIPED].generations.clear();
+        log.clusters[WIPED].highest.clear();
+    }
+
     /// Documents change, go, and come back.
     fn change(&self, n: usize) {
         let mut changes = Vec::new();
+        if self.random.chance(6) {
+            let all = (0..DOCUMENTS).map(|d| (format!("d{d}"), None));
+            let mut log = self.log.lock().expect("no panic holds it");
+            log.removed.extend(all.clone().map(|(uid, _)| (n, uid)));
+            self.model.place(id(n), &all.collect::<Vec<_>>());
+            return;
+        }
         for _ in 0..=self.random.below(3) {
             let uid = format!("d{}", self.random.below(DOCUMENTS));
             if changes.iter().any(|(other, _)| *other == uid) {
@@ -328,6 +378,10 @@ impl World {
             .chain(self.stalled.values_mut())
             .for_each(|u| *u = ended);
         self.mend(sim);
+        self.faults.store(false, Ordering::Relaxed);
+        for n in 0..CLUSTERS.len() {
+            sim.crash(relay(n));
+        }
         self.tell(sim, "no more faults");
     }
 
@@ -380,7 +434,7 @@ impl World {
 
     fn report(&self, agreed_after: Duration) -> Report {
         let records = self.model.runs();
-        let mut last: BTreeMap<ClusterId, u64> = BTreeMap::new();
+        let mut last = 0;
         let mut ids = BTreeSet::new();
         for (cluster, record) in &records {
             assert!(
@@ -388,11 +442,11 @@ impl World {
                 "run {} is in the hub twice",
                 record.id
             );
-            let before = last.insert(*cluster, record.sequence);
-            assert!(
-                before.is_none_or(|before| before < record.sequence),
-                "runs arrive in order"
-            );
+            // Behind a relay nothing can be said of order.
+            if *cluster == id(DIRECT) {
+                assert!(last < record.sequence, "runs arrive in order");
+                last = record.sequence;
+            }
         }
         let forged = self
             .model
@@ -420,104 +474,13 @@ fn id(n: usize) -> ClusterId {
     cluster(n as u64 + 1)
 }
 
-/// A hub replica.
-async fn serve(keys: Keys, random: Arc<Seeded>, store: Moody) -> turmoil::Result {
-    let clock = Arc::new(SimulatedClock);
-    let authority = Authority::open(&keys, "simulated", clock.clone(), random)?;
-    let mut settings = Settings::new(vec!["hub".to_owned()], "0.1.0");
-    settings.heartbeat = HEARTBEAT;
-    settings.tunnel_streams = 1;
-    let fleet = Fleet::new(roadstead_fleet::Parts {
-        store: Arc::new(store),
-        authority: Arc::new(authority),
-        clock,
-        keys: HubKeys {
-            jwks: "{\"keys\":[]}".to_owned(),
-            issuer: "hub".to_owned(),
-        },
-        settings,
-    });
-    fleet
-        .serve(SimulatedListener::bind().await?, CancellationToken::new())
-        .await?;
-    Ok(())
-}
-
-/// A cluster agent: link and inbox as shipped, a runtime that applies at once, an engine that finishes runs.
-async fn live(
-    n: usize,
-    folder: PathBuf,
-    token: JoinToken,
-    random: Arc<Seeded>,
-    log: Arc<Mutex<Log>>,
-) -> turmoil::Result {
-    let inbox = Inbox::open_inline(&folder.join("inbox.db"))?;
-    let settings = roadstead_link::Settings {
-        hub: "hub:8443".to_owned(),
-        folder,
-        join: Some(token),
-        version: "0.1.0".to_owned(),
-        calls: 8,
-    };
-    let hubs = HUBS.map(str::to_owned).to_vec();
-    let parts = roadstead_link::Parts {
-        dial: Arc::new(SimulatedDial {
-            hubs,
-            random: random.clone(),
-        }),
-        clock: Arc::new(SimulatedClock),
-        random: random.clone(),
-        inbox: inbox.clone(),
-        handler: Arc::new(NoTunnel),
-    };
-    let (link, reports) = Link::new(settings, parts);
-    let watching = async {
-        let mut watch = inbox.watch();
-        loop {
-            let (seen, documents) = inbox.documents().await?;
-            let position = inbox.position().await?;
-            see(n, &log, &documents, (position.cursor, position.root.0));
-            for document in &documents {
-                reports.status(DocumentStatus {
-                    uid: document.uid.clone(),
-                    observed_generation: document.generation,
-                    phase: "Ready".to_owned(),
-                    conditions: Vec::new(),
-                });
-            }
-            reports.applied(seen.revision);
-            watch.changed().await?;
-        }
-    };
-    let working = async {
-        loop {
-            tokio::time::sleep(Duration::from_millis(200 + random.below(1_000))).await;
-            if n == WIPED || turmoil::sim_elapsed().unwrap_or_default() > QUIET + FAULTS {
-                continue;
-            }
-            let sequence = {
-                let mut log = log.lock().expect("no panic holds it");
-                log.clusters[n].next_run += 1;
-                log.clusters[n].next_run
-            };
-            let id = format!("run-{n}-{sequence}");
-            inbox.append_runs(vec![run(&id, "agent", sequence)]).await?;
-            log.lock().expect("no panic holds it").clusters[n]
-                .entrusted
-                .push(id);
-        }
-    };
-    let ended: turmoil::Result = tokio::select! {
-        biased;
-        ended = link.run(CancellationToken::new()) => Err(format!("{}: the link ended: {ended:?}", CLUSTERS[n]).into()),
-        ended = watching => ended,
-        ended = working => ended,
-    };
-    ended
-}
-
 /// Compares what a cluster holds with what it held.
-fn see(n: usize, log: &Mutex<Log>, documents: &[roadstead_inbox::Document], (cursor, root): (u64, [u8; 32])) {
+pub(super) fn see(
+    n: usize,
+    log: &Mutex<Log>,
+    documents: &[roadstead_inbox::Document],
+    (cursor, root): (u64, [u8; 32]),
+) {
     let mut log = log.lock().expect("no panic holds it");
     let now: BTreeMap<String, u64> = documents
         .iter()

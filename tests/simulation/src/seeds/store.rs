@@ -1,5 +1,6 @@
 //! The model of the store with a database's moods: slow at times, away at times; and a witness of who writes.
 
+use crate::simulated::Seeded;
 use async_trait::async_trait;
 use bytes::Bytes;
 use roadstead_authz::PeerIdentity;
@@ -13,20 +14,19 @@ use roadstead_fleet::{
         Standing, StoreError,
     },
 };
-use roadstead_simulation::simulated::Seeded;
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, sync::Mutex, time::Duration};
 
 /// The store of every replica.
 #[derive(Clone, Debug)]
-pub(crate) struct Moody {
-    pub(crate) model: Memory,
+pub(super) struct Moody {
+    pub(super) model: Memory,
     random: Arc<Seeded>,
     /// The epoch of the last write for each cluster.
     wrote: Arc<Mutex<BTreeMap<ClusterId, u64>>>,
 }
 
 impl Moody {
-    pub(crate) fn new(model: Memory, random: Arc<Seeded>) -> Self {
+    pub(super) fn new(model: Memory, random: Arc<Seeded>) -> Self {
         Self {
             model,
             random,
