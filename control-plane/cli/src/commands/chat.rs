@@ -12,7 +12,7 @@ use crate::{
     args::{Chat, Common, Format},
     client::Client,
     failure::{Exit, Failure, Outcome},
-    render,
+    hints, render,
     shell::Shell,
     text::line,
 };
@@ -103,7 +103,7 @@ impl<'a> Conversation<'a> {
             }
             match self.say(text, shell).await {
                 Ok(view) => {
-                    if let Some(failure) = ended_badly(&view) {
+                    if let Some(failure) = ended_badly(&view, &self.agent) {
                         failure.write(&mut shell.err)?;
                     }
                 }
@@ -153,7 +153,10 @@ impl<'a> Conversation<'a> {
             }
             Some(_) => {
                 let message = format!("the task {task} has ended and takes no answer");
-                return Err(Failure::new(Exit::Conflict, message));
+                return Err(Failure::new(Exit::Conflict, message).next(format!(
+                    "see how it ended: roadstead chat {} --task {task}",
+                    self.agent
+                )));
             }
             None if ended => {}
             None => {
@@ -211,7 +214,8 @@ impl<'a> Conversation<'a> {
                 event = events.next() => event,
                 () = interrupt.wait() => {
                     let Some(task) = view.task.clone().filter(|_| !cancelled) else {
-                        return Err(Failure::new(Exit::Interrupted, "interrupted; the task may still run"));
+                        let next = format!("see what runs: roadstead runs --agent {}", self.agent);
+                        return Err(Failure::new(Exit::Interrupted, "interrupted; the task may still run").next(next));
                     };
                     cancelled = true;
                     self.end_line(shell)?;
@@ -252,7 +256,10 @@ impl<'a> Conversation<'a> {
         let broken = || Failure::new(Exit::Unavailable, "the agent's answer broke off");
         let mut last = failure.unwrap_or_else(broken);
         let Some(task) = view.task.clone() else {
-            return Err(last);
+            return Err(last.next(format!(
+                "the agent may have begun: see roadstead runs --agent {} before you say it again",
+                self.agent
+            )));
         };
         while let Some(pause) = AGAIN.get(*tries) {
             *tries += 1;
@@ -292,7 +299,7 @@ impl<'a> Conversation<'a> {
                 "reason": view.reason, "answer": view.answer()});
             render::value(shell, self.format, &value)?;
         }
-        match ended_badly(view) {
+        match ended_badly(view, &self.agent) {
             Some(failure) => Err(failure),
             None => Ok(Exit::Done),
         }
@@ -381,7 +388,7 @@ fn state_name(state: &TaskState) -> &'static str {
 }
 
 /// How a task that did not complete ended.
-fn ended_badly(view: &TaskView) -> Option<Failure> {
+fn ended_badly(view: &TaskView, agent: &str) -> Option<Failure> {
     let exit = match view.state {
         TaskState::Completed => return None,
         TaskState::Canceled => Exit::Interrupted,
@@ -398,8 +405,12 @@ fn ended_badly(view: &TaskView) -> Option<Failure> {
     } else {
         format!(": {}", view.detail)
     };
-    Some(Failure::new(
+    let failure = Failure::new(
         exit,
         format!("the task {}{reason}{detail}", state_name(&view.state)),
-    ))
+    );
+    Some(match exit {
+        Exit::Failed => failure.next(hints::by_reason(&view.reason, agent)),
+        _ => failure,
+    })
 }

@@ -264,7 +264,8 @@ async fn a_task_that_fails_says_why() {
         (left.exit, left.err.as_str()),
         (
             Exit::Failed,
-            "error: the task failed (limit.steps): 24 model calls are the limit\n"
+            "error: the task failed (limit.steps): 24 model calls are the limit\n  next: ask for less at once, or raise \
+             spec.limits.steps of the agent and apply it again (roadstead explain agent.spec.limits)\n"
         )
     );
 }
