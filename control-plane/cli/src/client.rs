@@ -291,8 +291,14 @@ impl Client {
             format!("broke off: {}", root_cause(error))
         };
         let next = format!(
-            "check that the hub runs and that the context {:?} names its address ({})",
-            self.context.name, self.base
+            "check that the hub runs{} and that the context {:?} names its address ({})",
+            if transport::is_loopback(&self.base) {
+                " (`roadstead-hub dev` starts one)"
+            } else {
+                ""
+            },
+            self.context.name,
+            self.base
         );
         Failure::new(Exit::Unavailable, format!("the hub {what}")).next(next)
     }

@@ -68,7 +68,7 @@ pub(crate) fn base_url(text: &str, plain_http: bool) -> Outcome<Url> {
 }
 
 /// Whether an address is this machine's own. `localhost` is, by RFC 6761 §6.3.
-fn is_loopback(url: &Url) -> bool {
+pub(crate) fn is_loopback(url: &Url) -> bool {
     let Some(host) = url.host_str() else { return false };
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost" || bare.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
