@@ -379,7 +379,7 @@ pub(crate) struct AuditRecord {
     pub(crate) hash: String,
 }
 
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct LogLine {
     pub(crate) cluster: String,
     #[serde(default)]

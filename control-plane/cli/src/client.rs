@@ -222,7 +222,8 @@ impl Client {
         }))
     }
 
-    /// Every item of a list, page by page, at most `limit`.
+    /// Every item of a list, page by page, at most `limit`. Where a page is too large for the hub a smaller one is
+    /// asked for.
     ///
     /// # Errors
     /// As [`Self::call`].
@@ -234,12 +235,19 @@ impl Client {
         limit: usize,
     ) -> Outcome<Vec<T>> {
         let mut items = Vec::new();
-        let mut after = Value::Null;
+        let (mut after, mut most) = (Value::Null, api::PAGE);
         while items.len() < limit {
+            let first = most.min(limit - items.len());
             let mut variables = variables.clone();
-            variables["first"] = json!(api::PAGE.min(limit - items.len()));
-            variables["after"] = after;
-            let page: Page<T> = self.call(operation, field, variables).await?;
+            variables["first"] = json!(first);
+            variables["after"] = after.clone();
+            let page: Page<T> = match self.call(operation, field, variables).await {
+                Err(failure) if failure.exit == Exit::Limit && failure.wait.is_none() && first > 1 => {
+                    most = first / 2;
+                    continue;
+                }
+                page => page?,
+            };
             let empty = page.nodes.is_empty();
             items.extend(page.nodes);
             match page.page_info.end_cursor {
@@ -300,7 +308,9 @@ impl Client {
             self.context.name,
             self.base
         );
-        Failure::new(Exit::Unavailable, format!("the hub {what}")).next(next)
+        let mut failure = Failure::new(Exit::Unavailable, format!("the hub {what}")).next(next);
+        failure.lost = !error.is_timeout() && !error.is_connect();
+        failure
     }
 
     fn fault(&self, fault: &Fault, headers: &HeaderMap) -> Failure {
@@ -358,11 +368,11 @@ impl Client {
     }
 
     /// The failure with its next step: when to come again, if the hub says so, else what its code asks for.
-    pub(crate) fn advised(&self, failure: Failure, code: &str, headers: &HeaderMap) -> Failure {
+    pub(crate) fn advised(&self, mut failure: Failure, code: &str, headers: &HeaderMap) -> Failure {
         let wait = headers.get(header::RETRY_AFTER).and_then(|v| v.to_str().ok());
-        let wait = wait.and_then(|seconds| seconds.parse::<u64>().ok());
+        failure.wait = wait.and_then(|seconds| seconds.parse().ok());
         let next = hints::by_code(code, &self.context.name);
-        match (wait, next) {
+        match (failure.wait, next) {
             (Some(seconds), _) => failure.next(format!("try again in {seconds} s")),
             (None, Some(next)) => failure.next(next),
             (None, None) => failure,

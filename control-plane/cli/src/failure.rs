@@ -79,6 +79,10 @@ pub struct Failure {
     pub details: Vec<String>,
     /// What to do; where it is not said, `hints` knows.
     pub next: Option<String>,
+    /// Seconds after which the hub asks to be asked again.
+    pub wait: Option<u64>,
+    /// The request went out and its answer was lost: it may have been done.
+    pub lost: bool,
     io: Option<io::ErrorKind>,
 }
 
@@ -91,6 +95,8 @@ impl Failure {
             message: shown(message.as_ref()).into_owned(),
             details: Vec::new(),
             next: None,
+            wait: None,
+            lost: false,
             io: None,
         }
     }

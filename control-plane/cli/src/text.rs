@@ -1,6 +1,6 @@
 //! Texts of strangers on a terminal.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt::Write as _};
 
 /// The text with every character that a terminal would obey instead of show replaced by its escape: control
 /// characters but line feed and tab, and those that reorder what is read (Unicode TR36 §3.1, bidirectional text).
@@ -48,7 +48,7 @@ pub(crate) fn json(text: &str) -> Cow<'_, str> {
     for c in text.chars() {
         if is_active(c) {
             // All of them are in the basic plane: one escape each.
-            out.push_str(&format!("\\u{:04x}", u32::from(c)));
+            let _ = write!(out, "\\u{:04x}", u32::from(c));
         } else {
             out.push(c);
         }

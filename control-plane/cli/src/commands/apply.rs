@@ -42,7 +42,11 @@ pub(super) async fn run(client: &Client, common: &Common, args: &Apply, shell: &
         "idempotencyKey": super::idempotency_key(),
     });
     let payload: ApplyPayload = client
-        .call("ApplyDocuments", "applyDocuments", json!({"input": input}))
+        .call(
+            "ApplyDocuments",
+            "applyDocuments",
+            json!({"input": input, "diff": args.diff}),
+        )
         .await?;
     let what = format!(
         "{} of {} documents refused; nothing was written",

@@ -13,7 +13,12 @@ use crate::{
 };
 use chrono::{DateTime, Utc};
 use serde_json::json;
-use std::{collections::BTreeMap, io::Write as _, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    io::Write as _,
+    time::Duration,
+};
 
 /// The most lines of the past that the hub gives.
 const MOST: u32 = 10_000;
@@ -131,56 +136,58 @@ fn shown(item: &LogLine, several: bool) -> String {
 
 /// What was shown, so that a stream that is opened again repeats nothing.
 ///
-/// Lines of one cluster come in the order of their times, to the millisecond; of the last one it is kept how many
-/// there were. What carries no time (a remark of the cluster agent) is shown as it comes.
+/// A stream begins with the lines that the cluster agent still has, in the order in which they were shown: a line of
+/// them is looked for behind the one that was found last. Their times need not be in order, since an engine's lines and
+/// its runtime's are read by different hands. What carries no time is a remark on one stream and is shown as it comes.
 #[derive(Debug, Default)]
 struct Seen {
     count: u64,
-    clusters: BTreeMap<String, Last>,
-    /// How many lines of the last time this stream has repeated, by cluster.
-    repeated: BTreeMap<String, u64>,
+    clusters: BTreeMap<String, Lines>,
 }
 
-#[derive(Debug)]
-struct Last {
-    time: DateTime<Utc>,
-    lines: u64,
+/// Lines of one cluster, by their hashes, oldest first.
+#[derive(Debug, Default)]
+struct Lines {
+    /// Of the streams before this one, and not met again yet.
+    past: VecDeque<u64>,
+    shown: VecDeque<u64>,
 }
 
 impl Seen {
     /// A stream begins.
     fn begin(&mut self) {
-        self.repeated = self.clusters.keys().map(|cluster| (cluster.clone(), 0)).collect();
+        for lines in self.clusters.values_mut() {
+            let mut past = std::mem::take(&mut lines.shown);
+            past.append(&mut lines.past);
+            let surplus = past.len().saturating_sub(MOST as usize);
+            past.drain(..surplus);
+            lines.past = past;
+        }
     }
 
     fn is_new(&mut self, item: &LogLine) -> bool {
-        let Some(time) = item.time else {
-            self.count += 1;
-            return true;
-        };
-        if let Some(repeated) = self.repeated.get_mut(&item.cluster)
-            && let Some(last) = self.clusters.get(&item.cluster)
-        {
-            if time < last.time {
-                return false;
+        let lines = self.clusters.entry(item.cluster.clone()).or_default();
+        let mut is_new = true;
+        if let Some(time) = item.time {
+            let line = hash(time, &item.line);
+            if let Some(at) = lines.past.iter().position(|known| *known == line) {
+                lines.past.drain(..=at);
+                is_new = false;
             }
-            if time == last.time && *repeated < last.lines {
-                *repeated += 1;
-                return false;
-            }
-            // The past is over: whatever comes now is new, even if the cluster's clock goes back.
-            self.repeated.remove(&item.cluster);
-        }
-        self.count += 1;
-        match self.clusters.get_mut(&item.cluster) {
-            Some(last) if last.time == time => last.lines += 1,
-            _ => {
-                self.clusters
-                    .insert(item.cluster.clone(), Last { time, lines: 1 });
+            lines.shown.push_back(line);
+            if lines.shown.len() > MOST as usize {
+                lines.shown.pop_front();
             }
         }
-        true
+        self.count += u64::from(is_new);
+        is_new
     }
+}
+
+fn hash(time: DateTime<Utc>, line: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (time.timestamp_millis(), line).hash(&mut hasher);
+    hasher.finish()
 }
 
 #[cfg(test)]
@@ -204,27 +211,36 @@ mod tests {
     #[test]
     fn a_stream_that_is_opened_again_repeats_and_loses_nothing() {
         let mut seen = Seen::default();
+        // Times out of order, and two lines that differ in nothing.
         let past = [
-            item("a", 1, "1"),
-            item("a", 2, "2"),
-            item("a", 2, "2"),
+            item("a", 5, "x"),
+            item("a", 4, "y"),
+            item("a", 6, "z"),
+            item("a", 6, "z"),
             item("b", 1, "b1"),
         ];
-        assert_eq!(new(&mut seen, &past), ["1", "2", "2", "b1"]);
-        // The same lines, then another of the same millisecond, a new one, and an engine whose clock went back.
+        assert_eq!(new(&mut seen, &past), ["x", "y", "z", "z", "b1"]);
         let again = [
-            item("b", 1, "b1"),
+            &past[..],
+            &[item("a", 6, "z"), item("a", 6, "new"), item("c", 1, "c1")],
+        ]
+        .concat();
+        assert_eq!(new(&mut seen, &again), ["z", "new", "c1"]);
+        // The oldest lines are gone, and the stream broke off before it had repeated everything.
+        assert_eq!(new(&mut seen, &again[1..3]), Vec::<String>::new());
+        let later = [&again[2..], &[item("a", 7, "last")]].concat();
+        assert_eq!(new(&mut seen, &later), ["last"]);
+        // A line that was missed between two that were shown; an engine that has forgotten its past.
+        let mut seen = Seen::default();
+        new(&mut seen, &[item("a", 1, "1"), item("a", 3, "3")]);
+        let whole = [
             item("a", 1, "1"),
-            item("a", 2, "2"),
-            item("a", 2, "2"),
             item("a", 2, "2"),
             item("a", 3, "3"),
-            item("a", 1, "back"),
-            item("c", 1, "c1"),
+            item("a", 4, "4"),
         ];
-        assert_eq!(new(&mut seen, &again), ["2", "3", "back", "c1"]);
-        // An engine that was started anew has forgotten its past.
-        assert_eq!(new(&mut seen, &[item("b", 9, "b2")]), ["b2"]);
+        assert_eq!(new(&mut seen, &whole), ["2", "4"]);
+        assert_eq!(new(&mut seen, &[item("a", 1, "anew")]), ["anew"]);
     }
 
     #[test]

@@ -11,9 +11,6 @@ use crate::{
 use roadstead_contract::documents::{Kind, Reference};
 use serde_json::json;
 
-/// Most revisions that are looked through for the wanted one.
-const MOST: usize = 1_000;
-
 pub(super) async fn run(client: &Client, common: &Common, args: &Rollback, shell: &mut Shell) -> Outcome<()> {
     let (kind, reference) = args.target().map_err(|why| {
         Failure::new(Exit::Usage, why).next("roadstead rollback [KIND] NAME [--to REVISION]")
@@ -77,8 +74,11 @@ async fn other(
     to: u64,
 ) -> Outcome<Written> {
     let (project, name) = client.place(reference);
-    let variables = json!({"kind": kind_name(kind), "project": project, "name": name});
-    let found: Vec<Revision> = client.list("Revisions", "revisions", variables, MOST).await?;
+    let variables = json!({"kind": kind_name(kind), "project": project, "name": name, "json": true});
+    // Newest first and without gaps: the wanted one is the last of so many.
+    let until = now.revision.saturating_sub(to).saturating_add(1);
+    let until = usize::try_from(until).unwrap_or(usize::MAX);
+    let found: Vec<Revision> = client.list("Revisions", "revisions", variables, until).await?;
     let old = found.into_iter().find(|revision| revision.revision == to);
     let content = old.and_then(|revision| revision.json).ok_or_else(|| {
         Failure::new(
@@ -97,7 +97,11 @@ async fn other(
         "idempotencyKey": super::idempotency_key(),
     });
     let payload: ApplyPayload = client
-        .call("ApplyDocuments", "applyDocuments", json!({"input": input}))
+        .call(
+            "ApplyDocuments",
+            "applyDocuments",
+            json!({"input": input, "diff": false}),
+        )
         .await?;
     let object = payload.results.into_iter().next().map(|result| result.object);
     Ok((object, payload.errors))

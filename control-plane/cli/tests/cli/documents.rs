@@ -250,6 +250,34 @@ async fn lists_go_page_by_page() {
 }
 
 #[tokio::test]
+async fn a_page_that_is_too_large_for_the_hub_is_asked_for_in_halves() {
+    let hub = Hub::start().await;
+    let limit = json!({"errors": [{"message": "too large together", "extensions": {"code": "LIMIT"}}]});
+    hub.graphql("Documents", limit.clone());
+    hub.graphql("Documents", limit);
+    let prompt = |name: &str| {
+        let mut prompt = document("PROMPT", name, 1);
+        prompt["json"] = json!({"metadata": {"name": name}});
+        prompt
+    };
+    let first = json!({"nodes": [prompt("a")], "pageInfo": {"hasNextPage": true, "endCursor": "c1"}});
+    hub.graphql("Documents", json!({"documents": first}));
+    hub.graphql("Documents", json!({"documents": page(&[prompt("b")])}));
+    let left = User::of(&hub).runs("get prompts -o json").await;
+    assert_eq!(
+        left.out.matches("\"name\"").count(),
+        2,
+        "{}{}",
+        left.out,
+        left.err
+    );
+    let asked: Vec<Value> = hub.asked().iter().map(|(_, v)| v["first"].clone()).collect();
+    assert_eq!(asked, [100, 50, 25, 25]);
+    let json: Vec<Value> = hub.asked().iter().map(|(_, v)| v["json"].clone()).collect();
+    assert!(json.iter().all(|asked| *asked == true), "{json:?}");
+}
+
+#[tokio::test]
 async fn get_writes_documents_that_can_be_applied_again() {
     let hub = Hub::start().await;
     let mut prompt = document("PROMPT", "style", 1);

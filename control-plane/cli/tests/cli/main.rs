@@ -241,16 +241,17 @@ async fn refusals_become_exit_codes() {
 async fn faults_of_graphql_become_exit_codes() {
     let hub = Hub::start().await;
     let fault = |code: &str| json!({"errors": [{"message": "the database is away", "extensions": {"code": code, "requestId": "r2"}}]});
-    for code in ["UNAVAILABLE", "INTERNAL", "LIMIT", "NOT_FOUND", "UNAUTHENTICATED"] {
+    // A limit stays: the list is asked for in smaller and smaller pages first.
+    for code in ["UNAVAILABLE", "INTERNAL", "NOT_FOUND", "UNAUTHENTICATED", "LIMIT"] {
         hub.graphql("Clusters", fault(code));
     }
     let mut said = String::new();
     for exit in [
         Exit::Unavailable,
         Exit::Failed,
-        Exit::Limit,
         Exit::NotFound,
         Exit::Forbidden,
+        Exit::Limit,
     ] {
         let left = User::of(&hub).runs("clusters").await;
         assert_eq!(left.exit, exit, "{}", left.err);
@@ -262,11 +263,11 @@ async fn faults_of_graphql_become_exit_codes() {
     error: the database is away (request r2)
       next: try again; where it stays, it is the hub's fault: its log has more under the request's id, if one is named
     error: the database is away
-      next: wait a little and try again; where it stays, delete what is not needed or ask for a higher limit
-    error: the database is away
       next: look for the name: roadstead get agents -A (models, toolservers, prompts), roadstead clusters, roadstead projects
     error: the database is away
       next: the token of the context "dev" is not valid (any more): roadstead context add dev with a new one; for `roadstead-hub dev`, start it again
+    error: the database is away
+      next: wait a little and try again; where it stays, delete what is not needed or ask for a higher limit
     "#);
 }
 

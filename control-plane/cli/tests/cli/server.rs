@@ -29,6 +29,10 @@ pub(crate) enum Stream {
     /// One plain JSON-RPC answer.
     Result(Value),
     Error(Value),
+    /// The agent is not ready, says the hub, and when to come again.
+    NotReady,
+    /// The answer is lost before anything of it is read.
+    Lost,
 }
 
 type Headers = Vec<(&'static str, &'static str)>;
@@ -206,6 +210,17 @@ async fn a2a(
         }
         Stream::Error(error) => {
             return Json(json!({"jsonrpc": "2.0", "id": id, "error": error})).into_response();
+        }
+        Stream::NotReady => {
+            let data = json!([{"domain": "roadstead.dev", "reason": "UNAVAILABLE"}]);
+            let error = json!({"code": -32000, "message": "the agent is not ready", "data": data});
+            let answer = Json(json!({"jsonrpc": "2.0", "id": id, "error": error}));
+            return ([(header::RETRY_AFTER, "5")], answer).into_response();
+        }
+        Stream::Lost => {
+            let broken = futures::stream::iter([Ok("data: "), Err(std::io::Error::other("cut"))]);
+            let body = axum::body::Body::from_stream(broken);
+            return ([(header::CONTENT_TYPE, "text/event-stream")], body).into_response();
         }
         Stream::Events(events) => (events, None),
         Stream::Held(events, notify) => (events, Some(notify)),

@@ -296,14 +296,14 @@ async fn the_clis_operations_are_served() {
         ("Clusters", json!({"first": 10})),
         ("Agents", json!({"first": 10})),
         ("AgentByName", json!({"project": "support", "name": "notes"})),
-        ("Documents", json!({"kind": "AGENT", "first": 10})),
+        ("Documents", json!({"kind": "AGENT", "json": true, "first": 10})),
         (
             "Document",
             json!({"kind": "AGENT", "project": "support", "name": "notes"}),
         ),
         (
             "Revisions",
-            json!({"kind": "AGENT", "project": "support", "name": "notes", "first": 5}),
+            json!({"kind": "AGENT", "project": "support", "name": "notes", "json": true, "first": 5}),
         ),
         ("ClusterByName", json!({"name": "edge-1"})),
         ("Projects", json!({"first": 5})),
