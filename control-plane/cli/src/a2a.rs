@@ -8,7 +8,7 @@ use a2a::{
     CancelTaskRequest, GetTaskRequest, JsonRpcError, JsonRpcRequest, JsonRpcResponse, SendMessageRequest,
     StreamResponse, SubscribeToTaskRequest, Task, error_code, methods,
 };
-use http::header;
+use http::{HeaderMap, header};
 use roadstead_contract::documents::Reference;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -125,7 +125,7 @@ impl<'a> AgentEndpoint<'a> {
         match serde_json::from_slice::<JsonRpcResponse>(&body) {
             Ok(JsonRpcResponse {
                 error: Some(error), ..
-            }) => Err(failure(&error)),
+            }) => Err(self.client.refused_call(&error, &headers)),
             _ => Err(self.client.refused(status, &headers, &body)),
         }
     }
@@ -134,8 +134,9 @@ impl<'a> AgentEndpoint<'a> {
         let response = self
             .post(method, params, "application/json", Some(DEADLINE))
             .await?;
+        let headers = response.headers().clone();
         let body = self.client.body(response).await?;
-        result(&body)
+        result(self.client, &headers, &body)
     }
 
     async fn stream(&self, method: &str, params: &impl Serialize) -> Outcome<Events<'a>> {
@@ -152,56 +153,68 @@ impl<'a> AgentEndpoint<'a> {
             });
         }
         // Refused before anything streamed: one JSON-RPC answer.
+        let headers = response.headers().clone();
         let body = self.client.body(response).await?;
-        result::<Value>(&body)?;
-        Err(Failure::new(Exit::Failed, "the agent answered without a stream"))
+        result::<Value>(self.client, &headers, &body)?;
+        Err(Failure::new(Exit::Failed, "the agent answered without a stream")
+            .next("use a CLI and a hub of the same version"))
     }
 }
 
-fn result<T: DeserializeOwned>(body: &[u8]) -> Outcome<T> {
+fn result<T: DeserializeOwned>(client: &Client, headers: &HeaderMap, body: &[u8]) -> Outcome<T> {
     let strange = |error: serde_json::Error| {
-        Failure::new(
-            Exit::Failed,
-            format!("the agent's answer cannot be understood: {error}"),
-        )
+        let message = format!("the agent's answer cannot be understood: {error}");
+        Failure::new(Exit::Failed, message).next("use a CLI and a hub of the same version")
     };
     let response: JsonRpcResponse = serde_json::from_slice(body).map_err(strange)?;
     match response.error {
-        Some(error) => Err(failure(&error)),
+        Some(error) => Err(client.refused_call(&error, headers)),
         None => serde_json::from_value(response.result.unwrap_or_default()).map_err(strange),
     }
 }
 
-/// A JSON-RPC error; the hub says its own code in `data` (google.rpc.ErrorInfo).
-fn failure(error: &JsonRpcError) -> Failure {
-    let details = error
-        .data
-        .as_ref()
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten();
-    let ours = details
-        .filter(|detail| detail["domain"] == "roadstead.dev")
-        .find_map(|detail| detail["reason"].as_str());
-    let by_code = match error.code {
-        error_code::TASK_NOT_FOUND => Exit::NotFound,
-        error_code::INVALID_PARAMS | error_code::INVALID_REQUEST | error_code::CONTENT_TYPE_NOT_SUPPORTED => {
-            Exit::Invalid
+impl Client {
+    /// A JSON-RPC error; the hub says its own code in `data` (google.rpc.ErrorInfo).
+    fn refused_call(&self, error: &JsonRpcError, headers: &HeaderMap) -> Failure {
+        let details = error
+            .data
+            .as_ref()
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten();
+        let ours = details
+            .filter(|detail| detail["domain"] == "roadstead.dev")
+            .find_map(|detail| detail["reason"].as_str());
+        let by_code = match error.code {
+            error_code::TASK_NOT_FOUND => Exit::NotFound,
+            error_code::INVALID_PARAMS
+            | error_code::INVALID_REQUEST
+            | error_code::CONTENT_TYPE_NOT_SUPPORTED => Exit::Invalid,
+            error_code::TASK_NOT_CANCELABLE => Exit::Conflict,
+            _ => Exit::Failed,
+        };
+        let exit = ours
+            .map(Exit::of_code)
+            .filter(|exit| *exit != Exit::Failed)
+            .unwrap_or(by_code);
+        let failure = Failure::new(exit, &error.message);
+        match (exit, error.code) {
+            (_, error_code::TASK_NOT_FOUND) => failure
+                .next("look for the task: roadstead runs --agent AGENT; tasks are kept where the agent runs"),
+            (Exit::NotFound, _) if ours.is_some() => failure.next("roadstead get agents"),
+            (Exit::Conflict, _) => failure.next("see how the task ended: roadstead chat AGENT --task ID"),
+            (Exit::Unavailable, _) if !headers.contains_key(header::RETRY_AFTER) => {
+                failure.next("see where the agent runs: roadstead describe agent NAME; roadstead clusters")
+            }
+            (Exit::Unavailable, _) => {
+                let advised = self.advised(failure, "UNAVAILABLE", headers);
+                let when = advised.next.clone().unwrap_or_default();
+                advised.next(format!(
+                    "{when}; see where the agent runs: roadstead describe agent NAME; roadstead clusters"
+                ))
+            }
+            _ => self.advised(failure, ours.unwrap_or_default(), headers),
         }
-        error_code::TASK_NOT_CANCELABLE => Exit::Conflict,
-        _ => Exit::Failed,
-    };
-    let exit = ours
-        .map(Exit::of_code)
-        .filter(|exit| *exit != Exit::Failed)
-        .unwrap_or(by_code);
-    let failure = Failure::new(exit, &error.message);
-    match exit {
-        Exit::NotFound if ours.is_some() => failure.next("roadstead get agents"),
-        Exit::Unavailable => {
-            failure.next("see where the agent runs: roadstead describe agent NAME; roadstead clusters")
-        }
-        _ => failure,
     }
 }
 
@@ -220,7 +233,7 @@ impl Events<'_> {
     pub(crate) async fn next(&mut self) -> Outcome<Option<StreamResponse>> {
         loop {
             if let Some(data) = self.reader.next() {
-                return result(data.as_bytes()).map(Some);
+                return result(self.client, &HeaderMap::new(), data.as_bytes()).map(Some);
             }
             let Some(response) = &mut self.response else {
                 return Ok(None);

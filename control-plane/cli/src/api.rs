@@ -4,6 +4,7 @@
 
 use chrono::{DateTime, Utc};
 use roadstead_contract::documents::Kind;
+use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -268,14 +269,117 @@ pub(crate) struct Cluster {
     #[serde(default)]
     pub(crate) since: Option<DateTime<Utc>>,
     #[serde(default)]
+    pub(crate) last_seen_at: Option<DateTime<Utc>>,
+    #[serde(default)]
     pub(crate) version: Option<String>,
     #[serde(default)]
     pub(crate) agent_count: u64,
     #[serde(default)]
+    pub(crate) wanted_revision: u64,
+    #[serde(default)]
+    pub(crate) persisted_revision: u64,
+    #[serde(default)]
+    pub(crate) applied_revision: u64,
+    #[serde(default)]
+    pub(crate) held_deletes: Option<u64>,
+    #[serde(default)]
     pub(crate) certificate_expires_at: Option<DateTime<Utc>>,
 }
 
+/// The answer of a mutation on a cluster.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ClusterPayload {
+    #[serde(default)]
+    pub(crate) object: Option<Cluster>,
+    #[serde(default)]
+    pub(crate) join_token: Option<JoinToken>,
+    pub(crate) errors: Vec<UserError>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct JoinToken {
+    pub(crate) token: SecretString,
+    pub(crate) expires_at: DateTime<Utc>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct RevokedPayload {
+    #[serde(default)]
+    pub(crate) revoked: u64,
+    pub(crate) errors: Vec<UserError>,
+}
+
 #[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Project {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) created_at: DateTime<Utc>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct ProjectPayload {
+    #[serde(default)]
+    pub(crate) object: Option<Project>,
+    pub(crate) errors: Vec<UserError>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ApiToken {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) role: String,
+    pub(crate) scopes: Vec<String>,
+    pub(crate) created_at: DateTime<Utc>,
+    pub(crate) created_by: String,
+    pub(crate) expires_at: DateTime<Utc>,
+    #[serde(default)]
+    pub(crate) last_used_at: Option<DateTime<Utc>>,
+    #[serde(default)]
+    pub(crate) revoked_at: Option<DateTime<Utc>>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct ApiTokenPayload {
+    #[serde(default)]
+    pub(crate) object: Option<ApiToken>,
+    #[serde(default)]
+    pub(crate) secret: Option<SecretString>,
+    pub(crate) errors: Vec<UserError>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct AuditRecord {
+    pub(crate) sequence: u64,
+    pub(crate) time: DateTime<Utc>,
+    pub(crate) actor: String,
+    #[serde(default)]
+    pub(crate) on_behalf_of: Option<String>,
+    pub(crate) action: String,
+    pub(crate) object: String,
+    #[serde(default)]
+    pub(crate) revision: Option<u64>,
+    pub(crate) decision: String,
+    #[serde(default)]
+    pub(crate) grant: Option<String>,
+    #[serde(default)]
+    pub(crate) detail: Value,
+    #[serde(default)]
+    pub(crate) source_ip: Option<String>,
+    #[serde(default)]
+    pub(crate) source_client: Option<String>,
+    #[serde(default)]
+    pub(crate) request_id: Option<String>,
+    #[serde(default)]
+    pub(crate) trace_id: Option<String>,
+    pub(crate) hash: String,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct LogLine {
     pub(crate) cluster: String,
     #[serde(default)]
@@ -287,7 +391,7 @@ pub(crate) struct LogLine {
 mod tests {
     use super::*;
 
-    const NAMES: [&str; 12] = [
+    const NAMES: [&str; 24] = [
         "ApplyDocuments",
         "DeleteDocument",
         "RollBackAgent",
@@ -299,6 +403,18 @@ mod tests {
         "Runs",
         "Run",
         "Clusters",
+        "ClusterByName",
+        "CreateCluster",
+        "CreateJoinToken",
+        "RevokeClusterCertificate",
+        "DeleteCluster",
+        "ApproveDeletes",
+        "Projects",
+        "CreateProject",
+        "ApiTokens",
+        "CreateApiToken",
+        "RevokeApiToken",
+        "AuditRecords",
         "AgentLogs",
     ];
 

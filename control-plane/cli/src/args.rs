@@ -84,7 +84,7 @@ pub(crate) enum Command {
     Delete(Delete),
     /// The revisions of a document, newest first.
     Revisions(Named),
-    /// Make an agent's earlier revision the newest one.
+    /// Make an earlier revision of a document the newest one.
     Rollback(Rollback),
     /// Talk with an agent.
     Chat(Chat),
@@ -92,8 +92,14 @@ pub(crate) enum Command {
     Runs(Runs),
     /// The engine's log lines of an agent.
     Logs(Logs),
-    /// The clusters that you may see.
-    Clusters,
+    /// The clusters that you may see; register, join, revoke and delete them.
+    Clusters(Clusters),
+    /// The tenant's projects.
+    Projects(Projects),
+    /// The tenant's API tokens.
+    Tokens(Tokens),
+    /// The audit log, newest first: accepted writes, denials, logins.
+    Audit(Audit),
     /// A kind or one of its fields in words (`agent.spec.limits`).
     Explain {
         /// Kind and fields, joined by dots.
@@ -125,7 +131,10 @@ impl Command {
             Self::Chat(_) => "chat",
             Self::Runs(_) => "runs",
             Self::Logs(_) => "logs",
-            Self::Clusters => "clusters",
+            Self::Clusters(_) => "clusters",
+            Self::Projects(_) => "projects",
+            Self::Tokens(_) => "tokens",
+            Self::Audit(_) => "audit",
             Self::Explain { .. } => "explain",
             Self::Schema { .. } => "schema",
             Self::Completion { .. } => "completion",
@@ -151,7 +160,7 @@ pub(crate) struct Apply {
     /// Do everything but the writing.
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Show what changes.
+    /// Show what would change, and write nothing.
     #[arg(long)]
     pub(crate) diff: bool,
     /// Only if the document is at this revision now (0: it does not exist); for one document.
@@ -196,11 +205,28 @@ pub(crate) struct Delete {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Rollback {
-    /// The agent's name, or project/name.
-    pub(crate) agent: Reference,
+    /// The kind (agent, model, toolserver or prompt; an agent where it is left out) and a name, or project/name.
+    #[arg(value_name = "[KIND] NAME", num_args = 1..=2, required = true)]
+    pub(crate) document: Vec<String>,
     /// The revision to go back to; the one before the current one if it is left out.
     #[arg(long, value_name = "REVISION")]
     pub(crate) to: Option<u64>,
+}
+
+impl Rollback {
+    /// What was named.
+    ///
+    /// # Errors
+    /// No kind, or no name of a document.
+    pub(crate) fn target(&self) -> Result<(Kind, Reference), String> {
+        let (kind, name) = match self.document.as_slice() {
+            [name] => (Kind::Agent, name),
+            [first, name] => (kind(first)?, name),
+            _ => return Err("expected a kind and a name".to_owned()),
+        };
+        let name = name.parse::<Reference>().map_err(|error| error.to_string())?;
+        Ok((kind, name))
+    }
 }
 
 #[derive(Debug, ClapArgs)]
@@ -263,6 +289,182 @@ pub(crate) struct Logs {
     pub(crate) tail: u32,
 }
 
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Clusters {
+    #[command(subcommand)]
+    pub(crate) command: Option<ClustersCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClustersCommand {
+    /// All clusters that you may see.
+    List,
+    /// Register a cluster, and get the token with which its cluster agent joins.
+    Create(ClusterCreate),
+    /// Get a new token for a cluster that has not joined, or is to join again; unused ones before end.
+    #[command(alias = "join-token")]
+    Join(ClusterToken),
+    /// Revoke a cluster's certificates: its session ends within seconds, and it must join again.
+    Revoke(ClusterRevoke),
+    /// Delete a cluster: its certificates are revoked, what should run there is forgotten, its runs stay.
+    Delete { name: Name },
+    /// Say yes to deletions on a cluster that wait because they are more than its budget.
+    ApproveDeletes(ClusterApprove),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ClusterCreate {
+    pub(crate) name: Name,
+    /// For placement; roadstead.dev/default=true takes the agents that say nothing of placement. Repeat for more.
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    pub(crate) labels: Vec<(String, String)>,
+    #[command(flatten)]
+    pub(crate) place: JoinPlace,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ClusterToken {
+    pub(crate) name: Name,
+    #[command(flatten)]
+    pub(crate) place: JoinPlace,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct JoinPlace {
+    /// A new file of 0600 for the token. Without it the token goes to standard output.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// The hub's fleet port as the cluster reaches it, for the command that is shown.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) hub: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ClusterRevoke {
+    pub(crate) name: Name,
+    /// One certificate by its serial number; all of them without it.
+    #[arg(long, value_name = "SERIAL")]
+    pub(crate) serial: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ClusterApprove {
+    pub(crate) name: Name,
+    /// How many deletions were looked at; `roadstead clusters` shows how many wait.
+    #[arg(long, value_name = "N")]
+    pub(crate) deletes: u64,
+}
+
+/// `key=value`.
+fn label(text: &str) -> Result<(String, String), String> {
+    let parts = text.split_once('=').filter(|(key, _)| !key.is_empty());
+    parts
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .ok_or_else(|| "expected KEY=VALUE".to_owned())
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Projects {
+    #[command(subcommand)]
+    pub(crate) command: Option<ProjectsCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ProjectsCommand {
+    /// All projects.
+    List,
+    /// Make a project.
+    Create { name: Name },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Tokens {
+    #[command(subcommand)]
+    pub(crate) command: Option<TokensCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokensCommand {
+    /// All tokens, without their secrets.
+    List,
+    /// Make a token. Nobody hands out more than they have.
+    Create(TokenCreate),
+    /// End a token at once.
+    Revoke {
+        /// The token's id, as the list shows it.
+        id: String,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct TokenCreate {
+    /// For people: what or who will use it.
+    pub(crate) name: String,
+    /// What it may do in the tenant; each role may do what the ones before it may.
+    #[arg(long, value_enum)]
+    pub(crate) role: Role,
+    /// A ceiling; each but approve implies the ones before it. Repeat for more.
+    #[arg(long = "scope", value_enum, required = true)]
+    pub(crate) scopes: Vec<Scope>,
+    /// How long it is good.
+    #[arg(long, value_name = "DAYS", default_value_t = 90, value_parser = clap::value_parser!(u64).range(1..=366))]
+    pub(crate) days: u64,
+    /// A new file of 0600 for the token. Without it the token goes to standard output.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Role {
+    Viewer,
+    Operator,
+    Editor,
+    Admin,
+    Owner,
+}
+
+impl Role {
+    /// As the API spells it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Viewer => "VIEWER",
+            Self::Operator => "OPERATOR",
+            Self::Editor => "EDITOR",
+            Self::Admin => "ADMIN",
+            Self::Owner => "OWNER",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Scope {
+    Read,
+    Invoke,
+    Write,
+    Approve,
+    Admin,
+}
+
+impl Scope {
+    /// As the API spells it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Read => "READ",
+            Self::Invoke => "INVOKE",
+            Self::Write => "WRITE",
+            Self::Approve => "APPROVE",
+            Self::Admin => "ADMIN",
+        }
+    }
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Audit {
+    /// At most so many.
+    #[arg(long, value_name = "N", default_value_t = 25)]
+    pub(crate) limit: usize,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum ContextCommand {
     /// All contexts; the current one is marked.
@@ -286,6 +488,9 @@ pub(crate) struct ContextAdd {
     /// A file of 0600 with the token, read at each use. Without it the token is read from standard input.
     #[arg(long)]
     pub(crate) token_file: Option<PathBuf>,
+    /// Allow http to another machine: the token crosses the network in the clear.
+    #[arg(long)]
+    pub(crate) plain_http: bool,
 }
 
 /// The kind that is meant: singular, plural, any case.
@@ -301,6 +506,7 @@ fn kind(text: &str) -> Result<Kind, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failure::Exit;
     use clap::CommandFactory as _;
 
     #[test]
@@ -313,5 +519,28 @@ mod tests {
         assert_eq!(kind("Agents"), Ok(Kind::Agent));
         assert_eq!(kind("toolserver"), Ok(Kind::ToolServer));
         assert!(kind("pods").is_err());
+    }
+
+    #[test]
+    fn the_help_lists_every_exit_code() {
+        let help = Args::command().render_help().to_string();
+        let (_, listed) = help.split_once("Exit codes: ").unwrap();
+        let expected: Vec<String> = Exit::ALL
+            .into_iter()
+            .map(|exit| format!("{} {}", exit as u8, exit.meaning()))
+            .collect();
+        assert_eq!(listed.trim().trim_end_matches('.'), expected.join(", "));
+    }
+
+    #[test]
+    fn a_rollback_names_an_agent_or_a_kind() {
+        let target = |words: &[&str]| {
+            let document = words.iter().map(|w| (*w).to_owned()).collect();
+            Rollback { document, to: None }.target()
+        };
+        assert_eq!(target(&["p/a"]).unwrap().0, Kind::Agent);
+        assert_eq!(target(&["prompts", "a"]).unwrap().0, Kind::Prompt);
+        assert!(target(&["pods", "a"]).is_err());
+        assert!(target(&["A b"]).is_err());
     }
 }

@@ -4,6 +4,8 @@ use crate::{
     api::{self, Page, UserError},
     config::Context,
     failure::{Exit, Failure, Outcome},
+    hints,
+    transport::{self, root_cause},
 };
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use reqwest::Url;
@@ -15,8 +17,15 @@ use std::time::Duration;
 
 /// Longest answer that is read, in bytes.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
+/// Longest body that a hub takes, in bytes (its GraphQL limit).
+const MAX_REQUEST: usize = 8 * 1024 * 1024;
 const DEADLINE: Duration = Duration::from_secs(60);
-const CONNECT: Duration = Duration::from_secs(10);
+/// Pauses before a request whose answer was lost is sent again.
+const AGAIN: [Duration; 3] = [
+    Duration::from_millis(200),
+    Duration::from_secs(1),
+    Duration::from_secs(3),
+];
 
 /// One hub, as one user.
 #[derive(Debug)]
@@ -27,6 +36,13 @@ pub(crate) struct Client {
     pub(crate) context: Context,
     /// The project for names that give none.
     pub(crate) project: Name,
+}
+
+/// What came back for a request.
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Vec<u8>,
 }
 
 #[derive(Deserialize)]
@@ -59,19 +75,12 @@ impl Client {
     /// # Errors
     /// The server's address or the token cannot be used.
     pub(crate) fn new(context: &Context, project: Option<Name>) -> Outcome<Self> {
-        let base = base_url(&context.server)?;
+        let base = transport::base_url(&context.server, context.plain_http)?;
         let token = context.bearer()?;
         let mut authorization = HeaderValue::try_from(format!("Bearer {}", token.expose_secret()))
             .map_err(|_| Failure::new(Exit::Forbidden, "the token has other characters than a token"))?;
         authorization.set_sensitive(true);
-        // A redirect could carry the token to another server: none is followed.
-        let http = reqwest::Client::builder()
-            .user_agent(concat!("roadstead/", env!("CARGO_PKG_VERSION")))
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(CONNECT)
-            .referer(false)
-            .build()
-            .map_err(|error| Failure::new(Exit::Failed, format!("no HTTP client: {error}")))?;
+        let http = transport::build(transport::http(&base))?;
         Ok(Self {
             http,
             base,
@@ -103,6 +112,16 @@ impl Client {
         headers
     }
 
+    /// The host of the hub's address, as it is written in a URL.
+    pub(crate) fn host(&self) -> &str {
+        self.base.host_str().unwrap_or_default()
+    }
+
+    /// The hub's address.
+    pub(crate) fn base(&self) -> &Url {
+        &self.base
+    }
+
     pub(crate) fn http(&self) -> &reqwest::Client {
         &self.http
     }
@@ -119,30 +138,23 @@ impl Client {
     ) -> Outcome<T> {
         let query = api::operation(operation)
             .ok_or_else(|| Failure::new(Exit::Failed, format!("there is no operation {operation}")))?;
-        let body = json!({"query": query, "operationName": operation, "variables": variables});
-        let request = self
-            .http
-            .post(self.url("/graphql"))
-            .headers(self.headers())
-            .timeout(DEADLINE);
-        let request = request.header(
-            header::ACCEPT,
-            "application/graphql-response+json, application/json;q=0.9",
-        );
-        let response = request
-            .json(&body)
-            .send()
-            .await
-            .map_err(|error| self.unreachable(&error))?;
-        let status = response.status();
-        let headers = response.headers().clone();
-        let bytes = self.body(response).await?;
-        let envelope: Option<Envelope> = serde_json::from_slice(&bytes).ok();
+        // A query changes nothing, and a write with a key is done once however often it comes.
+        let repeatable = query.starts_with("query") || variables["input"]["idempotencyKey"].is_string();
+        let body = json!({"query": query, "operationName": operation, "variables": variables}).to_string();
+        if body.len() > MAX_REQUEST {
+            let message = format!(
+                "the request has {} bytes, and the hub takes {MAX_REQUEST} at once",
+                body.len()
+            );
+            return Err(Failure::new(Exit::Limit, message).next("apply the documents in several calls"));
+        }
+        let answer = self.exchange(&body, repeatable).await?;
+        let envelope: Option<Envelope> = serde_json::from_slice(&answer.body).ok();
         let fault = envelope.as_ref().and_then(|e| e.errors.first());
-        if !status.is_success() || fault.is_some() {
+        if !answer.status.is_success() || fault.is_some() {
             return Err(match fault {
-                Some(fault) => self.fault(fault),
-                None => self.refused(status, &headers, &bytes),
+                Some(fault) => self.fault(fault, &answer.headers),
+                None => self.refused(answer.status, &answer.headers, &answer.body),
             });
         }
         let value = envelope
@@ -159,7 +171,59 @@ impl Client {
         serde_json::from_value(value).map_err(|error| strange(error.to_string()))
     }
 
-    /// Every item of a list, page by page, at most `limit`.
+    /// Sends a request; again when its answer is lost on the way and sending it twice does no harm.
+    async fn exchange(&self, body: &str, repeatable: bool) -> Outcome<Answer> {
+        let mut lost = match self.attempt(body).await? {
+            Ok(answer) => return Ok(answer),
+            Err(error) => error,
+        };
+        // Nobody was there: that is said at once.
+        if lost.is_connect() || lost.is_timeout() {
+            return Err(self.unreachable(&lost));
+        }
+        if !repeatable {
+            return Err(self
+                .unreachable(&lost)
+                .next("it may have been done: look (list or get it) before you repeat it"));
+        }
+        for pause in AGAIN {
+            tokio::time::sleep(pause).await;
+            lost = match self.attempt(body).await? {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+        }
+        Err(self.unreachable(&lost))
+    }
+
+    /// One request and its whole answer; the inner error is of the way to the hub.
+    async fn attempt(&self, body: &str) -> Outcome<Result<Answer, reqwest::Error>> {
+        let request = self
+            .http
+            .post(self.url("/graphql"))
+            .headers(self.headers())
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(
+                header::ACCEPT,
+                "application/graphql-response+json, application/json;q=0.9",
+            )
+            .timeout(DEADLINE)
+            .body(body.to_owned());
+        let mut response = match request.send().await {
+            Ok(response) => response,
+            Err(error) => return Ok(Err(error)),
+        };
+        let (status, headers) = (response.status(), response.headers().clone());
+        let read = capped(&mut response).await?;
+        Ok(read.map(|body| Answer {
+            status,
+            headers,
+            body,
+        }))
+    }
+
+    /// Every item of a list, page by page, at most `limit`. Where a page is too large for the hub a smaller one is
+    /// asked for.
     ///
     /// # Errors
     /// As [`Self::call`].
@@ -171,12 +235,19 @@ impl Client {
         limit: usize,
     ) -> Outcome<Vec<T>> {
         let mut items = Vec::new();
-        let mut after = Value::Null;
+        let (mut after, mut most) = (Value::Null, api::PAGE);
         while items.len() < limit {
+            let first = most.min(limit - items.len());
             let mut variables = variables.clone();
-            variables["first"] = json!(api::PAGE.min(limit - items.len()));
-            variables["after"] = after;
-            let page: Page<T> = self.call(operation, field, variables).await?;
+            variables["first"] = json!(first);
+            variables["after"] = after.clone();
+            let page: Page<T> = match self.call(operation, field, variables).await {
+                Err(failure) if failure.exit == Exit::Limit && failure.wait.is_none() && first > 1 => {
+                    most = first / 2;
+                    continue;
+                }
+                page => page?,
+            };
             let empty = page.nodes.is_empty();
             items.extend(page.nodes);
             match page.page_info.end_cursor {
@@ -214,17 +285,8 @@ impl Client {
 
     /// A response's body, capped.
     pub(crate) async fn body(&self, mut response: reqwest::Response) -> Outcome<Vec<u8>> {
-        let mut bytes = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| self.unreachable(&error))? {
-            if bytes.len() + chunk.len() > MAX_ANSWER {
-                return Err(Failure::new(
-                    Exit::Failed,
-                    format!("the answer is longer than {MAX_ANSWER} bytes"),
-                ));
-            }
-            bytes.extend_from_slice(&chunk);
-        }
-        Ok(bytes)
+        let read = capped(&mut response).await?;
+        read.map_err(|error| self.unreachable(&error))
     }
 
     /// No connection, or one that broke.
@@ -237,23 +299,27 @@ impl Client {
             format!("broke off: {}", root_cause(error))
         };
         let next = format!(
-            "check that the hub runs and that the context {:?} names its address ({})",
-            self.context.name, self.base
+            "check that the hub runs{} and that the context {:?} names its address ({})",
+            if transport::is_loopback(&self.base) {
+                " (`roadstead-hub dev` starts one)"
+            } else {
+                ""
+            },
+            self.context.name,
+            self.base
         );
-        Failure::new(Exit::Unavailable, format!("the hub {what}")).next(next)
+        let mut failure = Failure::new(Exit::Unavailable, format!("the hub {what}")).next(next);
+        failure.lost = !error.is_timeout() && !error.is_connect();
+        failure
     }
 
-    fn fault(&self, fault: &Fault) -> Failure {
+    fn fault(&self, fault: &Fault, headers: &HeaderMap) -> Failure {
         let exit = Exit::of_code(&fault.extensions.code);
         let mut message = fault.message.clone();
         if exit == Exit::Failed && !fault.extensions.request_id.is_empty() {
             message = format!("{message} (request {})", fault.extensions.request_id);
         }
-        let failure = Failure::new(exit, message);
-        match self.advice(&fault.extensions.code) {
-            Some(next) => failure.next(next),
-            None => failure,
-        }
+        self.advised(Failure::new(exit, message), &fault.extensions.code, headers)
     }
 
     /// A refusal by HTTP: RFC 9457 problem details where there are some.
@@ -294,30 +360,22 @@ impl Client {
             message = format!("{message} (request {})", details.request_id);
         }
         let failure = Failure::new(Exit::of_code(code), message);
-        let wait = headers.get(header::RETRY_AFTER).and_then(|v| v.to_str().ok());
-        match (
-            self.advice(code),
-            wait.and_then(|seconds| seconds.parse::<u64>().ok()),
-        ) {
-            (_, Some(seconds)) => failure.next(format!("try again in {seconds} s")),
-            (Some(next), None) => failure.next(next),
-            (None, None) => failure,
+        if status == StatusCode::PAYLOAD_TOO_LARGE {
+            return failure
+                .next("send less at once: apply the documents in several calls, or shorten the message");
         }
+        self.advised(failure, code, headers)
     }
 
-    fn advice(&self, code: &str) -> Option<String> {
-        match code {
-            "UNAUTHENTICATED" => Some(format!(
-                "the token of the context {:?} is not valid (any more): roadstead context add {} with a new one",
-                self.context.name, self.context.name
-            )),
-            "FORBIDDEN" => {
-                Some("ask an administrator of the tenant or project for a role that may".to_owned())
-            }
-            "CONFLICT" => {
-                Some("look at the current state (roadstead get … -o yaml) and try again".to_owned())
-            }
-            _ => None,
+    /// The failure with its next step: when to come again, if the hub says so, else what its code asks for.
+    pub(crate) fn advised(&self, mut failure: Failure, code: &str, headers: &HeaderMap) -> Failure {
+        let wait = headers.get(header::RETRY_AFTER).and_then(|v| v.to_str().ok());
+        failure.wait = wait.and_then(|seconds| seconds.parse().ok());
+        let next = hints::by_code(code, &self.context.name);
+        match (failure.wait, next) {
+            (Some(seconds), _) => failure.next(format!("try again in {seconds} s")),
+            (None, Some(next)) => failure.next(next),
+            (None, None) => failure,
         }
     }
 
@@ -330,10 +388,7 @@ impl Client {
     ) -> Option<Failure> {
         let first = errors.first()?;
         let failure = Failure::new(Exit::of_code(&first.code), what).details(errors.iter().map(show));
-        Some(match self.advice(&first.code) {
-            Some(next) => failure.next(next),
-            None => failure,
-        })
+        Some(self.advised(failure, &first.code, &HeaderMap::new()))
     }
 }
 
@@ -353,68 +408,18 @@ pub(crate) fn error_line(error: &UserError) -> String {
     }
 }
 
-/// The server's base address; a token is sent in the clear to this machine only.
-fn base_url(text: &str) -> Outcome<Url> {
-    let bad = |why: &str| {
-        Failure::new(Exit::Usage, format!("the server's address {why}")).next("write https://HOST[:PORT]")
-    };
-    let url = Url::parse(text).map_err(|error| bad(&format!("cannot be read: {error}")))?;
-    if !url.username().is_empty()
-        || url.password().is_some()
-        || url.query().is_some()
-        || url.fragment().is_some()
-    {
-        return Err(bad("has user information, a query or a fragment"));
-    }
-    let loopback = match url.host_str() {
-        Some("localhost") => true,
-        Some(host) => {
-            let bare = host.trim_start_matches('[').trim_end_matches(']');
-            bare.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
-        }
-        None => return Err(bad("names no host")),
-    };
-    match url.scheme() {
-        "https" => Ok(url),
-        "http" if loopback => Ok(url),
-        "http" => Err(bad(
-            "would send the token in the clear: http is for loopback addresses only",
-        )),
-        _ => Err(bad("is neither https nor http")),
-    }
-}
-
-fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn s30_the_token_goes_to_https_or_loopback_only() {
-        for good in [
-            "https://hub.example.com",
-            "http://127.0.0.1:8080",
-            "http://[::1]:80/base",
-            "http://localhost",
-        ] {
-            base_url(good).unwrap();
-        }
-        for bad in [
-            "http://hub.example.com",
-            "http://10.0.0.1",
-            "ftp://localhost",
-            "https://a:b@hub",
-            "https://hub?t=x",
-            "hub",
-        ] {
-            assert_eq!(base_url(bad).unwrap_err().exit, Exit::Usage, "{bad}");
+/// A response's body, at most [`MAX_ANSWER`]; the inner error is of the way to the hub.
+async fn capped(response: &mut reqwest::Response) -> Outcome<Result<Vec<u8>, reqwest::Error>> {
+    let mut bytes = Vec::new();
+    loop {
+        match response.chunk().await {
+            Ok(Some(chunk)) if bytes.len() + chunk.len() > MAX_ANSWER => {
+                let message = format!("the answer is longer than {MAX_ANSWER} bytes");
+                return Err(Failure::new(Exit::Failed, message).next("ask for less: --project, --limit"));
+            }
+            Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
+            Ok(None) => return Ok(Ok(bytes)),
+            Err(error) => return Ok(Err(error)),
         }
     }
 }

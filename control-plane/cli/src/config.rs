@@ -35,6 +35,9 @@ pub struct Context {
     pub name: String,
     /// Base URL: `https`, or `http` on a loopback address.
     pub server: String,
+    /// `http` to other machines too: the token crosses the network in the clear.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub plain_http: bool,
     pub tenant: Name,
     pub project: Name,
     #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "exposed")]
@@ -110,6 +113,7 @@ impl Config {
                 Exit::Failed,
                 format!("{} cannot be written: {error}", path.display()),
             )
+            .next("make its folder writable, or set ROADSTEAD_CONFIG to another file")
         };
         let text = SecretString::from(toml::to_string(self).map_err(|e| failed(&e))?);
         let folder = path.parent().unwrap_or(Path::new("."));
@@ -177,6 +181,10 @@ impl Context {
                     Exit::Forbidden,
                     format!("the token file {} does not exist", file.display()),
                 )
+                .next(format!(
+                    "write it again (`roadstead-hub dev` writes its own when it starts), or: roadstead context add {}",
+                    self.name
+                ))
             })?,
             (None, None) => {
                 return Err(Failure::new(
@@ -194,7 +202,8 @@ impl Context {
                     "the token of the context {:?} is empty or has other characters than a token",
                     self.name
                 ),
-            ));
+            )
+            .next("add it again: roadstead context add, with the token on standard input"));
         }
         Ok(SecretString::from(token))
     }
@@ -207,6 +216,7 @@ fn read_private(path: &Path) -> Outcome<Option<SecretString>> {
             Exit::Failed,
             format!("{} cannot be read: {error}", path.display()),
         )
+        .next("make it readable by you alone (chmod 600), or set ROADSTEAD_CONFIG to another file")
     };
     let file = match std::fs::File::open(path) {
         Ok(file) => file,

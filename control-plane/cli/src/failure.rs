@@ -1,6 +1,6 @@
 //! Why a command failed: an exit code, a sentence, what belongs to it, and what to do next.
 
-use crate::text::shown;
+use crate::{hints, text::shown};
 use std::{fmt, io};
 
 /// How the process ends; docs/cli.md says what each means.
@@ -21,6 +21,39 @@ pub enum Exit {
 }
 
 impl Exit {
+    /// All of them, by number.
+    pub const ALL: [Self; 11] = [
+        Self::Done,
+        Self::Failed,
+        Self::Usage,
+        Self::Invalid,
+        Self::NotFound,
+        Self::Forbidden,
+        Self::Conflict,
+        Self::Unavailable,
+        Self::Limit,
+        Self::Waiting,
+        Self::Interrupted,
+    ];
+
+    /// In a word or two, as `--help` lists it.
+    #[must_use]
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Usage => "usage",
+            Self::Invalid => "invalid input",
+            Self::NotFound => "not found",
+            Self::Forbidden => "not allowed",
+            Self::Conflict => "conflict",
+            Self::Unavailable => "unavailable",
+            Self::Limit => "limit",
+            Self::Waiting => "waits for a person",
+            Self::Interrupted => "interrupted",
+        }
+    }
+
     /// The exit code of one of the API's error codes.
     #[must_use]
     pub fn of_code(code: &str) -> Self {
@@ -44,8 +77,12 @@ pub struct Failure {
     pub message: String,
     /// One line each, above the sentence.
     pub details: Vec<String>,
-    /// What to do.
+    /// What to do; where it is not said, `hints` knows.
     pub next: Option<String>,
+    /// Seconds after which the hub asks to be asked again.
+    pub wait: Option<u64>,
+    /// The request went out and its answer was lost: it may have been done.
+    pub lost: bool,
     io: Option<io::ErrorKind>,
 }
 
@@ -58,6 +95,8 @@ impl Failure {
             message: shown(message.as_ref()).into_owned(),
             details: Vec::new(),
             next: None,
+            wait: None,
+            lost: false,
             io: None,
         }
     }
@@ -92,8 +131,8 @@ impl Failure {
             writeln!(out, "{line}")?;
         }
         writeln!(out, "error: {}", self.message)?;
-        if let Some(next) = &self.next {
-            writeln!(out, "  next: {next}")?;
+        if let Some(next) = self.next.as_deref().or_else(|| hints::by_exit(self.exit)) {
+            writeln!(out, "  next: {}", shown(next))?;
         }
         out.flush()
     }

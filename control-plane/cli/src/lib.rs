@@ -4,7 +4,8 @@
 //! A2A and graphql-transport-ws. Everything that touches the process (terminal, environment, clock, signals) is in
 //! [`Shell`], so that a test runs a whole command inside itself.
 //!
-//! What comes from the hub or from a model is text of strangers: it reaches a terminal only through `text::shown`.
+//! What comes from the hub or from a model is text of strangers: it reaches a terminal only through `text::shown`, and
+//! JSON only through `text::json`.
 
 mod a2a;
 mod api;
@@ -15,10 +16,13 @@ pub mod config;
 mod diff;
 mod failure;
 mod files;
+mod hints;
 mod render;
+mod secret_file;
 mod shell;
 mod socket;
 mod text;
+mod transport;
 
 pub use failure::{Exit, Failure};
 pub use shell::{Input, Interrupt, Shell};

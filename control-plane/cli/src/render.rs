@@ -4,7 +4,7 @@ use crate::{
     args::Format,
     failure::{Exit, Failure, Outcome},
     shell::Shell,
-    text::line,
+    text::{self, line},
 };
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
@@ -74,9 +74,23 @@ pub(crate) fn list<T: Serialize>(
 pub(crate) fn value<T: Serialize>(shell: &mut Shell, format: Format, value: &T) -> Outcome<()> {
     let text = match format {
         Format::Yaml => yaml(value)?,
-        Format::Json | Format::Table => format!("{:#}\n", json(value)?),
+        Format::Json | Format::Table => {
+            let text = format!("{:#}\n", json(value)?);
+            return Ok(shell.out.write_all(text::json(&text).as_bytes())?);
+        }
     };
     shell.say(&text)
+}
+
+/// One value of many, each on its own: a line of JSON, or a YAML document.
+pub(crate) fn item<T: Serialize>(shell: &mut Shell, format: Format, item: &T) -> Outcome<()> {
+    match format {
+        Format::Yaml => shell.say(&format!("---\n{}", yaml(item)?)),
+        Format::Json | Format::Table => {
+            let text = format!("{}\n", json(item)?);
+            Ok(shell.out.write_all(text::json(&text).as_bytes())?)
+        }
+    }
 }
 
 fn json<T: Serialize>(value: &T) -> Outcome<Value> {

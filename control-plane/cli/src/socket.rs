@@ -7,9 +7,10 @@ use crate::{
     api,
     client::Client,
     failure::{Exit, Failure, Outcome},
+    transport,
 };
 use futures::{SinkExt as _, StreamExt as _};
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -26,7 +27,8 @@ const ACK: Duration = Duration::from_secs(10);
 const ID: &str = "1";
 
 /// A running subscription.
-pub(crate) struct Subscription {
+pub(crate) struct Subscription<'a> {
+    client: &'a Client,
     socket: WebSocketStream<reqwest::Upgraded>,
     field: &'static str,
 }
@@ -38,13 +40,13 @@ pub(crate) enum Next<T> {
     Complete,
 }
 
-impl Subscription {
+impl<'a> Subscription<'a> {
     /// Opens the socket and starts the operation.
     ///
     /// # Errors
     /// The hub is not reached or refuses.
     pub(crate) async fn start(
-        client: &Client,
+        client: &'a Client,
         operation: &str,
         field: &'static str,
         variables: Value,
@@ -71,7 +73,11 @@ impl Subscription {
             &json!({"id": ID, "type": "subscribe", "payload": payload}),
         )
         .await?;
-        Ok(Self { socket, field })
+        Ok(Self {
+            client,
+            socket,
+            field,
+        })
     }
 
     /// The next item.
@@ -89,7 +95,7 @@ impl Subscription {
                 Some("next") => {
                     let payload = &mut message["payload"];
                     if let Some(error) = payload["errors"].get(0) {
-                        return Err(fault(error));
+                        return Err(self.fault(error));
                     }
                     let item = payload["data"][self.field].take();
                     let item = serde_json::from_value(item).map_err(|error| {
@@ -100,12 +106,19 @@ impl Subscription {
                     })?;
                     return Ok(Next::Item(item));
                 }
-                Some("error") => return Err(fault(&message["payload"][0])),
+                Some("error") => return Err(self.fault(&message["payload"][0])),
                 Some("complete") => return Ok(Next::Complete),
                 Some("ping") => send(&mut self.socket, &json!({"type": "pong"})).await?,
                 _ => {}
             }
         }
+    }
+
+    fn fault(&self, error: &Value) -> Failure {
+        let code = error["extensions"]["code"].as_str().unwrap_or_default();
+        let message = error["message"].as_str().unwrap_or("the hub reports an error");
+        let failure = Failure::new(Exit::of_code(code), message);
+        self.client.advised(failure, code, &HeaderMap::new())
     }
 
     /// Says goodbye; what the hub answers does not matter any more.
@@ -115,23 +128,10 @@ impl Subscription {
     }
 }
 
-fn fault(error: &Value) -> Failure {
-    let code = error["extensions"]["code"].as_str().unwrap_or_default();
-    Failure::new(
-        Exit::of_code(code),
-        error["message"].as_str().unwrap_or("the hub reports an error"),
-    )
-}
-
 /// The WebSocket handshake (RFC 6455 §4.1).
 async fn upgrade(client: &Client) -> Outcome<WebSocketStream<reqwest::Upgraded>> {
     // Upgrades exist in HTTP/1.1 only.
-    let http = reqwest::Client::builder()
-        .http1_only()
-        .redirect(reqwest::redirect::Policy::none())
-        .connect_timeout(ACK)
-        .build()
-        .map_err(|error| Failure::new(Exit::Failed, format!("no HTTP client: {error}")))?;
+    let http = transport::build(transport::http(client.base()).http1_only())?;
     let key = generate_key();
     let response = http
         .get(client.url("/graphql/ws"))

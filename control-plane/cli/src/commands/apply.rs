@@ -15,13 +15,15 @@ use serde_json::{Value, json};
 use std::io::Write as _;
 
 pub(super) async fn run(client: &Client, common: &Common, args: &Apply, shell: &mut Shell) -> Outcome<()> {
+    // What is asked for with --diff is to see.
+    let dry_run = args.dry_run || args.diff;
     let parsed = files::documents(&args.files, &client.project, shell)?;
     if args.expected_revision.is_some() && parsed.len() != 1 {
         let message = format!(
             "--expected-revision is for one document, and there are {}",
             parsed.len()
         );
-        return Err(Failure::new(Exit::Usage, message));
+        return Err(Failure::new(Exit::Usage, message).next("apply that document alone"));
     }
     let documents: Vec<Value> = parsed
         .iter()
@@ -36,11 +38,15 @@ pub(super) async fn run(client: &Client, common: &Common, args: &Apply, shell: &
     let input = json!({
         "documents": documents,
         "project": client.project,
-        "dryRun": args.dry_run,
+        "dryRun": dry_run,
         "idempotencyKey": super::idempotency_key(),
     });
     let payload: ApplyPayload = client
-        .call("ApplyDocuments", "applyDocuments", json!({"input": input}))
+        .call(
+            "ApplyDocuments",
+            "applyDocuments",
+            json!({"input": input, "diff": args.diff}),
+        )
         .await?;
     let what = format!(
         "{} of {} documents refused; nothing was written",
@@ -50,7 +56,7 @@ pub(super) async fn run(client: &Client, common: &Common, args: &Apply, shell: &
     if let Some(failure) = client.user_errors(&payload.errors, &what, |error| in_file(error, &parsed)) {
         return Err(failure);
     }
-    if args.diff {
+    if args.diff && common.output == Format::Table {
         for result in &payload.results {
             let text = diff::unified(
                 &name(result),
@@ -61,6 +67,10 @@ pub(super) async fn run(client: &Client, common: &Common, args: &Apply, shell: &
             // Coloured by us and made harmless line by line there.
             shell.out.write_all(text.as_bytes())?;
         }
+        writeln!(
+            shell.err,
+            "note: nothing was written; apply without --diff to write"
+        )?;
     }
     report(&payload.results, common, args, shell)
 }
@@ -112,13 +122,19 @@ fn name(result: &Applied) -> String {
 }
 
 fn report(results: &[Applied], common: &Common, args: &Apply, shell: &mut Shell) -> Outcome<()> {
+    let dry_run = args.dry_run || args.diff;
     if common.output != Format::Table {
         let items: Vec<Value> = results
             .iter()
             .map(|r| {
-                json!({"action": r.action, "dryRun": args.dry_run, "clusters": r.clusters,
+                let mut item = json!({"action": r.action, "dryRun": dry_run, "clusters": r.clusters,
                     "kind": kind_shown(&r.object.kind), "project": r.object.project, "name": r.object.name,
-                    "id": r.object.id, "revision": r.object.revision, "digest": r.object.digest})
+                    "id": r.object.id, "revision": r.object.revision, "digest": r.object.digest});
+                if args.diff {
+                    item["before"] = json!(r.before);
+                    item["after"] = json!(r.after);
+                }
+                item
             })
             .collect();
         return render::value(shell, common.output, &items);
@@ -126,7 +142,7 @@ fn report(results: &[Applied], common: &Common, args: &Apply, shell: &mut Shell)
     let mut table = Table::new(&["DOCUMENT", "ACTION", "REVISION"]);
     for result in results {
         let action = result.action.to_lowercase();
-        let action = if args.dry_run {
+        let action = if dry_run {
             format!("{action} (dry run)")
         } else {
             action

@@ -5,7 +5,7 @@ use crate::{
     failure::{Exit, Failure, Outcome},
     render::seconds,
     shell::Shell,
-    text::{line, shown},
+    text::{explicit, line, shown},
 };
 use a2a::{Message, Part, Role};
 use serde_json::json;
@@ -78,7 +78,7 @@ async fn decide(approval: &Approval, shell: &mut Shell) -> Outcome<Option<Part>>
 
 /// What is asked, with all arguments: nobody decides what they cannot see.
 fn describe(approval: &Approval, now: chrono::DateTime<chrono::Utc>) -> String {
-    let name = line(&format!("{}/{}", approval.server, approval.tool));
+    let name = line(&explicit(&format!("{}/{}", approval.server, approval.tool)));
     let expiry = approval
         .expires_at
         .map(|at| format!(", to be decided within {}", seconds((at - now).num_seconds())));
@@ -91,7 +91,7 @@ fn describe(approval: &Approval, now: chrono::DateTime<chrono::Utc>) -> String {
         format!("The agent wants to call {name}{}:", expiry.unwrap_or_default())
     };
     let arguments = format!("{:#}", approval.arguments);
-    let arguments: Vec<String> = shown(&arguments).lines().map(|l| format!("  {l}")).collect();
+    let arguments: Vec<String> = explicit(&arguments).lines().map(|l| format!("  {l}")).collect();
     format!("{what}\n{}", arguments.join("\n"))
 }
 

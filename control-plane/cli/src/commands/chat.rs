@@ -4,7 +4,7 @@
 //! the answer. Tool calls, thoughts and questions go to standard error.
 
 use super::{
-    approval,
+    approval, get,
     task_view::{Show, TaskView},
 };
 use crate::{
@@ -12,11 +12,12 @@ use crate::{
     args::{Chat, Common, Format},
     client::Client,
     failure::{Exit, Failure, Outcome},
-    render,
+    hints, render,
     shell::Shell,
     text::line,
 };
 use a2a::{Message, Part, Role, StreamResponse, TaskState};
+use roadstead_contract::documents::Reference;
 use serde_json::json;
 use std::{io::Write as _, time::Duration};
 
@@ -24,6 +25,9 @@ use std::{io::Write as _, time::Duration};
 const MAX_MESSAGE: usize = 4 * 1024 * 1024;
 /// How long a cancelled task has to say that it ended.
 const CANCEL: Duration = Duration::from_secs(10);
+/// How long an agent that was applied a moment ago has to become ready, and how often it is asked.
+const READY: Duration = Duration::from_secs(15);
+const ASK: Duration = Duration::from_millis(500);
 /// Pauses before a broken stream is taken up again.
 const AGAIN: [Duration; 3] = [
     Duration::from_millis(200),
@@ -34,6 +38,9 @@ const AGAIN: [Duration; 3] = [
 pub(super) async fn run(client: &Client, common: &Common, args: Chat, shell: &mut Shell) -> Outcome<Exit> {
     let (project, name) = client.place(&args.agent);
     let mut chat = Conversation {
+        client,
+        reference: &args.agent,
+        sent: None,
         endpoint: AgentEndpoint::new(client, &args.agent),
         agent: format!("{project}/{name}"),
         session: args.session,
@@ -71,6 +78,10 @@ pub(super) async fn run(client: &Client, common: &Common, args: Chat, shell: &mu
 }
 
 struct Conversation<'a> {
+    client: &'a Client,
+    reference: &'a Reference,
+    /// The message under way. The agent knows messages by their ids: sent again, one is taken once.
+    sent: Option<Message>,
     endpoint: AgentEndpoint<'a>,
     agent: String,
     session: Option<String>,
@@ -103,7 +114,7 @@ impl<'a> Conversation<'a> {
             }
             match self.say(text, shell).await {
                 Ok(view) => {
-                    if let Some(failure) = ended_badly(&view) {
+                    if let Some(failure) = ended_badly(&view, &self.agent) {
                         failure.write(&mut shell.err)?;
                     }
                 }
@@ -153,7 +164,10 @@ impl<'a> Conversation<'a> {
             }
             Some(_) => {
                 let message = format!("the task {task} has ended and takes no answer");
-                return Err(Failure::new(Exit::Conflict, message));
+                return Err(Failure::new(Exit::Conflict, message).next(format!(
+                    "see how it ended: roadstead chat {} --task {task}",
+                    self.agent
+                )));
             }
             None if ended => {}
             None => {
@@ -168,13 +182,52 @@ impl<'a> Conversation<'a> {
     }
 
     async fn deliver(&mut self, message: Message, view: &mut TaskView, shell: &mut Shell) -> Outcome<()> {
-        let interrupt = shell.interrupt.clone();
-        let events = tokio::select! {
-            events = self.endpoint.send(message) => events?,
-            () = interrupt.wait() => return Err(Failure::new(Exit::Interrupted, "interrupted before the agent answered")),
-        };
+        let events = self.send(message, shell).await?;
         self.watch(events, view, shell).await?;
         self.settle(view, shell).await
+    }
+
+    /// Sends a message. An agent that is still starting is waited for.
+    async fn send(&mut self, message: Message, shell: &mut Shell) -> Outcome<Events<'a>> {
+        self.sent = Some(message.clone());
+        let interrupt = shell.interrupt.clone();
+        let give_up = tokio::time::Instant::now() + READY;
+        let (mut told, mut lost) = (false, 0);
+        loop {
+            let failure = tokio::select! {
+                events = self.endpoint.send(message.clone()) => match events {
+                    Ok(events) => return Ok(events),
+                    Err(failure) => failure,
+                },
+                () = interrupt.wait() => return Err(early()),
+            };
+            lost += usize::from(failure.lost);
+            let late = tokio::time::Instant::now() >= give_up || lost > AGAIN.len();
+            // The hub says that it is worth asking again; whether it is, the agent's placements say.
+            let not_ready = failure.exit == Exit::Unavailable && failure.wait.is_some();
+            if late || !(failure.lost || not_ready && self.may_become_ready().await) {
+                return Err(failure);
+            }
+            if !told && not_ready {
+                self.end_line(shell)?;
+                writeln!(shell.err, "waiting: {}", line(&failure.message))?;
+                told = true;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(ASK) => {}
+                () = interrupt.wait() => return Err(early()),
+            }
+        }
+    }
+
+    /// Whether the agent is to run somewhere and none of its engines has failed.
+    async fn may_become_ready(&self) -> bool {
+        let Ok(agent) = get::agent(self.client, self.reference).await else {
+            return false;
+        };
+        let failed = |phase: &str| matches!(phase, "FAILED" | "REJECTED");
+        let phases = agent.placements.iter().filter_map(|p| p.running.as_ref());
+        !agent.placements.is_empty() && !phases.into_iter().any(|running| failed(&running.phase))
     }
 
     /// Answers what the task waits for, again and again until it has ended.
@@ -188,7 +241,7 @@ impl<'a> Conversation<'a> {
             let Some(message) = approval::ask(view, shell).await? else {
                 return Err(approval::nobody_to_ask(view, &self.agent, (shell.now)()));
             };
-            let events = self.endpoint.send(message).await?;
+            let events = self.send(message, shell).await?;
             view.state = TaskState::Working;
             self.watch(events, view, shell).await?;
         }
@@ -211,7 +264,8 @@ impl<'a> Conversation<'a> {
                 event = events.next() => event,
                 () = interrupt.wait() => {
                     let Some(task) = view.task.clone().filter(|_| !cancelled) else {
-                        return Err(Failure::new(Exit::Interrupted, "interrupted; the task may still run"));
+                        let next = format!("see what runs: roadstead runs --agent {}", self.agent);
+                        return Err(Failure::new(Exit::Interrupted, "interrupted; the task may still run").next(next));
                     };
                     cancelled = true;
                     self.end_line(shell)?;
@@ -251,13 +305,22 @@ impl<'a> Conversation<'a> {
     ) -> Outcome<Events<'a>> {
         let broken = || Failure::new(Exit::Unavailable, "the agent's answer broke off");
         let mut last = failure.unwrap_or_else(broken);
-        let Some(task) = view.task.clone() else {
-            return Err(last);
-        };
+        let task = view.task.clone();
         while let Some(pause) = AGAIN.get(*tries) {
             *tries += 1;
             tokio::time::sleep(*pause).await;
-            match self.endpoint.task(&task).await {
+            let Some(task) = &task else {
+                // Nothing was heard of a task yet.
+                match (self.sent.clone(), last.exit) {
+                    (Some(message), Exit::Unavailable) => match self.endpoint.send(message).await {
+                        Ok(events) => return Ok(events),
+                        Err(failure) => last = failure,
+                    },
+                    _ => return Err(last),
+                }
+                continue;
+            };
+            match self.endpoint.task(task).await {
                 Ok(stored) => {
                     let shows = view.take(StreamResponse::Task(stored));
                     self.show_all(shows, shell)?;
@@ -271,16 +334,22 @@ impl<'a> Conversation<'a> {
             if view.rests() {
                 return Ok(self.endpoint.nothing());
             }
-            match self.endpoint.subscribe(&task).await {
+            match self.endpoint.subscribe(task).await {
                 Ok(events) => return Ok(events),
                 Err(failure) => last = failure,
             }
         }
-        Err(last.next(format!(
-            "see how it ended: roadstead chat {} --task {}",
-            self.agent,
-            line(&task)
-        )))
+        Err(last.next(match task {
+            Some(task) => format!(
+                "see how it ended: roadstead chat {} --task {}",
+                self.agent,
+                line(&task)
+            ),
+            None => format!(
+                "the agent may have begun: see roadstead runs --agent {} before you say it again",
+                self.agent
+            ),
+        }))
     }
 
     /// The last word of a one-shot: the answer is out, the rest is an exit code.
@@ -292,7 +361,7 @@ impl<'a> Conversation<'a> {
                 "reason": view.reason, "answer": view.answer()});
             render::value(shell, self.format, &value)?;
         }
-        match ended_badly(view) {
+        match ended_badly(view, &self.agent) {
             Some(failure) => Err(failure),
             None => Ok(Exit::Done),
         }
@@ -366,6 +435,10 @@ impl<'a> Conversation<'a> {
     }
 }
 
+fn early() -> Failure {
+    Failure::new(Exit::Interrupted, "interrupted before the agent answered")
+}
+
 fn state_name(state: &TaskState) -> &'static str {
     match state {
         TaskState::Submitted => "submitted",
@@ -381,7 +454,7 @@ fn state_name(state: &TaskState) -> &'static str {
 }
 
 /// How a task that did not complete ended.
-fn ended_badly(view: &TaskView) -> Option<Failure> {
+fn ended_badly(view: &TaskView, agent: &str) -> Option<Failure> {
     let exit = match view.state {
         TaskState::Completed => return None,
         TaskState::Canceled => Exit::Interrupted,
@@ -398,8 +471,12 @@ fn ended_badly(view: &TaskView) -> Option<Failure> {
     } else {
         format!(": {}", view.detail)
     };
-    Some(Failure::new(
+    let failure = Failure::new(
         exit,
         format!("the task {}{reason}{detail}", state_name(&view.state)),
-    ))
+    );
+    Some(match exit {
+        Exit::Failed => failure.next(hints::by_reason(&view.reason, agent)),
+        _ => failure,
+    })
 }

@@ -1,19 +1,39 @@
-//! `clusters`: where agents can run.
+//! `clusters`: where agents can run, and how a cluster comes and goes.
 
+use super::{idempotency_key, secret};
 use crate::{
-    api::Cluster,
-    args::Common,
-    client::Client,
-    failure::Outcome,
-    render::{self, Table, age},
+    api::{Cluster, ClusterPayload, RevokedPayload},
+    args::{ClusterCreate, ClusterRevoke, Clusters, ClustersCommand, Common, Format, JoinPlace},
+    client::{Client, error_line},
+    failure::{Exit, Failure, Outcome},
+    render::{self, Table, age, time},
+    secret_file::SecretFile,
     shell::Shell,
+    text::line,
 };
+use roadstead_contract::documents::Name;
 use serde_json::json;
+use std::{collections::BTreeMap, io::Write as _};
 
 /// Most clusters that are listed.
 const MOST: usize = 10_000;
+/// The fleet port of a hub that was told nothing else.
+const FLEET_PORT: u16 = 8443;
 
-pub(super) async fn run(client: &Client, common: &Common, shell: &mut Shell) -> Outcome<()> {
+pub(super) async fn run(client: &Client, common: &Common, args: Clusters, shell: &mut Shell) -> Outcome<()> {
+    match args.command {
+        None | Some(ClustersCommand::List) => list(client, common, shell).await,
+        Some(ClustersCommand::Create(args)) => create(client, common, args, shell).await,
+        Some(ClustersCommand::Join(args)) => join(client, common, &args.name, &args.place, shell).await,
+        Some(ClustersCommand::Revoke(args)) => revoke(client, common, &args, shell).await,
+        Some(ClustersCommand::Delete { name }) => delete(client, common, &name, shell).await,
+        Some(ClustersCommand::ApproveDeletes(args)) => {
+            approve(client, common, &args.name, args.deletes, shell).await
+        }
+    }
+}
+
+async fn list(client: &Client, common: &Common, shell: &mut Shell) -> Outcome<()> {
     let clusters: Vec<Cluster> = client.list("Clusters", "clusters", json!({}), MOST).await?;
     let now = (shell.now)();
     render::list(
@@ -22,24 +42,222 @@ pub(super) async fn run(client: &Client, common: &Common, shell: &mut Shell) -> 
         &clusters,
         "no clusters that you may see",
         |clusters| {
-            let mut table = Table::new(&["NAME", "STATE", "SINCE", "AGENTS", "VERSION", "LABELS"]);
+            let mut table = Table::new(&[
+                "NAME",
+                "STATE",
+                "LAST SEEN",
+                "AGENTS",
+                "REVISION",
+                "HELD",
+                "VERSION",
+                "LABELS",
+            ]);
             for c in clusters {
-                let labels: Vec<String> = c
-                    .labels
-                    .iter()
-                    .map(|(key, value)| format!("{key}={value}"))
-                    .collect();
+                let seen = c.last_seen_at.map(|at| format!("{} ago", age(now, at)));
                 table.row([
                     c.name.clone(),
                     c.state.to_lowercase().replace('_', " "),
-                    c.since
-                        .map_or_else(|| "-".to_owned(), |since| format!("{} ago", age(now, since))),
+                    seen.unwrap_or_else(|| "-".to_owned()),
                     c.agent_count.to_string(),
+                    revision(c),
+                    held(c).map_or_else(|| "-".to_owned(), |n| format!("{n} deletes")),
                     c.version.clone().unwrap_or_else(|| "-".to_owned()),
-                    labels.join(","),
+                    labels(c),
                 ]);
             }
             table
         },
-    )
+    )?;
+    for (cluster, deletes) in clusters.iter().filter_map(|c| held(c).map(|n| (c, n))) {
+        let note = format!(
+            "note: {deletes} deletions wait on {}, more than its budget: look what is to go, then roadstead clusters \
+             approve-deletes {} --deletes {deletes}",
+            cluster.name, cluster.name
+        );
+        writeln!(shell.err, "{}", line(&note))?;
+    }
+    Ok(())
+}
+
+/// `12` where everything that should run does, else how far of how many.
+fn revision(cluster: &Cluster) -> String {
+    if cluster.applied_revision == cluster.wanted_revision {
+        cluster.wanted_revision.to_string()
+    } else {
+        format!("{} of {}", cluster.applied_revision, cluster.wanted_revision)
+    }
+}
+
+fn held(cluster: &Cluster) -> Option<u64> {
+    cluster.held_deletes.filter(|deletes| *deletes > 0)
+}
+
+fn labels(cluster: &Cluster) -> String {
+    let labels = cluster.labels.iter().map(|(key, value)| format!("{key}={value}"));
+    labels.collect::<Vec<_>>().join(",")
+}
+
+async fn create(client: &Client, common: &Common, args: ClusterCreate, shell: &mut Shell) -> Outcome<()> {
+    let labels: BTreeMap<String, String> = args.labels.into_iter().collect();
+    let input = json!({"name": args.name, "labels": labels});
+    let file = args
+        .place
+        .token_file
+        .as_deref()
+        .map(SecretFile::new)
+        .transpose()?;
+    let payload: ClusterPayload = client
+        .call("CreateCluster", "createCluster", json!({"input": input}))
+        .await?;
+    let what = format!("the cluster {} was not registered", args.name);
+    hand_over(client, common, payload, &what, file, &args.place, shell)
+}
+
+async fn join(
+    client: &Client,
+    common: &Common,
+    name: &Name,
+    place: &JoinPlace,
+    shell: &mut Shell,
+) -> Outcome<()> {
+    let file = place.token_file.as_deref().map(SecretFile::new).transpose()?;
+    let cluster = named(client, name).await?;
+    let input = json!({"cluster": cluster.id});
+    let payload: ClusterPayload = client
+        .call("CreateJoinToken", "createJoinToken", json!({"input": input}))
+        .await?;
+    let what = format!("no join token for the cluster {name}");
+    hand_over(client, common, payload, &what, file, place, shell)
+}
+
+/// Puts the token where it was wanted, and says how a cluster agent uses it.
+fn hand_over(
+    client: &Client,
+    common: &Common,
+    payload: ClusterPayload,
+    what: &str,
+    file: Option<SecretFile>,
+    place: &JoinPlace,
+    shell: &mut Shell,
+) -> Outcome<()> {
+    if let Some(failure) = client.user_errors(&payload.errors, what, error_line) {
+        return Err(failure);
+    }
+    let (Some(cluster), Some(token)) = (payload.object, payload.join_token) else {
+        return Err(secret::neither_yes_nor_no());
+    };
+    let until = time(token.expires_at);
+    let path = secret::hand_over(
+        &token.token,
+        file,
+        common.output,
+        shell,
+        |kept| json!({"cluster": cluster, "expiresAt": token.expires_at, "joinToken": kept.secret, "tokenFile": kept.file}),
+    )?;
+    let hub = place
+        .hub
+        .clone()
+        .unwrap_or_else(|| format!("{}:{FLEET_PORT}", client.host()));
+    let file = path.map_or_else(|| "FILE".to_owned(), |path| path.display().to_string());
+    let mut said = vec![
+        format!(
+            "cluster {}: its join token works once, until {until}",
+            cluster.name
+        ),
+        format!(
+            "next, where the agents are to run: roadstead-agent run --hub {hub} --state DIR --join-token-file {file}"
+        ),
+    ];
+    if place.hub.is_none() {
+        said.push(format!(
+            "({hub} is a guess: --hub of the hub's fleet port, if it listens elsewhere)"
+        ));
+    }
+    for words in said {
+        writeln!(shell.err, "{}", line(&words))?;
+    }
+    Ok(())
+}
+
+async fn named(client: &Client, name: &Name) -> Outcome<Cluster> {
+    let found: Option<Cluster> = client
+        .call("ClusterByName", "clusterByName", json!({"name": name}))
+        .await?;
+    found.ok_or_else(|| {
+        let message = format!("there is no cluster {name} that you may see");
+        Failure::new(Exit::NotFound, message).next("roadstead clusters")
+    })
+}
+
+async fn revoke(client: &Client, common: &Common, args: &ClusterRevoke, shell: &mut Shell) -> Outcome<()> {
+    let cluster = named(client, &args.name).await?;
+    let input = json!({"cluster": cluster.id, "serial": args.serial});
+    let payload: RevokedPayload = client
+        .call(
+            "RevokeClusterCertificate",
+            "revokeClusterCertificate",
+            json!({"input": input}),
+        )
+        .await?;
+    let what = format!("no certificate of {} was revoked", args.name);
+    if let Some(failure) = client.user_errors(&payload.errors, &what, error_line) {
+        return Err(failure);
+    }
+    if common.output != Format::Table {
+        let value = json!({"cluster": cluster.name, "revoked": payload.revoked});
+        return render::value(shell, common.output, &value);
+    }
+    shell.say(&format!(
+        "{} certificates of {} revoked\n",
+        payload.revoked, args.name
+    ))?;
+    Ok(writeln!(
+        shell.err,
+        "to let it in again: roadstead clusters join {}",
+        args.name
+    )?)
+}
+
+async fn delete(client: &Client, common: &Common, name: &Name, shell: &mut Shell) -> Outcome<()> {
+    let cluster = named(client, name).await?;
+    let input = json!({"cluster": cluster.id});
+    let payload: ClusterPayload = client
+        .call("DeleteCluster", "deleteCluster", json!({"input": input}))
+        .await?;
+    done(client, common, &payload, &cluster, "deleted", shell)
+}
+
+async fn approve(
+    client: &Client,
+    common: &Common,
+    name: &Name,
+    deletes: u64,
+    shell: &mut Shell,
+) -> Outcome<()> {
+    let cluster = named(client, name).await?;
+    let input = json!({"cluster": cluster.id, "deletes": deletes, "idempotencyKey": idempotency_key()});
+    let payload: ClusterPayload = client
+        .call("ApproveDeletes", "approveDeletes", json!({"input": input}))
+        .await?;
+    let what = format!("{deletes} deletions approved");
+    done(client, common, &payload, &cluster, &what, shell)
+}
+
+fn done(
+    client: &Client,
+    common: &Common,
+    payload: &ClusterPayload,
+    cluster: &Cluster,
+    what: &str,
+    shell: &mut Shell,
+) -> Outcome<()> {
+    let not = format!("cluster {}: not {what}", cluster.name);
+    if let Some(failure) = client.user_errors(&payload.errors, &not, error_line) {
+        return Err(failure);
+    }
+    if common.output != Format::Table {
+        let value = json!({"cluster": cluster.name, "id": cluster.id, "done": what});
+        return render::value(shell, common.output, &value);
+    }
+    shell.say(&format!("cluster {}: {what}\n", line(&cluster.name)))
 }

@@ -65,6 +65,7 @@ fn new(add: ContextAdd, common: &Common, shell: &mut Shell) -> Outcome<Context> 
     let context = Context {
         name: add.name,
         server: add.server,
+        plain_http: add.plain_http,
         tenant: add.tenant,
         project: project.map_err(|_| Failure::new(Exit::Usage, "the project has no name"))?,
         token,

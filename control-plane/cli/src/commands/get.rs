@@ -39,7 +39,8 @@ pub(super) async fn run(client: &Client, common: &Common, args: &Get, shell: &mu
             })
         }
         (None, format, kind) => {
-            let variables = json!({"kind": kind_name(kind), "project": project(client, args)});
+            let variables = json!({"kind": kind_name(kind), "project": project(client, args),
+                "json": format != Format::Table});
             let found: Vec<Document> = client.list("Documents", "documents", variables, MOST).await?;
             if format == Format::Table {
                 return render::list(shell, format, &found, &nothing(client, args), |d| {

@@ -2,6 +2,7 @@
 
 mod apply;
 mod approval;
+mod audit;
 mod chat;
 mod clusters;
 mod context;
@@ -9,10 +10,13 @@ mod delete;
 mod describe;
 mod get;
 mod logs;
+mod projects;
 mod revisions;
 mod rollback;
 mod runs;
+mod secret;
 mod task_view;
+mod tokens;
 
 use crate::{
     args::{Args, Command, Common},
@@ -31,7 +35,10 @@ pub(crate) async fn run(args: Args, shell: &mut Shell) -> Outcome<Exit> {
     let Args { common, command } = args;
     match command {
         Command::Explain { path } => {
-            let page = explain(&path).map_err(|error| Failure::new(Exit::NotFound, error.to_string()))?;
+            let page = explain(&path).map_err(|error| {
+                Failure::new(Exit::NotFound, error.to_string())
+                    .next("begin with a kind: roadstead explain agent, model, toolserver or prompt")
+            })?;
             shell.say(&page)?;
         }
         Command::Schema { kind } => shell.say(&format!("{:#}\n", schema(kind)))?,
@@ -61,7 +68,10 @@ async fn with_hub(common: &Common, command: Command, shell: &mut Shell) -> Outco
         Command::Chat(args) => return chat::run(&client, common, args, shell).await,
         Command::Runs(args) => runs::run(&client, common, args, shell).await?,
         Command::Logs(args) => logs::run(&client, common, &args, shell).await?,
-        Command::Clusters => clusters::run(&client, common, shell).await?,
+        Command::Clusters(args) => clusters::run(&client, common, args, shell).await?,
+        Command::Projects(args) => projects::run(&client, common, args, shell).await?,
+        Command::Tokens(args) => tokens::run(&client, common, args, shell).await?,
+        Command::Audit(args) => audit::run(&client, common, &args, shell).await?,
         Command::Explain { .. }
         | Command::Schema { .. }
         | Command::Completion { .. }

@@ -2,7 +2,7 @@
 
 use crate::{
     api::{Revision, kind_name},
-    args::{Common, Named},
+    args::{Common, Format, Named},
     client::Client,
     failure::Outcome,
     render::{self, Table, time},
@@ -15,7 +15,8 @@ const MOST: usize = 1_000;
 
 pub(super) async fn run(client: &Client, common: &Common, named: &Named, shell: &mut Shell) -> Outcome<()> {
     let (project, name) = client.place(&named.name);
-    let variables = json!({"kind": kind_name(named.kind), "project": project, "name": name});
+    let variables = json!({"kind": kind_name(named.kind), "project": project, "name": name,
+        "json": common.output != Format::Table});
     let found: Vec<Revision> = client.list("Revisions", "revisions", variables, MOST).await?;
     if found.is_empty() {
         return Err(client.nothing(named.kind, &named.name));

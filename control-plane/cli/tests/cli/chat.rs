@@ -2,7 +2,7 @@
 
 use super::{
     Exit, Hub, User,
-    server::Stream::{Error, Events, Held, Result},
+    server::Stream::{Error, Events, Held, Lost, NotReady, Result},
 };
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -248,6 +248,56 @@ async fn a_broken_stream_is_taken_up_again() {
     );
 }
 
+fn placed(phase: &str) -> Value {
+    let placements = json!([{"cluster": "c", "wanted": {"revision": 1}, "running": {"phase": phase}}]);
+    json!({"agentByName": {"id": "agt_1", "project": "support", "name": "helper", "revision": 1,
+        "createdAt": "2026-01-01T00:00:00Z", "updatedAt": "2026-01-01T00:00:00Z", "placements": placements}})
+}
+
+#[tokio::test]
+async fn an_agent_that_starts_is_waited_for() {
+    let hub = Hub::start().await;
+    hub.graphql("AgentByName", placed("STARTING"));
+    for stream in [NotReady, NotReady, Lost, Events(with_tool())] {
+        hub.a2a("SendStreamingMessage", stream);
+    }
+    let left = User::of(&hub).runs("chat helper -m hi").await;
+    assert_eq!(left.exit, Exit::Done, "{}", left.err);
+    assert_eq!(
+        left.err.matches("waiting: the agent is not ready\n").count(),
+        1,
+        "{}",
+        left.err
+    );
+    // The same message each time: the agent takes it once.
+    let asked = hub.asked();
+    let sent: Vec<&Value> = asked
+        .iter()
+        .filter(|(name, _)| name == "SendStreamingMessage")
+        .map(|(_, p)| p)
+        .collect();
+    assert_eq!(sent.len(), 4);
+    assert!(
+        sent.iter()
+            .all(|params| params["message"]["messageId"] == sent[0]["message"]["messageId"])
+    );
+}
+
+#[tokio::test]
+async fn an_agent_that_has_failed_is_not_waited_for() {
+    let hub = Hub::start().await;
+    hub.graphql("AgentByName", placed("FAILED"));
+    hub.a2a("SendStreamingMessage", NotReady);
+    let left = User::of(&hub).runs("chat helper -m hi").await;
+    assert_eq!(left.exit, Exit::Unavailable);
+    assert!(
+        left.err
+            .contains("next: try again in 5 s; see where the agent runs"),
+        "{}",
+        left.err
+    );
+}
+
 #[tokio::test]
 async fn a_task_that_fails_says_why() {
     let hub = Hub::start().await;
@@ -264,7 +314,8 @@ async fn a_task_that_fails_says_why() {
         (left.exit, left.err.as_str()),
         (
             Exit::Failed,
-            "error: the task failed (limit.steps): 24 model calls are the limit\n"
+            "error: the task failed (limit.steps): 24 model calls are the limit\n  next: ask for less at once, or raise \
+             spec.limits.steps of the agent and apply it again (roadstead explain agent.spec.limits)\n"
         )
     );
 }

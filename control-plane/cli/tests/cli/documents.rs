@@ -3,7 +3,7 @@
 use super::{Exit, Hub, User, document, page};
 use serde_json::{Value, json};
 
-const PROMPT: &str =
+pub(crate) const PROMPT: &str =
     "apiVersion: roadstead.dev/v1alpha1\nkind: Prompt\nmetadata: {name: style}\nspec: {text: Be short.}\n";
 const AGENT: &str =
     "---\nkind: Agent\nmetadata:\n  name: helper\nspec:\n  model: fast\n  instructions: Help.\n";
@@ -150,6 +150,7 @@ async fn the_hubs_errors_name_file_and_line() {
     insta::assert_snapshot!(left.err, @r#"
     ~/a.yaml:10:10: spec.model: expected the name of a Model in the project, found "fast"
     error: 1 of 2 documents refused; nothing was written
+      next: correct what is named above and try again; `roadstead explain KIND.FIELD` says what a field of a document expects
     "#);
     let left = user.runs(&format!("apply -f {file}")).await;
     assert_eq!(left.exit, Exit::Conflict);
@@ -183,6 +184,14 @@ async fn apply_shows_what_changes() {
     Prompt support/style  updated (dry run)  2
     ");
     let left = user.runs(&format!("apply -f {file} --diff --color always")).await;
+    assert_eq!(
+        left.err,
+        "note: nothing was written; apply without --diff to write\n"
+    );
+    assert!(hub.asked().iter().all(|(_, v)| v["input"]["dryRun"] == true));
+    let value: Value =
+        serde_json::from_str(&user.runs(&format!("apply -f {file} --diff -o json")).await.out).unwrap();
+    assert_eq!((&value[0]["before"], &value[0]["after"]), (&before, &after));
     assert!(
         left.out.contains("\u{1b}[31m-  text: Be long.\u{1b}[0m"),
         "{}",
@@ -238,6 +247,34 @@ async fn lists_go_page_by_page() {
         json!({"project": "support", "first": 100, "after": null})
     );
     assert_eq!(asked[1].1["after"], "c1");
+}
+
+#[tokio::test]
+async fn a_page_that_is_too_large_for_the_hub_is_asked_for_in_halves() {
+    let hub = Hub::start().await;
+    let limit = json!({"errors": [{"message": "too large together", "extensions": {"code": "LIMIT"}}]});
+    hub.graphql("Documents", limit.clone());
+    hub.graphql("Documents", limit);
+    let prompt = |name: &str| {
+        let mut prompt = document("PROMPT", name, 1);
+        prompt["json"] = json!({"metadata": {"name": name}});
+        prompt
+    };
+    let first = json!({"nodes": [prompt("a")], "pageInfo": {"hasNextPage": true, "endCursor": "c1"}});
+    hub.graphql("Documents", json!({"documents": first}));
+    hub.graphql("Documents", json!({"documents": page(&[prompt("b")])}));
+    let left = User::of(&hub).runs("get prompts -o json").await;
+    assert_eq!(
+        left.out.matches("\"name\"").count(),
+        2,
+        "{}{}",
+        left.out,
+        left.err
+    );
+    let asked: Vec<Value> = hub.asked().iter().map(|(_, v)| v["first"].clone()).collect();
+    assert_eq!(asked, [100, 50, 25, 25]);
+    let json: Vec<Value> = hub.asked().iter().map(|(_, v)| v["json"].clone()).collect();
+    assert!(json.iter().all(|asked| *asked == true), "{json:?}");
 }
 
 #[tokio::test]
@@ -352,16 +389,19 @@ async fn delete_by_files_begins_with_the_agents() {
     );
     let left = User::of(&refused).runs("delete prompt style").await;
     assert_eq!(left.exit, Exit::Invalid);
-    assert_eq!(
-        left.err,
-        "name: Agent support/helper refers to it\nerror: Prompt support/style was not deleted\n"
+    assert!(
+        left.err.starts_with(
+            "name: Agent support/helper refers to it\nerror: Prompt support/style was not deleted\n  next: "
+        ),
+        "{}",
+        left.err
     );
 }
 
 #[tokio::test]
 async fn rollback_goes_to_the_revision_before() {
     let hub = Hub::start().await;
-    hub.graphql("AgentByName", json!({"agentByName": agent("a", &json!([]))}));
+    hub.graphql("Document", json!({"document": document("AGENT", "a", 3)}));
     hub.graphql(
         "RollBackAgent",
         json!({"rollBackAgent": {"object": document("AGENT", "a", 4), "errors": []}}),
@@ -379,6 +419,43 @@ async fn rollback_goes_to_the_revision_before() {
 }
 
 #[tokio::test]
+async fn every_kind_is_rolled_back() {
+    let hub = Hub::start().await;
+    hub.graphql("Document", json!({"document": document("PROMPT", "style", 3)}));
+    let old = json!({"kind": "Prompt", "spec": {"text": "Be long."}});
+    let revisions = [
+        json!({"revision": 3, "digest": "c", "createdAt": "2026-01-02T11:00:00Z", "createdBy": "user:ann", "json": {}}),
+        json!({"revision": 1, "digest": "a", "createdAt": "2026-01-01T11:00:00Z", "createdBy": "user:ann", "json": old}),
+    ];
+    hub.graphql("Revisions", json!({"revisions": page(&revisions)}));
+    let mut done = applied("PROMPT", "style", "UPDATED", &Value::Null, &Value::Null);
+    done["object"]["revision"] = json!(4);
+    hub.graphql(
+        "ApplyDocuments",
+        json!({"applyDocuments": {"results": [done], "errors": []}}),
+    );
+    let mut user = User::of(&hub);
+    let left = user.runs("rollback prompt style --to 1").await;
+    assert_eq!(
+        left.out, "Prompt support/style is at revision 4, with the content of revision 1\n",
+        "{}",
+        left.err
+    );
+    let input = hub.asked()[2].1["input"].clone();
+    assert_eq!(
+        (
+            &input["documents"][0]["json"],
+            &input["documents"][0]["expectedRevision"]
+        ),
+        (&old, &json!(3))
+    );
+    assert!(input["idempotencyKey"].is_string());
+    let left = user.runs("rollback prompt style").await;
+    assert_eq!(left.exit, Exit::NotFound, "there is no revision 2: {}", left.out);
+    assert_eq!(user.runs("rollback pod style").await.exit, Exit::Usage);
+}
+
+#[tokio::test]
 async fn revisions_and_clusters_are_listed() {
     let hub = Hub::start().await;
     let revisions = [
@@ -388,7 +465,8 @@ async fn revisions_and_clusters_are_listed() {
     hub.graphql("Revisions", json!({"revisions": page(&revisions)}));
     let clusters = [
         json!({"id": "cls_1", "name": "edge-1", "labels": {"region": "eu"}, "state": "CONNECTED", "since": "2026-01-02T11:59:30Z",
-        "version": "0.1.0", "agentCount": 2, "certificateExpiresAt": "2026-01-05T00:00:00Z"}),
+        "lastSeenAt": "2026-01-02T11:59:30Z", "wantedRevision": 7, "persistedRevision": 7, "appliedRevision": 6,
+        "heldDeletes": 3, "version": "0.1.0", "agentCount": 2, "certificateExpiresAt": "2026-01-05T00:00:00Z"}),
     ];
     hub.graphql("Clusters", json!({"clusters": page(&clusters)}));
     let mut user = User::of(&hub);
@@ -397,10 +475,17 @@ async fn revisions_and_clusters_are_listed() {
     2         2026-01-02T11:00:00Z  user:ann  abcdef012345
     1         2026-01-01T11:00:00Z  -         0
     ");
-    insta::assert_snapshot!(user.runs("clusters").await.out, @r"
-    NAME    STATE      SINCE    AGENTS  VERSION  LABELS
-    edge-1  connected  30s ago  2       0.1.0    region=eu
+    let left = user.runs("clusters").await;
+    insta::assert_snapshot!(left.out, @r"
+    NAME    STATE      LAST SEEN  AGENTS  REVISION  HELD       VERSION  LABELS
+    edge-1  connected  30s ago    2       6 of 7    3 deletes  0.1.0    region=eu
     ");
+    assert!(
+        left.err
+            .contains("roadstead clusters approve-deletes edge-1 --deletes 3"),
+        "{}",
+        left.err
+    );
 }
 
 #[tokio::test]

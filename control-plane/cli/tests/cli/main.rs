@@ -4,6 +4,9 @@
 
 mod chat;
 mod documents;
+mod inert;
+mod operator;
+mod proxy;
 mod server;
 
 use chrono::{DateTime, Utc};
@@ -237,15 +240,88 @@ async fn refusals_become_exit_codes() {
 #[tokio::test]
 async fn faults_of_graphql_become_exit_codes() {
     let hub = Hub::start().await;
+    let fault = |code: &str| json!({"errors": [{"message": "the database is away", "extensions": {"code": code, "requestId": "r2"}}]});
+    // A limit stays: the list is asked for in smaller and smaller pages first.
+    for code in ["UNAVAILABLE", "INTERNAL", "NOT_FOUND", "UNAUTHENTICATED", "LIMIT"] {
+        hub.graphql("Clusters", fault(code));
+    }
+    let mut said = String::new();
+    for exit in [
+        Exit::Unavailable,
+        Exit::Failed,
+        Exit::NotFound,
+        Exit::Forbidden,
+        Exit::Limit,
+    ] {
+        let left = User::of(&hub).runs("clusters").await;
+        assert_eq!(left.exit, exit, "{}", left.err);
+        said.push_str(&left.err);
+    }
+    insta::assert_snapshot!(said, @r#"
+    error: the database is away
+      next: try again in a few seconds; roadstead clusters says which clusters are connected
+    error: the database is away (request r2)
+      next: try again; where it stays, it is the hub's fault: its log has more under the request's id, if one is named
+    error: the database is away
+      next: look for the name: roadstead get agents -A (models, toolservers, prompts), roadstead clusters, roadstead projects
+    error: the database is away
+      next: the token of the context "dev" is not valid (any more): roadstead context add dev with a new one; for `roadstead-hub dev`, start it again
+    error: the database is away
+      next: wait a little and try again; where it stays, delete what is not needed or ask for a higher limit
+    "#);
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_asked_for_again_under_the_same_key() {
+    let hub = Hub::start().await;
+    hub.graphql("Clusters", json!({"clusters": page(&[])}));
     hub.graphql(
-        "Clusters",
-        json!({"errors": [{"message": "the database is away", "extensions": {"code": "UNAVAILABLE", "requestId": "r2"}}]}),
+        "ApplyDocuments",
+        json!({"applyDocuments": {"results": [], "errors": []}}),
     );
-    let left = User::of(&hub).runs("clusters").await;
-    assert_eq!(
-        (left.exit, left.err.as_str()),
-        (Exit::Unavailable, "error: the database is away\n")
+    hub.graphql(
+        "CreateProject",
+        json!({"createProject": {"object": null, "errors": []}}),
     );
+    let mut user = User::of(&hub);
+    hub.lose(1);
+    assert_eq!(user.runs("clusters").await.exit, Exit::Done);
+    assert_eq!(hub.asked().len(), 2);
+
+    let file = user.file("a.yaml", documents::PROMPT);
+    hub.lose(2);
+    let left = user.runs(&format!("apply -f {file}")).await;
+    assert_eq!(left.exit, Exit::Done, "{}", left.err);
+    let asked = hub.asked();
+    assert_eq!(asked.len(), 5);
+    let key = &asked[2].1["input"]["idempotencyKey"];
+    assert!(
+        key.is_string()
+            && asked[3..]
+                .iter()
+                .all(|(_, v)| v["input"]["idempotencyKey"] == *key)
+    );
+
+    // What has no key is done once, and the person is told what that means.
+    hub.lose(1);
+    let left = user.runs("projects create web").await;
+    assert_eq!((left.exit, hub.asked().len()), (Exit::Unavailable, 6));
+    assert!(
+        left.err.contains("broke off") && left.err.contains("next: it may have been done"),
+        "{}",
+        left.err
+    );
+}
+
+#[test]
+fn the_exit_codes_are_those_of_the_document() {
+    let text = include_str!("../../../../docs/cli.md");
+    let (_, table) = text.split_once("## Exit codes").unwrap();
+    let codes: Vec<u8> = table
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.split(' ').next()?.parse().ok())
+        .collect();
+    assert_eq!(codes, Exit::ALL.map(|exit| exit as u8));
 }
 
 #[tokio::test]
@@ -305,7 +381,9 @@ async fn what_needs_no_hub_needs_no_configuration() {
     );
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let left = user.runs(&format!("completion {shell}")).await;
-        assert!(left.out.contains("roadstead"), "{shell}");
+        for word in ["roadstead", "approve-deletes", "token-file", "rollback"] {
+            assert!(left.out.contains(word), "{shell}: {word}");
+        }
     }
     assert_eq!(user.runs("frobnicate").await.exit, Exit::Usage);
     let left = user.runs("--help").await;
@@ -314,22 +392,60 @@ async fn what_needs_no_hub_needs_no_configuration() {
 }
 
 #[tokio::test]
-async fn logs_are_followed() {
+async fn logs_are_followed_beyond_the_end_of_a_stream() {
     let hub = Hub::start().await;
     let agent = json!({"id": "agt_1", "project": "support", "name": "a", "revision": 1, "createdAt": "2026-01-01T00:00:00Z",
         "updatedAt": "2026-01-01T00:00:00Z", "placements": []});
-    hub.graphql("AgentByName", json!({"agentByName": agent}));
-    hub.lines(vec![
-        json!({"cluster": "edge-1", "time": "2026-01-02T11:59:00Z", "line": "one"}),
-        json!({"cluster": "edge-1", "time": null, "line": "two \u{1b}[2J"}),
-    ]);
+    for answer in [&agent, &agent, &json!(null)] {
+        hub.graphql("AgentByName", json!({"agentByName": answer}));
+    }
+    let one = json!({"cluster": "edge-1", "time": "2026-01-02T11:59:00Z", "line": "one"});
+    let two = json!({"cluster": "edge-1", "time": "2026-01-02T11:59:01Z", "line": "two \u{1b}[2J"});
+    let three = json!({"cluster": "edge-1", "time": "2026-01-02T11:59:02Z", "line": "three"});
+    hub.lines_and_break(vec![one.clone(), two.clone()]);
+    hub.lines(vec![one, two, three]);
     let mut user = User::of(&hub);
     user.terminal = true;
     let left = user.runs("logs a -f --tail 5").await;
     assert_eq!(
         (left.exit, left.out.as_str()),
-        (Exit::Done, "2026-01-02T11:59:00Z one\ntwo \\u{1b}[2J\n")
+        (
+            Exit::NotFound,
+            "2026-01-02T11:59:00Z one\n2026-01-02T11:59:01Z two \\u{1b}[2J\n2026-01-02T11:59:02Z three\n"
+        ),
+        "{}",
+        left.err
     );
-    let expected = json!({"project": "support", "name": "a", "tail": 5, "follow": true});
-    assert_eq!(hub.asked().last().unwrap(), &("AgentLogs".to_owned(), expected));
+    assert_eq!(left.err.matches("connecting again").count(), 2, "{}", left.err);
+    let asked: Vec<_> = hub
+        .asked()
+        .into_iter()
+        .filter(|(name, _)| name == "AgentLogs")
+        .collect();
+    let expected = |tail: u32| json!({"project": "support", "name": "a", "tail": tail, "follow": true});
+    assert_eq!((&asked[0].1, &asked[1].1), (&expected(5), &expected(10_000)));
+}
+
+#[tokio::test]
+async fn logs_are_read_as_json_and_yaml() {
+    let hub = Hub::start().await;
+    let agent = json!({"id": "agt_1", "project": "support", "name": "a", "revision": 1, "createdAt": "2026-01-01T00:00:00Z",
+        "updatedAt": "2026-01-01T00:00:00Z", "placements": []});
+    hub.graphql("AgentByName", json!({"agentByName": agent}));
+    hub.lines(vec![
+        json!({"cluster": "c", "time": null, "line": "a: \u{9b}b"});
+        2
+    ]);
+    let mut user = User::of(&hub);
+    let left = user.runs("logs a -o json").await;
+    assert_eq!(left.exit, Exit::Done);
+    let lines: Vec<serde_json::Value> = left
+        .out
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .collect();
+    assert_eq!((lines.len(), &lines[1]["line"]), (2, &json!("a: \u{9b}b")));
+    let left = user.runs("logs a -o yaml").await;
+    assert_eq!(left.out.matches("---\n").count(), 2, "{}", left.out);
+    assert!(left.out.contains("cluster: c\n"), "{}", left.out);
 }

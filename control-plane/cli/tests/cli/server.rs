@@ -29,6 +29,10 @@ pub(crate) enum Stream {
     /// One plain JSON-RPC answer.
     Result(Value),
     Error(Value),
+    /// The agent is not ready, says the hub, and when to come again.
+    NotReady,
+    /// The answer is lost before anything of it is read.
+    Lost,
 }
 
 type Headers = Vec<(&'static str, &'static str)>;
@@ -40,6 +44,10 @@ pub(crate) struct Script {
     /// By JSON-RPC method.
     pub(crate) a2a: BTreeMap<String, VecDeque<Stream>>,
     pub(crate) lines: Vec<Value>,
+    /// Streams that break off after these lines, before those of `lines`.
+    pub(crate) broken_lines: VecDeque<Vec<Value>>,
+    /// So many answers are lost on the way.
+    pub(crate) lost: usize,
     /// Everything is answered with this.
     pub(crate) refuse: Option<(u16, Headers, Value)>,
     /// `(operation or method, variables or params)`.
@@ -85,6 +93,15 @@ impl Hub {
 
     pub(crate) fn lines(&self, lines: Vec<Value>) {
         self.script.lock().unwrap().lines = lines;
+    }
+
+    pub(crate) fn lines_and_break(&self, lines: Vec<Value>) {
+        self.script.lock().unwrap().broken_lines.push_back(lines);
+    }
+
+    /// The next answers are lost after the work is done.
+    pub(crate) fn lose(&self, answers: usize) {
+        self.script.lock().unwrap().lost = answers;
     }
 
     pub(crate) fn refuse(&self, status: u16, headers: Headers, body: Value) {
@@ -149,6 +166,11 @@ async fn graphql(
     } else {
         answers[0].clone()
     };
+    if script.lost > 0 {
+        script.lost -= 1;
+        let broken = futures::stream::iter([Ok("{\"data\":"), Err(std::io::Error::other("cut"))]);
+        return axum::body::Body::from_stream(broken).into_response();
+    }
     if answer.get("errors").is_some() {
         return Json(answer).into_response();
     }
@@ -188,6 +210,17 @@ async fn a2a(
         }
         Stream::Error(error) => {
             return Json(json!({"jsonrpc": "2.0", "id": id, "error": error})).into_response();
+        }
+        Stream::NotReady => {
+            let data = json!([{"domain": "roadstead.dev", "reason": "UNAVAILABLE"}]);
+            let error = json!({"code": -32000, "message": "the agent is not ready", "data": data});
+            let answer = Json(json!({"jsonrpc": "2.0", "id": id, "error": error}));
+            return ([(header::RETRY_AFTER, "5")], answer).into_response();
+        }
+        Stream::Lost => {
+            let broken = futures::stream::iter([Ok("data: "), Err(std::io::Error::other("cut"))]);
+            let body = axum::body::Body::from_stream(broken);
+            return ([(header::CONTENT_TYPE, "text/event-stream")], body).into_response();
         }
         Stream::Events(events) => (events, None),
         Stream::Held(events, notify) => (events, Some(notify)),
@@ -230,7 +263,7 @@ async fn socket(
 }
 
 async fn serve(mut socket: WebSocket, script: Shared) {
-    let mut say = Vec::new();
+    let (mut say, mut breaks) = (Vec::new(), false);
     while let Some(Ok(Message::Text(text))) = socket.recv().await {
         let message: Value = serde_json::from_str(&text).unwrap();
         match message["type"].as_str().unwrap() {
@@ -242,10 +275,14 @@ async fn serve(mut socket: WebSocket, script: Shared) {
                     .asked
                     .push((operation, message["payload"]["variables"].clone()));
                 say.push(json!({"type": "ping"}));
-                for line in &script.lines {
+                let broken = script.broken_lines.pop_front();
+                breaks = broken.is_some();
+                for line in broken.as_ref().unwrap_or(&script.lines) {
                     say.push(json!({"id": "1", "type": "next", "payload": {"data": {"agentLogs": line}}}));
                 }
-                say.push(json!({"id": "1", "type": "complete"}));
+                if !breaks {
+                    say.push(json!({"id": "1", "type": "complete"}));
+                }
             }
             _ => {}
         }
@@ -253,6 +290,9 @@ async fn serve(mut socket: WebSocket, script: Shared) {
             if socket.send(Message::text(message.to_string())).await.is_err() {
                 return;
             }
+        }
+        if breaks {
+            return;
         }
     }
 }

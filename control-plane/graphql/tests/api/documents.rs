@@ -296,15 +296,19 @@ async fn the_clis_operations_are_served() {
         ("Clusters", json!({"first": 10})),
         ("Agents", json!({"first": 10})),
         ("AgentByName", json!({"project": "support", "name": "notes"})),
-        ("Documents", json!({"kind": "AGENT", "first": 10})),
+        ("Documents", json!({"kind": "AGENT", "json": true, "first": 10})),
         (
             "Document",
             json!({"kind": "AGENT", "project": "support", "name": "notes"}),
         ),
         (
             "Revisions",
-            json!({"kind": "AGENT", "project": "support", "name": "notes", "first": 5}),
+            json!({"kind": "AGENT", "project": "support", "name": "notes", "json": true, "first": 5}),
         ),
+        ("ClusterByName", json!({"name": "edge-1"})),
+        ("Projects", json!({"first": 5})),
+        ("ApiTokens", json!({"first": 5})),
+        ("AuditRecords", json!({"first": 5})),
         ("Runs", json!({"first": 5})),
         ("Run", json!({"id": "run_00000000000000000000000000000000"})),
     ] {
@@ -312,7 +316,19 @@ async fn the_clis_operations_are_served() {
         let answer = world.answer(&world.acme.owner, &text, variables).await;
         assert!(answer.get("errors").is_none(), "{name}: {answer}");
     }
-    for name in ["ApplyDocuments", "DeleteDocument", "RollBackAgent", "AgentLogs"] {
+    for name in [
+        "ApplyDocuments",
+        "DeleteDocument",
+        "RollBackAgent",
+        "CreateCluster",
+        "CreateJoinToken",
+        "RevokeClusterCertificate",
+        "DeleteCluster",
+        "CreateProject",
+        "CreateApiToken",
+        "RevokeApiToken",
+        "AgentLogs",
+    ] {
         let text = operation(&operations, name);
         let answer = world.answer(&world.acme.owner, &text, json!({})).await;
         // Every field is known: what is missing is the variables, or the WebSocket.

@@ -31,7 +31,9 @@ pub(crate) fn path(env: impl Fn(&str) -> Option<String>) -> anyhow::Result<PathB
     if let Some(file) = set("ROADSTEAD_CONFIG") {
         return Ok(file);
     }
-    let folder = set("XDG_CONFIG_HOME").or_else(|| set("HOME").map(|home| home.join(".config")));
+    // Relative paths are ignored, as the CLI does: XDG Base Directory Specification 0.8.
+    let xdg = set("XDG_CONFIG_HOME").filter(|folder| folder.is_absolute());
+    let folder = xdg.or_else(|| set("HOME").map(|home| home.join(".config")));
     let folder =
         folder.context("neither ROADSTEAD_CONFIG nor HOME is set: where should the CLI's context go?")?;
     Ok(folder.join("roadstead/config.toml"))
@@ -107,6 +109,31 @@ mod tests {
             project: "default",
             token_file,
         }
+    }
+
+    #[test]
+    fn the_file_is_the_one_that_the_cli_reads() -> anyhow::Result<()> {
+        let path = |variables: &[(&str, &str)]| {
+            path(|name| {
+                let found = variables.iter().find(|(known, _)| *known == name);
+                found.map(|(_, value)| (*value).to_owned())
+            })
+        };
+        let home = ("HOME", "/home/a");
+        assert_eq!(path(&[home])?, Path::new("/home/a/.config/roadstead/config.toml"));
+        let absolute = ("XDG_CONFIG_HOME", "/x");
+        assert_eq!(path(&[home, absolute])?, Path::new("/x/roadstead/config.toml"));
+        for relative in ["x", "./x", ""] {
+            let relative = ("XDG_CONFIG_HOME", relative);
+            assert_eq!(
+                path(&[home, relative])?,
+                Path::new("/home/a/.config/roadstead/config.toml")
+            );
+        }
+        let named = ("ROADSTEAD_CONFIG", "here.toml");
+        assert_eq!(path(&[home, absolute, named])?, Path::new("here.toml"));
+        assert!(path(&[]).is_err());
+        Ok(())
     }
 
     #[test]

@@ -3,11 +3,13 @@
 
 mod context;
 mod demo_model;
+mod greeting;
 mod model_choice;
 mod state;
 
 use crate::composition::{Config, Hub};
 use anyhow::{Context as _, bail};
+use greeting::{Example, Greeting};
 use model_choice::Choice;
 use roadstead_agent::{Agent, LinkState};
 use roadstead_authz::{Presented, RequestInfo, SecretKind, TenantContext};
@@ -17,6 +19,7 @@ use roadstead_telemetry::Metrics;
 use secrecy::ExposeSecret as _;
 use state::State;
 use std::{
+    io,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     time::Duration,
@@ -62,20 +65,52 @@ pub(crate) async fn run(args: Args, metrics: Metrics, stop: CancellationToken) -
         keys: state.keys(),
         metrics_listen: None,
     };
-    let mut hub = Hub::start(&config, metrics.clone()).await?;
+    let started = Hub::start(&config, metrics.clone()).await;
+    let mut hub = started.map_err(|error| explained(error, args.listen))?;
+    let ended = match start(&hub, &state, engine, metrics, &stop).await {
+        Ok(Some(started)) => serve(&mut hub, &state, started, &stop).await,
+        Ok(None) => Ok(()),
+        Err(error) => Err(error),
+    };
+    hub.stop().await;
+    ended
+}
+
+/// What runs beside the hub.
+struct Started {
+    agent: Agent,
+    choice: Choice,
+    example: Example,
+    server: String,
+    config: PathBuf,
+}
+
+/// Makes tenant, model and context, and starts the cluster agent; `None` when it was told to stop meanwhile.
+async fn start(
+    hub: &Hub,
+    state: &State,
+    engine: PathBuf,
+    metrics: Metrics,
+    stop: &CancellationToken,
+) -> anyhow::Result<Option<Started>> {
     let (tenant, project, cluster) = (TENANT.parse()?, PROJECT.parse()?, CLUSTER.parse()?);
     let found = bootstrap::dev(&hub.store, &tenant, &project, &cluster).await?;
-    let caller = sign_in(&hub, &found, &state).await?;
+    let caller = sign_in(hub, &found, state).await?;
     let demo = demo_model::start(state.demo_port()?, stop.clone()).await?;
     state.keep_demo_port(demo.port())?;
-    let choice = Choice::find(|name| std::env::var(name).ok()).await?;
-    write_model(&hub, &caller, &choice, demo).await?;
-    let agent = start_agent(&hub, &found, &state, engine, metrics).await?;
+    let looked = Choice::find(|name| std::env::var(name).ok(), model_choice::OLLAMA);
+    let Some(choice) = stop.run_until_cancelled(looked).await else {
+        return Ok(None);
+    };
+    let choice = choice?;
+    write_model(hub, &caller, &choice, demo).await?;
+    let example = greeting::example(state.folder(), std::env::var_os("PATH").as_deref())?;
     let server = format!("http://{}", hub.address);
-    let file = context::path(|name| std::env::var(name).ok())?;
+    let config = context::path(|name| std::env::var(name).ok())?;
     let token_file = state.token_file().canonicalize()?;
+    let agent = start_agent(hub, &found, state, engine, metrics).await?;
     context::write(
-        &file,
+        &config,
         &context::Context {
             server: &server,
             tenant: TENANT,
@@ -83,16 +118,64 @@ pub(crate) async fn run(args: Args, metrics: Metrics, stop: CancellationToken) -
             token_file: &token_file,
         },
     )?;
-    wait_for_link(&agent).await?;
-    greet(&server, &choice, &args.state, &file);
-    let ended = tokio::select! {
-        () = stop.cancelled() => Ok(()),
-        failed = hub.failed() => failed,
-        error = agent.gave_up() => Err(anyhow::anyhow!("the cluster agent gave up: {error}")),
+    Ok(Some(Started {
+        agent,
+        choice,
+        example,
+        server,
+        config,
+    }))
+}
+
+/// Greets when the cluster agent has reached the hub, and goes on until `stop`.
+async fn serve(
+    hub: &mut Hub,
+    state: &State,
+    started: Started,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let agent = &started.agent;
+    let ended = match stop.run_until_cancelled(wait_for_link(agent)).await {
+        None => Ok(()),
+        Some(Err(error)) => Err(error),
+        Some(Ok(())) => {
+            let greeting = Greeting {
+                server: &started.server,
+                state: state.folder(),
+                config: &started.config,
+                config_named: std::env::var_os("ROADSTEAD_CONFIG").is_some_and(|set| !set.is_empty()),
+                choice: &started.choice,
+                example: &started.example,
+                program: &std::env::current_exe().unwrap_or_default(),
+            };
+            say(&greeting.text());
+            tokio::select! {
+                () = stop.cancelled() => Ok(()),
+                failed = hub.failed() => failed,
+                error = agent.gave_up() => Err(anyhow::anyhow!("the cluster agent gave up: {error}")),
+            }
+        }
     };
-    agent.shutdown().await;
-    hub.stop().await;
+    started.agent.shutdown().await;
     ended
+}
+
+/// What kept the hub from starting, with a way out where there is one.
+fn explained(error: anyhow::Error, listen: SocketAddr) -> anyhow::Error {
+    let causes = error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>());
+    if causes
+        .map(io::Error::kind)
+        .any(|kind| kind == io::ErrorKind::AddrInUse)
+    {
+        return anyhow::anyhow!(
+            "{listen} is taken by another program, maybe by another `roadstead-hub dev`\n  next: stop it, or listen \
+             elsewhere: --listen {}:0 takes a free port",
+            listen.ip()
+        );
+    }
+    error
 }
 
 /// dev is for one person on one machine: it refuses to be anything else.
@@ -103,7 +186,7 @@ fn refuse_production(listen: SocketAddr, is_set: impl Fn(&str) -> bool) -> anyho
                another machine; `roadstead-hub serve` is"
         );
     }
-    for variable in ["ROADSTEAD_DATABASE", "DATABASE_URL"] {
+    for variable in ["ROADSTEAD_DATABASE", "ROADSTEAD_DATABASE_FILE", "DATABASE_URL"] {
         if is_set(variable) {
             bail!(
                 "{variable} is set: dev keeps its own database and must not meet a real one; unset it, or use \
@@ -203,15 +286,8 @@ async fn wait_for_link(agent: &Agent) -> anyhow::Result<()> {
 }
 
 #[expect(clippy::print_stdout, reason = "what the person who started dev reads")]
-fn greet(server: &str, choice: &Choice, state: &std::path::Path, config: &std::path::Path) {
-    println!(
-        "\nRoadstead is ready at {server}\n  state    {}\n  context  dev, in {}\n  model    {}\n\nNext:\n  \
-         roadstead get agents\n  roadstead apply -f docs/examples/time\n  \
-         roadstead chat time --message \"What time is it in Europe/Berlin?\"\n\nCtrl-C stops everything.",
-        state.display(),
-        config.display(),
-        choice.describe()
-    );
+fn say(text: &str) {
+    println!("{text}");
 }
 
 #[cfg(test)]
@@ -226,7 +302,25 @@ mod tests {
             error.err().map(|e| e.to_string()).unwrap_or_default()
         };
         assert!(refused("0.0.0.0:8080", "").contains("expected a loopback address"));
-        assert!(refused("127.0.0.1:8080", "DATABASE_URL").contains("DATABASE_URL is set"));
+        for variable in ["DATABASE_URL", "ROADSTEAD_DATABASE", "ROADSTEAD_DATABASE_FILE"] {
+            let why = refused("127.0.0.1:8080", variable);
+            assert!(why.contains(&format!("{variable} is set")), "{why}");
+        }
         assert_eq!(refused("[::1]:8080", ""), "");
+    }
+
+    #[test]
+    fn a_taken_port_says_how_to_take_another() {
+        let listen = SocketAddr::from(([127, 0, 0, 1], 8080));
+        let taken = anyhow::Error::from(io::Error::from(io::ErrorKind::AddrInUse)).context("listening");
+        let said = explained(taken, listen).to_string();
+        assert!(
+            said.starts_with("127.0.0.1:8080 is taken")
+                && said.contains("next: stop it, or listen elsewhere"),
+            "{said}"
+        );
+        let other =
+            anyhow::Error::from(io::Error::from(io::ErrorKind::PermissionDenied)).context("listening");
+        assert_eq!(explained(other, listen).to_string(), "listening");
     }
 }

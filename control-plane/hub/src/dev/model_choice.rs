@@ -4,12 +4,15 @@
 //! `OPENAI_API_KEY`, `ANTHROPIC_API_KEY`, an Ollama on loopback, and last the scripted demo model. Keys are never read
 //! here: the document refers to the environment variable, and the cluster agent hands its value to the engine.
 
+use anyhow::Context as _;
+use serde::Deserialize;
 use serde_json::{Value, json};
 use std::time::Duration;
 
 /// The name of the Model document that dev writes and the examples refer to.
 pub(crate) const DOCUMENT: &str = "default";
-const OLLAMA: &str = "http://127.0.0.1:11434";
+/// Where an Ollama listens that was told nothing else.
+pub(crate) const OLLAMA: &str = "http://127.0.0.1:11434";
 
 /// The model that was found.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,12 +25,12 @@ pub(crate) enum Choice {
 }
 
 impl Choice {
-    /// Looks at the environment (through `env`), then for an Ollama with at least one model.
+    /// Looks at the environment (through `env`), then for an Ollama at `ollama` with at least one model.
     ///
     /// # Errors
     /// `ROADSTEAD_MODEL_URL` that is not an http(s) URL, or stands without `ROADSTEAD_MODEL_NAME` while its server
-    /// names no model.
-    pub(crate) async fn find(env: impl Fn(&str) -> Option<String>) -> anyhow::Result<Self> {
+    /// names no model; `ROADSTEAD_MODEL_NAME` that the Ollama does not have.
+    pub(crate) async fn find(env: impl Fn(&str) -> Option<String>, ollama: &str) -> anyhow::Result<Self> {
         let env = |name: &str| env(name).filter(|value| !value.trim().is_empty());
         let name = env("ROADSTEAD_MODEL_NAME");
         if let Some(url) = env("ROADSTEAD_MODEL_URL") {
@@ -55,10 +58,10 @@ impl Choice {
                 name: name.unwrap_or_else(|| "claude-haiku-4-5".into()),
             });
         }
-        if let Some(name) = ollama_model(name).await {
-            return Ok(Self::Ollama { name });
+        match ollama_models(ollama).await {
+            Some(models) => of_ollama(&models, name, ollama),
+            None => Ok(Self::Demo),
         }
-        Ok(Self::Demo)
     }
 
     /// The Model document for this choice; `demo_url` is where the scripted model serves.
@@ -101,18 +104,30 @@ impl Choice {
     }
 }
 
-fn client(timeout: Duration) -> anyhow::Result<reqwest::Client> {
-    Ok(reqwest::Client::builder().timeout(timeout).build()?)
+/// Proxies of the environment are for the way out of the network, which plain text does not take; nor does a redirect.
+fn client(url: &str, timeout: Duration) -> anyhow::Result<reqwest::Client> {
+    let builder = reqwest::Client::builder()
+        .timeout(timeout)
+        .redirect(reqwest::redirect::Policy::none());
+    let builder = if url.starts_with("https://") {
+        builder
+    } else {
+        builder.no_proxy()
+    };
+    Ok(builder.build()?)
 }
 
 async fn first_model(url: &str) -> anyhow::Result<String> {
     let hint = "set ROADSTEAD_MODEL_NAME to the model's name";
-    let listed = client(Duration::from_secs(3))?
+    let listed = client(url, Duration::from_secs(3))?
         .get(format!("{}/models", url.trim_end_matches('/')))
         .send()
         .await;
     let listed: Value = match listed.and_then(reqwest::Response::error_for_status) {
-        Ok(answer) => answer.json().await?,
+        Ok(answer) => answer
+            .json()
+            .await
+            .with_context(|| format!("ROADSTEAD_MODEL_URL lists no models: {hint}"))?,
         Err(error) => anyhow::bail!(
             "ROADSTEAD_MODEL_URL does not list its models ({}): {hint}",
             error.without_url()
@@ -122,28 +137,162 @@ async fn first_model(url: &str) -> anyhow::Result<String> {
     first.ok_or_else(|| anyhow::anyhow!("ROADSTEAD_MODEL_URL lists no model: {hint}"))
 }
 
-/// The wanted model, or the first that an Ollama on loopback has; `None` when none answers within half a second.
-async fn ollama_model(wanted: Option<String>) -> Option<String> {
-    let tags: Value = client(Duration::from_millis(500))
+/// Answers of Ollama's own API: <https://github.com/ollama/ollama/blob/main/docs/api.md>.
+#[derive(Deserialize)]
+struct Tags {
+    models: Vec<Tag>,
+}
+
+#[derive(Deserialize)]
+struct Tag {
+    name: String,
+    /// Every model of an Ollama has one; other servers' lists do not.
+    #[serde(rename = "digest")]
+    _digest: String,
+}
+
+/// The models of an Ollama; `None` when none answers as one within half a second.
+async fn ollama_models(ollama: &str) -> Option<Vec<String>> {
+    let answer = client(ollama, Duration::from_millis(500))
         .ok()?
-        .get(format!("{OLLAMA}/api/tags"))
+        .get(format!("{ollama}/api/tags"))
         .send()
         .await
-        .ok()?
-        .json()
-        .await
         .ok()?;
-    wanted.or_else(|| tags["models"][0]["name"].as_str().map(str::to_owned))
+    let tags: Tags = answer.error_for_status().ok()?.json().await.ok()?;
+    Some(tags.models.into_iter().map(|tag| tag.name).collect())
+}
+
+/// The wanted model, or the first; the demo model for an Ollama without any.
+fn of_ollama(models: &[String], wanted: Option<String>, ollama: &str) -> anyhow::Result<Choice> {
+    let Some(wanted) = wanted else {
+        let first = models.first().cloned();
+        return Ok(first.map_or(Choice::Demo, |name| Choice::Ollama { name }));
+    };
+    // Ollama's own rule: a name without a tag means the latest.
+    let latest = format!("{wanted}:latest");
+    anyhow::ensure!(
+        models.iter().any(|name| *name == wanted || *name == latest),
+        "ROADSTEAD_MODEL_NAME: expected a model of the Ollama at {ollama} ({}), found {wanted:?}: `ollama pull \
+         {wanted}`, or set ROADSTEAD_MODEL_URL for another server",
+        if models.is_empty() {
+            "it has none".to_owned()
+        } else {
+            models.join(", ")
+        }
+    );
+    Ok(Choice::Ollama { name: wanted })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use axum::{Json, Router, routing::get};
     use std::collections::HashMap;
 
-    async fn find(vars: &[(&str, &str)]) -> anyhow::Result<Choice> {
+    /// Nobody listens there: the port belongs to no service, and its number is not handed out.
+    const NOBODY: &str = "http://127.0.0.1:1";
+
+    async fn find_with(vars: &[(&str, &str)], ollama: &str) -> anyhow::Result<Choice> {
         let vars: HashMap<String, String> = vars.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
-        Choice::find(|name| vars.get(name).cloned()).await
+        Choice::find(|name| vars.get(name).cloned(), ollama).await
+    }
+
+    async fn find(vars: &[(&str, &str)]) -> anyhow::Result<Choice> {
+        find_with(vars, NOBODY).await
+    }
+
+    /// A server that answers `/api/tags` and `/models` with this.
+    async fn server(answer: Value) -> anyhow::Result<String> {
+        let answers = move || std::future::ready(Json(answer.clone()));
+        let app = Router::new()
+            .route("/api/tags", get(answers.clone()))
+            .route("/models", get(answers));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+        let url = format!("http://{}", listener.local_addr()?);
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        Ok(url)
+    }
+
+    fn tags(names: &[&str]) -> Value {
+        let models = names
+            .iter()
+            .map(|name| json!({"name": name, "digest": "sha256:0", "size": 1}));
+        json!({"models": models.collect::<Vec<_>>()})
+    }
+
+    #[tokio::test]
+    async fn each_model_stands_before_the_ones_after_it() -> anyhow::Result<()> {
+        let ollama = server(tags(&["qwen3:0.6b", "llama3:latest"])).await?;
+        let all = [
+            ("ROADSTEAD_MODEL_URL", "http://127.0.0.1:1/v1"),
+            ("OPENAI_API_KEY", "k"),
+            ("ANTHROPIC_API_KEY", "k"),
+        ];
+        let named = [&all[..], &[("ROADSTEAD_MODEL_NAME", "m")]].concat();
+        assert!(matches!(find_with(&named, &ollama).await?, Choice::Url { .. }));
+        assert!(matches!(
+            find_with(&all[1..], &ollama).await?,
+            Choice::OpenAi { .. }
+        ));
+        assert!(matches!(
+            find_with(&all[2..], &ollama).await?,
+            Choice::Anthropic { .. }
+        ));
+        let first = Choice::Ollama {
+            name: "qwen3:0.6b".into(),
+        };
+        assert_eq!(find_with(&[], &ollama).await?, first);
+        assert_eq!(find_with(&[("OPENAI_API_KEY", " ")], &ollama).await?, first);
+        assert_eq!(find(&[]).await?, Choice::Demo);
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn only_an_ollama_that_has_the_model_is_one() -> anyhow::Result<()> {
+        let ollama = server(tags(&["llama3:latest"])).await?;
+        let wanted = |name| [("ROADSTEAD_MODEL_NAME", name)];
+        let found = find_with(&wanted("llama3"), &ollama).await?;
+        assert_eq!(
+            found,
+            Choice::Ollama {
+                name: "llama3".into()
+            }
+        );
+        let error = find_with(&wanted("gpt"), &ollama).await.unwrap_err().to_string();
+        assert!(
+            error.contains("(llama3:latest), found \"gpt\": `ollama pull gpt`"),
+            "{error}"
+        );
+        // Something else on that port, and an Ollama without models.
+        for other in [
+            json!({}),
+            json!([]),
+            json!({"models": [{"id": "x"}]}),
+            json!({"data": [{"id": "m"}]}),
+        ] {
+            let url = server(other).await?;
+            assert_eq!(find_with(&wanted("m"), &url).await?, Choice::Demo);
+        }
+        assert_eq!(find_with(&[], &server(tags(&[])).await?).await?, Choice::Demo);
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_url_without_a_name_is_asked_for_its_first_model() -> anyhow::Result<()> {
+        let url = server(json!({"data": [{"id": "first"}, {"id": "second"}]})).await?;
+        let expected = Choice::Url {
+            url: url.clone(),
+            name: "first".into(),
+            key: false,
+        };
+        assert_eq!(find(&[("ROADSTEAD_MODEL_URL", url.as_str())]).await?, expected);
+        let error = find(&[("ROADSTEAD_MODEL_URL", NOBODY)])
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("set ROADSTEAD_MODEL_NAME"), "{error}");
+        Ok(())
     }
 
     #[tokio::test]

@@ -7,6 +7,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+const LOCK: &str = "dev.lock";
+const DATABASE: &str = "hub.db";
+
 /// The open folder; the lock is held while it lives.
 #[derive(Debug)]
 pub(crate) struct State {
@@ -18,11 +21,16 @@ impl State {
     /// Makes the folder for this user alone, and locks it.
     ///
     /// # Errors
-    /// When it cannot be made, is open to others, or another dev runs in it.
+    /// When it cannot be made, is open to others, holds a database of somebody else, or another dev runs in it.
     pub(crate) fn open(folder: &Path) -> anyhow::Result<Self> {
         keys::folder(folder)?;
         let folder = folder.canonicalize()?;
-        let lock = fs::File::create(folder.join("dev.lock"))?;
+        anyhow::ensure!(
+            folder.join(LOCK).exists() || !folder.join(DATABASE).exists(),
+            "{} holds a database that dev did not make: dev must not meet a real one; use another --state",
+            folder.display()
+        );
+        let lock = fs::File::create(folder.join(LOCK))?;
         match lock.try_lock() {
             Ok(()) => Ok(Self { folder, _lock: lock }),
             Err(fs::TryLockError::WouldBlock) => {
@@ -35,8 +43,12 @@ impl State {
         }
     }
 
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     pub(crate) fn database(&self) -> PathBuf {
-        self.folder.join("hub.db")
+        self.folder.join(DATABASE)
     }
 
     pub(crate) fn keys(&self) -> PathBuf {
@@ -111,6 +123,19 @@ mod tests {
         assert!(error.contains("another `roadstead-hub dev` runs"), "{error}");
         drop(first);
         State::open(&folder)?;
+        Ok(())
+    }
+
+    #[test]
+    fn a_database_of_somebody_else_is_left_alone() -> anyhow::Result<()> {
+        let root = tempfile::tempdir()?;
+        let folder = root.path().join("state");
+        drop(State::open(&folder)?);
+        fs::write(folder.join(DATABASE), "")?;
+        drop(State::open(&folder)?);
+        fs::remove_file(folder.join(LOCK))?;
+        let error = State::open(&folder).unwrap_err().to_string();
+        assert!(error.contains("a database that dev did not make"), "{error}");
         Ok(())
     }
 

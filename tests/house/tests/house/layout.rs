@@ -141,6 +141,28 @@ fn no_tracked_file_names_a_path_or_registry_of_one_machine() {
 }
 
 #[test]
+fn lists_of_packages_name_no_place_to_fetch_from() {
+    // Where packages come from is the machine's configuration (pip.conf, PIP_INDEX_URL): a folder or an index in the
+    // list would be asked on every other machine too.
+    for path in tracked(&[".txt"]).unwrap() {
+        if !path
+            .rsplit('/')
+            .next()
+            .is_some_and(|name| name.starts_with("requirements"))
+        {
+            continue;
+        }
+        for (number, line) in text(&path).unwrap().unwrap_or_default().lines().enumerate() {
+            assert!(
+                !line.starts_with('-'),
+                "{path}:{}: found the option {line:?}",
+                number + 1
+            );
+        }
+    }
+}
+
+#[test]
 fn sources_are_of_a_readable_size() {
     // One thought a file: 500 lines are the aim, 800 the limit; generated files are exempt by their folder.
     for path in tracked(&[".rs", ".ts", ".tsx"]).unwrap() {

@@ -1,0 +1,119 @@
+//! `tokens`: with what programs and people act on the tenant.
+
+use super::secret;
+use crate::{
+    api::{ApiToken, ApiTokenPayload},
+    args::{Common, Format, TokenCreate, Tokens, TokensCommand},
+    client::{Client, error_line},
+    failure::Outcome,
+    render::{self, Table, age, time},
+    secret_file::SecretFile,
+    shell::Shell,
+    text::line,
+};
+use chrono::{DateTime, Utc};
+use serde_json::json;
+use std::io::Write as _;
+
+/// Most tokens that are listed.
+const MOST: usize = 10_000;
+const DAY: u64 = 24 * 60 * 60;
+
+pub(super) async fn run(client: &Client, common: &Common, args: Tokens, shell: &mut Shell) -> Outcome<()> {
+    match args.command {
+        None | Some(TokensCommand::List) => list(client, common, shell).await,
+        Some(TokensCommand::Create(args)) => create(client, common, &args, shell).await,
+        Some(TokensCommand::Revoke { id }) => revoke(client, common, &id, shell).await,
+    }
+}
+
+async fn list(client: &Client, common: &Common, shell: &mut Shell) -> Outcome<()> {
+    let tokens: Vec<ApiToken> = client.list("ApiTokens", "apiTokens", json!({}), MOST).await?;
+    let now = (shell.now)();
+    let nothing = "no tokens that you may see";
+    render::list(shell, common.output, &tokens, nothing, |tokens| {
+        table(tokens, now)
+    })
+}
+
+fn table(tokens: &[ApiToken], now: DateTime<Utc>) -> Table {
+    let mut table = Table::new(&[
+        "ID",
+        "NAME",
+        "ROLE",
+        "SCOPES",
+        "STATE",
+        "EXPIRES",
+        "LAST USED",
+        "BY",
+    ]);
+    for token in tokens {
+        let state = match token.revoked_at {
+            Some(_) => "revoked",
+            None if token.expires_at <= now => "expired",
+            None => "good",
+        };
+        let used = token.last_used_at.map(|at| format!("{} ago", age(now, at)));
+        table.row([
+            token.id.clone(),
+            token.name.clone(),
+            token.role.to_lowercase(),
+            token.scopes.join(",").to_lowercase(),
+            state.to_owned(),
+            time(token.expires_at),
+            used.unwrap_or_else(|| "never".to_owned()),
+            token.created_by.clone(),
+        ]);
+    }
+    table
+}
+
+async fn create(client: &Client, common: &Common, args: &TokenCreate, shell: &mut Shell) -> Outcome<()> {
+    let file = args.token_file.as_deref().map(SecretFile::new).transpose()?;
+    let scopes: Vec<&str> = args.scopes.iter().map(|scope| scope.name()).collect();
+    let input = json!({"name": args.name, "role": args.role.name(), "scopes": scopes,
+        "lifetimeSeconds": args.days * DAY});
+    let payload: ApiTokenPayload = client
+        .call("CreateApiToken", "createApiToken", json!({"input": input}))
+        .await?;
+    if let Some(failure) = client.user_errors(&payload.errors, "no token was made", error_line) {
+        return Err(failure);
+    }
+    let (Some(token), Some(secret)) = (payload.object, payload.secret) else {
+        return Err(secret::neither_yes_nor_no());
+    };
+    secret::hand_over(
+        &secret,
+        file,
+        common.output,
+        shell,
+        |kept| json!({"token": token, "secret": kept.secret, "tokenFile": kept.file}),
+    )?;
+    let said = format!(
+        "{}: {} until {}; to end it: roadstead tokens revoke {}",
+        token.name,
+        token.role.to_lowercase(),
+        time(token.expires_at),
+        token.id
+    );
+    Ok(writeln!(shell.err, "{}", line(&said))?)
+}
+
+async fn revoke(client: &Client, common: &Common, id: &str, shell: &mut Shell) -> Outcome<()> {
+    let payload: ApiTokenPayload = client
+        .call("RevokeApiToken", "revokeApiToken", json!({"input": {"id": id}}))
+        .await?;
+    let what = format!("the token {id} was not revoked");
+    if let Some(failure) = client.user_errors(&payload.errors, &what, error_line) {
+        return Err(failure.next("roadstead tokens lists the ids"));
+    }
+    let token = payload.object.ok_or_else(secret::neither_yes_nor_no)?;
+    if common.output != Format::Table {
+        return render::value(shell, common.output, &token);
+    }
+    shell.say(&format!(
+        "token {} ({}) revoked\n",
+        line(&token.id),
+        line(&token.name)
+    ))
+}
