@@ -8,6 +8,7 @@ use roadstead_domain::{OsRandom, SystemClock};
 use roadstead_fleet::{Authority, Fleet, Folder};
 use roadstead_gateway::Gateway;
 use roadstead_graphql::Graphql;
+use roadstead_http::{Bodies, BodyLimits};
 use roadstead_login::{FailureLimit, Login};
 use roadstead_store::{Store, StoreOptions};
 use roadstead_telemetry::Metrics;
@@ -192,6 +193,7 @@ fn faces(
         keys,
         public_url: public_url.clone(),
         body_bytes: roadstead_gateway::BODY_BYTES,
+        bodies: Bodies::new(BodyLimits::default()),
         patience: roadstead_gateway::Patience::default(),
         clock: Arc::new(SystemClock),
     });

@@ -5,6 +5,7 @@
 //! one in a transaction of its own, after the refused one is gone. Inputs are values that the edges have parsed;
 //! answers are the store's own types, which the edges wrap.
 
+pub mod approvals;
 pub mod audit;
 pub mod authenticate;
 pub mod bootstrap;
