@@ -187,13 +187,14 @@ fn faces(
 ) -> Router {
     let engines = Arc::new(engines);
     let login = Arc::new(Login::new(store.clone(), FailureLimit::default()));
+    let bodies = Bodies::new(BodyLimits::default());
     let gateway = Arc::new(Gateway {
         agents: Arc::new(roadstead_gateway::ServiceAgents(store.clone())),
         tunnel: engines.clone(),
         keys,
         public_url: public_url.clone(),
         body_bytes: roadstead_gateway::BODY_BYTES,
-        bodies: Bodies::new(BodyLimits::default()),
+        bodies: bodies.clone(),
         patience: roadstead_gateway::Patience::default(),
         clock: Arc::new(SystemClock),
     });
@@ -203,6 +204,7 @@ fn faces(
         authenticate: login.clone(),
         origins: vec![public_url],
         limits: roadstead_graphql::Limits::default(),
+        bodies,
         socket: roadstead_graphql::SocketLimits::default(),
         stop: stop.clone(),
     });

@@ -23,6 +23,6 @@ mod stop;
 pub use documents::{
     Answer, Applied, ApplyDocument, ApplyInput, Change, DeleteInput, Description, RollBackInput, Target,
     apply_documents, delete_document, describe, get_revision, invocable, list_objects, list_revisions,
-    lookup, roll_back,
+    lookup, may_write_documents, roll_back,
 };
 pub use placement::DEFAULT_CLUSTER;
