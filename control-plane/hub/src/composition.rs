@@ -1,6 +1,6 @@
 //! The hub, put together: store, fleet port and HTTP faces. `serve` and `dev` run the same.
 
-use crate::{engines::Engines, health, keys};
+use crate::{engines::Engines, health, http_server, keys};
 use anyhow::Context as _;
 use axum::{Router, extract::DefaultBodyLimit, middleware};
 use roadstead_contract::fleet::HubKeys;
@@ -219,9 +219,8 @@ fn faces(
 }
 
 fn serve_http(listener: TcpListener, app: Router, stop: CancellationToken) -> JoinHandle<anyhow::Result<()>> {
-    let app = app.into_make_service_with_connect_info::<SocketAddr>();
     tokio::spawn(async move {
-        let serving = axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned());
-        serving.await.context("the HTTP port")
+        http_server::serve(listener, app, http_server::Limits::default(), stop).await;
+        Ok(())
     })
 }
