@@ -54,6 +54,25 @@ pub enum Mode {
     Loopback,
 }
 
+/// Whom a token stands for, and what for.
+struct Known {
+    subject: String,
+    /// Whether it may speak for others.
+    delegates: bool,
+    approve: bool,
+}
+
+impl Known {
+    /// Whoever runs the engine alone: nobody else could decide.
+    fn local() -> Self {
+        Self {
+            subject: "local".to_owned(),
+            delegates: false,
+            approve: true,
+        }
+    }
+}
+
 /// The hub's keys as they came with one trust.
 struct Keys {
     of: Arc<Trust>,
@@ -77,47 +96,53 @@ impl Gate {
     /// No good token, or a header that its bearer may not send.
     pub fn verify(&self, headers: &HeaderMap) -> Result<Caller, Denied> {
         let serving = self.current.get();
-        let (subject, delegates) = match bearer(headers)? {
+        let known = match bearer(headers)? {
             None if self.mode == Mode::Loopback => {
                 no_foreign_page(headers)?;
-                ("local".to_owned(), false)
+                Known::local()
             }
             None => return Err(Denied::Unauthenticated),
             Some(token) => self
-                .subject_of(token, serving.as_ref())
+                .known(token, serving.as_ref())
                 .ok_or(Denied::Unauthenticated)?,
         };
-        let subject = on_behalf_of(headers, subject, delegates)?;
+        let user = on_behalf_of(headers, known.delegates)?;
         let traceparent = one(headers, &HeaderName::from_static("traceparent"));
         Ok(Caller {
-            subject,
+            // Who speaks for another decides nothing in that name: a model may be what speaks.
+            approve: known.approve && user.is_none(),
+            subject: user.unwrap_or(known.subject),
             depth: depth(headers)?,
             traceparent: traceparent.filter(|t| is_traceparent(t)).map(str::to_owned),
         })
     }
 
-    /// The subject of a token, and whether it may speak for others.
-    fn subject_of(&self, token: &str, serving: Option<&Serving>) -> Option<(String, bool)> {
+    /// Whose token it is.
+    fn known(&self, token: &str, serving: Option<&Serving>) -> Option<Known> {
         let hash: [u8; 32] = Sha256::digest(token).into();
         // Every hash is compared, in constant time each: how long it takes tells nothing.
         let mut found = None;
         if let Mode::Token(own) = &self.mode
             && bool::from(own.ct_eq(&hash))
         {
-            found = Some(("local".to_owned(), false));
+            found = Some(Known::local());
         }
         for caller in serving.iter().flat_map(|s| &s.trust.callers) {
             let mut known = [0u8; 32];
             let valid = hex::decode_to_slice(&caller.token_sha256, &mut known).is_ok();
             if valid && bool::from(known.ct_eq(&hash)) {
-                found = Some((caller.subject.clone(), caller.delegates));
+                found = Some(Known {
+                    subject: caller.subject.clone(),
+                    delegates: caller.delegates,
+                    approve: caller.approve,
+                });
             }
         }
-        found.or_else(|| Some((self.hub_subject(token, serving?)?, false)))
+        found.or_else(|| self.of_hub(token, serving?))
     }
 
-    /// The subject of a JWT of the hub for this agent.
-    fn hub_subject(&self, token: &str, serving: &Serving) -> Option<String> {
+    /// Whom the hub speaks for, in a JWT for this agent.
+    fn of_hub(&self, token: &str, serving: &Serving) -> Option<Known> {
         let issuer = serving.trust.issuer.as_ref()?;
         let head = jsonwebtoken::decode_header(token).ok()?;
         if head.alg != Algorithm::EdDSA {
@@ -137,7 +162,11 @@ impl Gate {
             && claims.iat <= now + SKEW
             && (0..=TOKEN_SECONDS).contains(&lives)
             && !claims.jti.is_empty();
-        good.then_some(claims.sub).filter(|sub| is_subject(sub))
+        (good && is_subject(&claims.sub)).then_some(Known {
+            subject: claims.sub,
+            delegates: false,
+            approve: claims.approve,
+        })
     }
 
     fn key(&self, id: &str, trust: &Arc<Trust>) -> Option<DecodingKey> {
@@ -197,10 +226,11 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Denied> {
     Ok(Some(token))
 }
 
-fn on_behalf_of(headers: &HeaderMap, subject: String, delegates: bool) -> Result<String, Denied> {
+/// The user for whom the caller speaks; `None`: for itself.
+fn on_behalf_of(headers: &HeaderMap, delegates: bool) -> Result<Option<String>, Denied> {
     let mut values = headers.get_all(ON_BEHALF_OF).iter();
     let Some(value) = values.next() else {
-        return Ok(subject);
+        return Ok(None);
     };
     if !delegates {
         return Err(Denied::Forbidden("this caller may not speak for others"));
@@ -209,7 +239,7 @@ fn on_behalf_of(headers: &HeaderMap, subject: String, delegates: bool) -> Result
         .to_str()
         .ok()
         .filter(|user| is_subject(user) && values.next().is_none());
-    user.map(str::to_owned)
+    user.map(|user| Some(user.to_owned()))
         .ok_or(Denied::Forbidden("the user named by the caller is not readable"))
 }
 
@@ -267,4 +297,107 @@ fn is_loopback(authority: &str) -> bool {
         || host
             .parse::<std::net::IpAddr>()
             .is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        secrets::Secrets,
+        testing::{Rig, bundle, spec},
+    };
+    use http::HeaderValue;
+    use jsonwebtoken::{EncodingKey, Header};
+    use rcgen::{KeyPair, PKCS_ED25519};
+    use roadstead_contract::{call::Act, control};
+    use serde_json::{Value, json};
+
+    fn with(headers: &[(&'static str, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.insert(*name, HeaderValue::from_str(value).expect("a value"));
+        }
+        map
+    }
+
+    fn in_cluster(token: &str, delegates: bool, approve: bool) -> control::Caller {
+        control::Caller {
+            token_sha256: hex::encode(token_hash(token)),
+            subject: token.to_owned(),
+            delegates,
+            approve,
+        }
+    }
+
+    /// A token of the hub, with `claims` merged over good ones.
+    fn sign(key: &EncodingKey, claims: &Value) -> String {
+        let whole = Claims {
+            iss: "https://hub".to_owned(),
+            sub: "user:ann".to_owned(),
+            aud: "agent-1".to_owned(),
+            act: Act {
+                sub: "hub".to_owned(),
+            },
+            approve: false,
+            jti: "1".to_owned(),
+            iat: 1_800_000_000,
+            exp: 1_800_000_300,
+        };
+        let mut whole = serde_json::to_value(whole).expect("JSON");
+        let more = claims.as_object().expect("an object").clone();
+        whole.as_object_mut().expect("an object").extend(more);
+        let mut header = Header::new(Algorithm::EdDSA);
+        header.kid = Some("k1".to_owned());
+        jsonwebtoken::encode(&header, &whole, key).expect("signed")
+    }
+
+    #[tokio::test]
+    async fn s82_the_right_to_approve_is_given_by_name_and_to_nobody_else() {
+        let pair = KeyPair::generate_for(&PKCS_ED25519).expect("a key");
+        let public = DecodingKey::from_ed_der(pair.public_key_raw());
+        let mut jwk =
+            jsonwebtoken::jwk::Jwk::from_decoding_key(&public, Some(Algorithm::EdDSA)).expect("a JWK");
+        jwk.common.key_id = Some("k1".to_owned());
+        let key = EncodingKey::from_ed_der(&pair.serialize_der());
+        let rig = Rig::new(json!({}));
+        let trust = Trust {
+            jwks: Some(json!({"keys": [jwk]})),
+            issuer: Some("https://hub".to_owned()),
+            callers: vec![
+                in_cluster("plain", false, false),
+                in_cluster("approver", false, true),
+                in_cluster("engine", true, true),
+            ],
+        };
+        let applied = rig
+            .engine
+            .apply(bundle(&spec(json!({})), 2), Secrets::default(), trust);
+        applied.expect("applied");
+        let gate = Gate::new(
+            Arc::clone(&rig.engine.current),
+            rig.clock.clone(),
+            Mode::TrustOnly,
+        );
+        let approves = |headers: &[(&'static str, &str)]| gate.verify(&with(headers)).expect("known").approve;
+        let bearer = |token: &str| approves(&[("authorization", &format!("Bearer {token}"))]);
+        assert!(!bearer("plain"));
+        assert!(bearer("approver"));
+        assert!(!bearer(&sign(&key, &json!({}))), "absent means no");
+        assert!(!bearer(&sign(&key, &json!({"approve": false}))));
+        assert!(bearer(&sign(&key, &json!({"approve": true}))));
+        let told = sign(&key, &json!({"approve": "yes"}));
+        let told = gate.verify(&with(&[("authorization", &format!("Bearer {told}"))]));
+        assert_eq!(told, Err(Denied::Unauthenticated), "a word is no boolean");
+        let delegated = [("authorization", "Bearer engine"), (ON_BEHALF_OF, "user:root")];
+        assert!(!approves(&delegated), "a model may be what speaks");
+    }
+
+    #[tokio::test]
+    async fn s82_whoever_runs_an_engine_alone_decides() {
+        let rig = Rig::new(json!({}));
+        let gate = |mode| Gate::new(Arc::clone(&rig.engine.current), rig.clock.clone(), mode);
+        let known = gate(Mode::Token(token_hash("t"))).verify(&with(&[("authorization", "Bearer t")]));
+        assert!(known.expect("known").approve);
+        assert!(gate(Mode::Loopback).verify(&with(&[])).expect("known").approve);
+    }
 }

@@ -298,6 +298,7 @@ pub(crate) struct Rig {
 pub(crate) fn alice() -> Caller {
     Caller {
         subject: "alice".to_owned(),
+        approve: true,
         ..Caller::default()
     }
 }

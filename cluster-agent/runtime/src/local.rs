@@ -389,6 +389,7 @@ fn refresh(state: &mut State) {
             token_sha256: slot.token_sha256.clone(),
             subject: "local".to_owned(),
             delegates: false,
+            approve: false,
         }];
         callers.extend(
             unit.callers
@@ -398,6 +399,7 @@ fn refresh(state: &mut State) {
                     token_sha256: sha256(edge(caller, uid).expose()),
                     subject: format!("agent:{name}"),
                     delegates: true,
+                    approve: false,
                 }),
         );
         let trust = Trust {

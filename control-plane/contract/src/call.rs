@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 /// How long a token is good for, in seconds.
 pub const TOKEN_SECONDS: i64 = 300;
 
-/// The claims, all of them required.
+/// The claims; all but `approve` are required.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claims {
     /// The hub: equals [`crate::control::Trust::issuer`].
@@ -20,6 +20,9 @@ pub struct Claims {
     pub aud: String,
     /// Who makes the call for the subject (RFC 8693 §4.1).
     pub act: Act,
+    /// Whether the subject may decide approvals of this agent (S82). Absent: no.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub approve: bool,
     /// Unique for each token.
     pub jti: String,
     /// Seconds since the Unix epoch.

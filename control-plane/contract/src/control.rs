@@ -63,6 +63,9 @@ pub struct Caller {
     /// without the header is its own.
     #[serde(default)]
     pub delegates: bool,
+    /// Whether it may decide approvals of its own tasks (S82); never for a user that it names.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub approve: bool,
 }
 
 /// The header in which one engine tells another for which user it calls.

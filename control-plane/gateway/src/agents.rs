@@ -2,10 +2,14 @@
 
 use crate::{Agents, Placed, Target};
 use chrono::DateTime;
-use roadstead_authz::{TenantContext, act};
+use roadstead_authz::{Action, TenantContext, act};
 use roadstead_contract::documents::{Kind, Name};
-use roadstead_domain::Error;
-use roadstead_service::{Target as Named, invocable};
+use roadstead_domain::{AgentId, Error};
+use roadstead_service::{
+    Target as Named,
+    approvals::{Decided, record_decided},
+    invocable,
+};
 use roadstead_store::Store;
 
 /// Finds agents in the store, and asks whether the caller may invoke them.
@@ -35,6 +39,11 @@ impl Agents for ServiceAgents {
         Ok(Target {
             agent: found.agent,
             clusters: placed.collect(),
+            approve: context.may(Action::Approve, &found.object),
         })
+    }
+
+    async fn decided(&self, context: &TenantContext, agent: AgentId, decided: &Decided) -> Result<(), Error> {
+        record_decided(context, &self.0, agent, decided).await
     }
 }

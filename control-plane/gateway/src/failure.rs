@@ -7,7 +7,7 @@ use axum::response::{IntoResponse as _, Response};
 use chrono::SecondsFormat;
 use http::{HeaderValue, StatusCode, header};
 use roadstead_domain::Error;
-use roadstead_http::{Problem, RequestId};
+use roadstead_http::{BodyError, Problem, RequestId, unauthenticated};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -114,11 +114,23 @@ impl Failure {
         )
     }
 
-    pub(crate) fn too_large(limit: usize) -> Self {
-        let message = format!("the request is larger than {limit} bytes");
+    /// More values than are worth parsing.
+    pub(crate) fn too_many_values(limit: usize) -> Self {
+        let message = format!("the request has more than {limit} tokens of JSON");
         Self::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "LIMIT",
+            a2a::error_code::INVALID_REQUEST,
+            message,
+        )
+    }
+
+    /// The caller's token has ended, or no longer allows the call, while the answer was awaited.
+    pub(crate) fn no_longer_allowed() -> Self {
+        let message = "the API token no longer allows this call";
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "UNAUTHENTICATED",
             a2a::error_code::INVALID_REQUEST,
             message,
         )
@@ -133,7 +145,11 @@ impl Failure {
     /// The answer. JSON-RPC errors travel with status 200, as the A2A binding has it.
     pub(crate) fn response(&self, dialect: &Dialect, id: &RequestId) -> Response {
         let Dialect::JsonRpc(rpc_id) = dialect else {
-            let problem = Problem::new(self.status, self.code, self.message.clone());
+            let problem = match self.status {
+                // With the challenge.
+                StatusCode::UNAUTHORIZED => unauthenticated(&self.message),
+                status => Problem::new(status, self.code, self.message.clone()),
+            };
             let problem = match self.retry_after {
                 Some(after) => problem.retry_after(after),
                 None => problem,
@@ -163,6 +179,17 @@ impl Failure {
             response.headers_mut().insert(header::RETRY_AFTER, seconds);
         }
         response
+    }
+}
+
+impl From<BodyError> for Failure {
+    fn from(error: BodyError) -> Self {
+        let (status, code, message) = error.told();
+        let mut failure = Self::new(status, code, a2a::error_code::INVALID_REQUEST, message);
+        if error == BodyError::Full {
+            failure.retry_after = Some(Duration::from_secs(1));
+        }
+        failure
     }
 }
 

@@ -1,6 +1,6 @@
 //! Which headers cross the hub, each way: lists of what passes, so that a header nobody thought of does not.
 
-use http::{HeaderMap, HeaderName, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 /// From the caller to the engine. Not here, on purpose: `authorization` and `cookie` (the caller's token ends at the
 /// hub), everything that names an origin, and the headers with which engines speak for users.
@@ -26,9 +26,33 @@ pub(crate) fn inward(headers: &HeaderMap) -> HeaderMap {
     pass(headers, INWARD)
 }
 
+/// The media types of A2A's answers. Anything else is served as plain text: it comes from the hub's origin, and a
+/// browser must not run it there.
+const MEDIA: &[&str] = &[
+    "application/json",
+    "application/a2a+json",
+    "application/problem+json",
+    "text/event-stream",
+];
+
 /// What of the engine's headers the caller sees.
 pub(crate) fn outward(headers: &HeaderMap) -> HeaderMap {
-    pass(headers, OUTWARD)
+    let mut passed = pass(headers, OUTWARD);
+    let known = |value: &HeaderValue| {
+        let name = value.to_str().ok().and_then(|text| text.split(';').next());
+        name.is_some_and(|name| MEDIA.iter().any(|m| name.trim().eq_ignore_ascii_case(m)))
+    };
+    let mut types = passed.get_all(header::CONTENT_TYPE).iter();
+    let good = match (types.next(), types.next()) {
+        (None, _) => true,
+        (Some(one), None) => known(one),
+        (Some(_), Some(_)) => false,
+    };
+    if !good {
+        let text = HeaderValue::from_static("text/plain; charset=utf-8");
+        passed.insert(header::CONTENT_TYPE, text);
+    }
+    passed
 }
 
 fn pass(headers: &HeaderMap, list: &[&'static str]) -> HeaderMap {
@@ -52,7 +76,6 @@ pub(crate) fn is_event_stream(headers: &HeaderMap) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
 
     #[test]
     fn s69_no_credential_and_no_claim_of_identity_crosses() {
@@ -98,5 +121,38 @@ mod tests {
         let passed = outward(&headers);
         assert_eq!(passed.len(), 1, "{passed:?}");
         assert!(is_event_stream(&passed));
+    }
+
+    #[test]
+    fn s18_no_page_comes_from_the_hubs_origin_by_way_of_a_cluster() {
+        let served = |types: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for media in types {
+                headers.append(header::CONTENT_TYPE, HeaderValue::from_static(media));
+            }
+            let passed = outward(&headers);
+            assert!(passed.get_all(header::CONTENT_TYPE).iter().count() <= 1);
+            passed
+                .get(header::CONTENT_TYPE)
+                .map(|v| v.to_str().unwrap().to_owned())
+        };
+        assert_eq!(served(&[]), None);
+        assert_eq!(served(&["Application/JSON"]).as_deref(), Some("Application/JSON"));
+        let events = "text/event-stream; charset=utf-8";
+        assert_eq!(served(&[events]).as_deref(), Some(events));
+        for types in [
+            &["text/html"][..],
+            &["text/html; x=application/json"],
+            &["application/json", "text/html"],
+            &["image/svg+xml"],
+            &["application/json, text/html"],
+            &["application/javascript"],
+        ] {
+            assert_eq!(
+                served(types).as_deref(),
+                Some("text/plain; charset=utf-8"),
+                "{types:?}"
+            );
+        }
     }
 }

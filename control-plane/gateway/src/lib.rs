@@ -5,6 +5,7 @@
 //! It goes wrong when the agent's cluster is away: then the caller is told at once, with since when.
 
 mod agents;
+mod approval;
 mod card;
 mod failure;
 mod headers;
@@ -24,6 +25,7 @@ pub use tunnel::{Chunks, EngineAnswer, EngineCall, Tunnel, TunnelError};
 
 use axum::{Router, routing::any};
 use roadstead_domain::Clock;
+use roadstead_http::Bodies;
 use std::sync::Arc;
 
 /// What the edge needs.
@@ -36,6 +38,8 @@ pub struct Gateway {
     pub public_url: String,
     /// The most that a request may have.
     pub body_bytes: usize,
+    /// What all faces hold of request bodies.
+    pub bodies: Arc<Bodies>,
     pub patience: Patience,
     pub clock: Arc<dyn Clock>,
 }

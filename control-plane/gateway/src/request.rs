@@ -1,12 +1,14 @@
 //! Reading what a caller asks: the address, the binding, and for JSON-RPC the method.
 
 use crate::{
+    approval,
     failure::{Dialect, Failure},
     operation::is_method,
 };
-use bytes::Bytes;
 use http::{HeaderMap, header};
 use roadstead_contract::documents::Name;
+use roadstead_http::{MAX_JSON_TOKENS, json_tokens};
+use roadstead_service::approvals::Decided;
 use serde_json::Value;
 use std::time::Duration;
 
@@ -105,15 +107,17 @@ impl Awaits {
 pub(crate) struct Rpc {
     pub(crate) dialect: Dialect,
     pub(crate) awaits: Awaits,
+    /// Decisions on approvals in it.
+    pub(crate) decided: Option<Decided>,
 }
 
 /// Judges the body of a JSON-RPC request. The failure comes with the dialect in which to tell it.
-pub(crate) fn json_rpc(headers: &HeaderMap, body: &Bytes) -> Result<Rpc, (Failure, Dialect)> {
+pub(crate) fn json_rpc(headers: &HeaderMap, body: &[u8]) -> Result<Rpc, (Failure, Dialect)> {
     let unknown = || Dialect::json_rpc(Value::Null);
     if !is_json(headers) {
         return Err((Failure::unsupported_media(), Dialect::Http));
     }
-    let request: Value = serde_json::from_slice(body).map_err(|_| (Failure::parse_error(), unknown()))?;
+    let request = parse(body).map_err(|failure| (failure, unknown()))?;
     let Value::Object(request) = request else {
         let failure = Failure::invalid_request("expected one JSON-RPC request; A2A has no batches");
         return Err((failure, unknown()));
@@ -137,7 +141,36 @@ pub(crate) fn json_rpc(headers: &HeaderMap, body: &Bytes) -> Result<Rpc, (Failur
         return Err((Failure::unknown_method(method), dialect));
     }
     let awaits = Awaits::of(method);
-    Ok(Rpc { dialect, awaits })
+    match request.get("params").map(decisions).transpose() {
+        Ok(decided) => Ok(Rpc {
+            dialect,
+            awaits,
+            decided: decided.flatten(),
+        }),
+        Err(failure) => Err((failure, dialect)),
+    }
+}
+
+/// The decisions on approvals in the body of an HTTP+JSON request.
+pub(crate) fn rest(body: &[u8]) -> Result<Option<Decided>, Failure> {
+    decisions(&parse(body)?)
+}
+
+fn decisions(request: &Value) -> Result<Option<Decided>, Failure> {
+    match approval::decided(request) {
+        Some(decided) if decided.verdicts.len() > approval::MAX_VERDICTS => {
+            Err(Failure::invalid_request("at most 100 decisions in one message"))
+        }
+        decided => Ok(decided),
+    }
+}
+
+/// Counted before it is parsed: a value takes many times the memory of its text (S31).
+fn parse(body: &[u8]) -> Result<Value, Failure> {
+    if json_tokens(body) > MAX_JSON_TOKENS {
+        return Err(Failure::too_many_values(MAX_JSON_TOKENS));
+    }
+    serde_json::from_slice(body).map_err(|_| Failure::parse_error())
 }
 
 /// `application/json`, or A2A's own name for it.
@@ -160,7 +193,7 @@ mod tests {
     fn judge(body: &str) -> Result<Rpc, (Failure, Dialect)> {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        json_rpc(&headers, &Bytes::copy_from_slice(body.as_bytes()))
+        json_rpc(&headers, body.as_bytes())
     }
 
     #[test]
@@ -227,10 +260,18 @@ mod tests {
     }
 
     #[test]
+    fn s31_a_body_of_many_values_is_refused_before_it_is_parsed() {
+        let bomb = format!(r#"{{"jsonrpc":"2.0","id":[{}0]}}"#, "0,".repeat(1_000_000));
+        let (failure, _) = judge(&bomb).unwrap_err();
+        assert!(format!("{failure:?}").contains("tokens of JSON"), "{failure:?}");
+        assert!(rest(bomb.as_bytes()).is_err());
+    }
+
+    #[test]
     fn s77_another_media_type_is_refused() {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-        let (_, dialect) = json_rpc(&headers, &Bytes::from_static(b"{}")).unwrap_err();
+        let (_, dialect) = json_rpc(&headers, b"{}").unwrap_err();
         assert_eq!(dialect, Dialect::Http);
     }
 }

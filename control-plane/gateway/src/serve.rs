@@ -1,28 +1,27 @@
 //! One call: judged, authorised, sent through the tunnel, streamed back.
 
 use crate::{
-    EngineAnswer, EngineCall, Gateway, Grant, card,
+    EngineAnswer, EngineCall, Gateway, Grant, Target, TunnelError, card,
     failure::{Dialect, Failure},
     headers,
     operation::{Operation, Refused, operation},
-    request::{Address, Awaits, is_json, json_rpc},
+    request::{Address, Awaits, is_json, json_rpc, rest},
     stream::{Watch, guarded},
     tunnel::Chunks,
 };
 use axum::{
-    body::{Body, to_bytes},
+    body::Body,
     extract::{Request, State},
     response::{IntoResponse as _, Response},
 };
 use bytes::{Bytes, BytesMut};
-use futures::{StreamExt as _, TryStreamExt as _, stream as streams};
+use futures::{StreamExt as _, stream as streams};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts};
-use http_body_util::{BodyExt as _, Limited};
 use roadstead_authz::TenantContext;
-use roadstead_domain::AgentId;
-use roadstead_http::{Caller, Problem, RequestId, Session};
-use std::{io, sync::Arc};
-use tokio::time::{Instant, timeout, timeout_at};
+use roadstead_http::{Caller, Problem, RECHECK, RequestId, Session, Share};
+use roadstead_service::approvals::Decided;
+use std::{pin::pin, sync::Arc};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 /// Answers everything below `/a2a/`.
 pub(crate) async fn serve(
@@ -47,8 +46,8 @@ pub(crate) async fn serve(
             return problem.allow(allow).response(&id);
         }
     };
-    let call = match read(&gateway, operation, &parts, body).await {
-        Ok(call) => call,
+    let (call, _held) = match read(&gateway, &context, operation, &parts, body).await {
+        Ok(read) => read,
         Err((failure, dialect)) => return failure.response(&dialect, &id),
     };
     let dialect = call.dialect.clone();
@@ -62,64 +61,77 @@ pub(crate) async fn serve(
 struct Call {
     method: Method,
     path: String,
-    body: Chunks,
+    body: Bytes,
     dialect: Dialect,
     awaits: Awaits,
+    /// Decisions on approvals in it.
+    decided: Option<Decided>,
 }
 
-/// Judges the body, as far as its binding asks for it.
+/// Reads the body and judges it, as far as its binding asks for it. The share is held until an answer begins.
 async fn read(
     gateway: &Gateway,
+    context: &TenantContext,
     operation: Operation,
     parts: &Parts,
     body: Body,
-) -> Result<Call, (Failure, Dialect)> {
-    let limit = gateway.body_bytes;
-    match operation {
-        Operation::Card => Ok(Call {
+) -> Result<(Call, Option<Share>), (Failure, Dialect)> {
+    let dialect = match operation {
+        Operation::JsonRpc => Dialect::json_rpc(serde_json::Value::Null),
+        Operation::Card | Operation::Rest(_) => Dialect::Http,
+    };
+    let has_body = !http_body::Body::is_end_stream(&body);
+    if matches!(operation, Operation::Rest(_)) && has_body && !is_json(&parts.headers) {
+        return Err((Failure::unsupported_media(), Dialect::Http));
+    }
+    let (body, held) = if matches!(operation, Operation::Card) {
+        (Vec::new(), None)
+    } else {
+        let read = gateway.bodies.read(context.tenant(), body, gateway.body_bytes);
+        let (body, held) = read.await.map_err(|error| (error.into(), dialect))?;
+        (body, Some(held))
+    };
+    let call = match operation {
+        Operation::Card => Call {
             method: Method::GET,
             path: "/.well-known/agent-card.json".to_owned(),
-            body: streams::empty().boxed(),
+            body: Bytes::new(),
             dialect: Dialect::Http,
             awaits: Awaits::Card,
-        }),
+            decided: None,
+        },
         Operation::JsonRpc => {
-            let null = || Dialect::json_rpc(serde_json::Value::Null);
-            let body = to_bytes(body, limit).await;
-            let body = body.map_err(|_| (Failure::too_large(limit), null()))?;
             let rpc = json_rpc(&parts.headers, &body)?;
-            Ok(Call {
+            Call {
                 method: Method::POST,
                 path: "/".to_owned(),
-                body: streams::once(async { Ok(body) }).boxed(),
+                body: body.into(),
                 dialect: rpc.dialect,
                 awaits: rpc.awaits,
-            })
+                decided: rpc.decided,
+            }
         }
         Operation::Rest(path) => {
-            let has_body = !http_body::Body::is_end_stream(&body);
-            if has_body && !is_json(&parts.headers) {
-                return Err((Failure::unsupported_media(), Dialect::Http));
-            }
-            let declared = http_body::Body::size_hint(&body).lower();
-            if usize::try_from(declared).map_or(true, |declared| declared > limit) {
-                return Err((Failure::too_large(limit), Dialect::Http));
-            }
             let awaits = Awaits::of_rest(&path);
+            let decided = match path.contains("/message:") {
+                true => rest(&body).map_err(|failure| (failure, Dialect::Http))?,
+                false => None,
+            };
             let path = match parts.uri.query() {
                 Some(query) => format!("{path}?{query}"),
                 None => path,
             };
-            let body = Limited::new(body, limit).into_data_stream();
-            Ok(Call {
+            Call {
                 method: parts.method.clone(),
                 path,
-                body: body.map_err(|error| io::Error::other(error.to_string())).boxed(),
+                body: body.into(),
                 dialect: Dialect::Http,
                 awaits,
-            })
+                decided,
+            }
         }
-    }
+    };
+    Ok((call, held))
 }
 
 impl Gateway {
@@ -132,20 +144,30 @@ impl Gateway {
     ) -> Result<Response, Failure> {
         let target = self.authorise(context, address).await?;
         let cluster = self.pick(&target.clusters).await?;
+        if let Some(decided) = &call.decided {
+            self.agents.decided(context, target.agent, decided).await?;
+        }
         let (head, whole) = call.awaits.patience(&self.patience);
         let begun = Instant::now();
         let engine_call = EngineCall {
             agent: target.agent,
             method: call.method,
             path: call.path,
-            headers: self.engine_headers(context, target.agent, &parts.headers)?,
-            body: call.body,
+            headers: self.engine_headers(context, &target, &parts.headers)?,
+            body: whole_body(call.body),
             deadline: whole,
         };
-        let answer = match timeout(head, self.tunnel.call(cluster, engine_call)).await {
-            Ok(answer) => answer?,
-            Err(_) => return Err(crate::TunnelError::Deadline.into()),
+        let watch = Watch {
+            gateway: self.clone(),
+            session: parts.extensions.get::<Session>().cloned(),
+            project: address.project.clone(),
+            agent: address.agent.clone(),
         };
+        let answering = self.tunnel.call(cluster, engine_call);
+        let answer = awaited(answering, begun + head, &watch).await?;
+        if !(200..600).contains(&answer.status.as_u16()) {
+            return Err(Failure::bad_answer("the agent's status is none of an answer"));
+        }
         if answer.status == StatusCode::UNAUTHORIZED {
             // The engine did not take the hub's token: nothing that the caller could mend.
             tracing::error!(agent.id = %target.agent, cluster.id = %cluster, "the engine refused the hub's token");
@@ -168,15 +190,7 @@ impl Gateway {
                     .ok_or_else(|| Failure::bad_answer("the agent's card is not a card"))?;
                 Ok(response(status, passed, Body::from(text)))
             }
-            _ => {
-                let watch = Watch {
-                    gateway: self.clone(),
-                    session: parts.extensions.get::<Session>().cloned(),
-                    project: address.project.clone(),
-                    agent: address.agent.clone(),
-                };
-                Ok(stream_back(answer, begun + whole, watch))
-            }
+            _ => Ok(stream_back(answer, begun + whole, watch)),
         }
     }
 
@@ -184,17 +198,22 @@ impl Gateway {
     fn engine_headers(
         &self,
         context: &TenantContext,
-        agent: AgentId,
+        target: &Target,
         from: &HeaderMap,
     ) -> Result<HeaderMap, Failure> {
         let mut headers = headers::inward(from);
         // The trace goes on under the hub's own span.
         roadstead_telemetry::propagate::inject(&mut headers);
-        let (subject, audience, jti) = (context.actor().label(), agent.to_string(), RequestId::generate());
+        let (subject, audience, jti) = (
+            context.actor().label(),
+            target.agent.to_string(),
+            RequestId::generate(),
+        );
         let grant = Grant {
             subject: &subject,
             actor: "hub",
             audience: &audience,
+            approve: target.approve,
             jti: jti.as_str(),
         };
         let token = self.keys.mint(grant, self.clock.now());
@@ -221,6 +240,33 @@ impl Gateway {
     }
 }
 
+fn whole_body(bytes: Bytes) -> Chunks {
+    let some = (!bytes.is_empty()).then_some(Ok(bytes));
+    streams::iter(some).boxed()
+}
+
+/// Waits for an answer to begin, as long as the caller may have it (S14).
+async fn awaited(
+    answering: impl Future<Output = Result<EngineAnswer, TunnelError>>,
+    deadline: Instant,
+    watch: &Watch,
+) -> Result<EngineAnswer, Failure> {
+    let mut answering = pin!(answering);
+    loop {
+        let check = Instant::now() + RECHECK;
+        tokio::select! {
+            biased;
+            answer = &mut answering => return Ok(answer?),
+            () = sleep_until(deadline) => return Err(TunnelError::Deadline.into()),
+            () = sleep_until(check) => {
+                if !watch.still_allowed().await {
+                    return Err(Failure::no_longer_allowed());
+                }
+            }
+        }
+    }
+}
+
 /// The most that a card may have, in bytes.
 const CARD_BYTES: usize = 1024 * 1024;
 
@@ -233,7 +279,7 @@ async fn collect(mut answer: EngineAnswer, deadline: Instant) -> Result<Bytes, F
             Ok(Some(Ok(_))) => return Err(Failure::bad_answer("the agent's card is larger than 1 MiB")),
             Ok(Some(Err(_))) => return Err(Failure::bad_answer("the agent's answer broke off")),
             Ok(None) => return Ok(text.freeze()),
-            Err(_) => return Err(crate::TunnelError::Deadline.into()),
+            Err(_) => return Err(TunnelError::Deadline.into()),
         }
     }
 }

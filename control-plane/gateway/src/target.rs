@@ -5,6 +5,7 @@ use chrono::{DateTime, Utc};
 use roadstead_authz::TenantContext;
 use roadstead_contract::documents::Name;
 use roadstead_domain::{AgentId, ClusterId, Error};
+use roadstead_service::approvals::Decided;
 use std::fmt;
 
 /// An agent that the caller may call.
@@ -12,6 +13,8 @@ use std::fmt;
 pub struct Target {
     pub agent: AgentId,
     pub clusters: Vec<Placed>,
+    /// Whether the caller may decide approvals of this agent; the engine is told (S82).
+    pub approve: bool,
 }
 
 /// A cluster that an agent is placed on.
@@ -31,6 +34,12 @@ pub trait Agents: Send + Sync + fmt::Debug + 'static {
     /// Not found and forbidden, which the gateway tells alike.
     async fn invocable(&self, context: &TenantContext, project: &Name, agent: &Name)
     -> Result<Target, Error>;
+
+    /// Records decisions on approvals, which are about to be passed on.
+    ///
+    /// # Errors
+    /// Where they could not be recorded: they are not passed on then.
+    async fn decided(&self, context: &TenantContext, agent: AgentId, decided: &Decided) -> Result<(), Error>;
 }
 
 impl Gateway {

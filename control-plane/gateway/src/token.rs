@@ -48,6 +48,8 @@ pub struct Grant<'a> {
     pub actor: &'a str,
     /// The agent's uid.
     pub audience: &'a str,
+    /// Whether the subject may decide approvals of that agent.
+    pub approve: bool,
     /// Unique for each token.
     pub jti: &'a str,
 }
@@ -107,6 +109,7 @@ impl EngineKeys {
             act: Act {
                 sub: grant.actor.to_owned(),
             },
+            approve: grant.approve,
             jti: grant.jti.to_owned(),
             iat,
             exp: iat + TOKEN_SECONDS,
@@ -144,6 +147,7 @@ mod tests {
             subject: "user:ada",
             actor: "hub",
             audience: "agt_1",
+            approve: false,
             jti: "j1",
         };
         let token = keys

@@ -19,7 +19,8 @@ use roadstead_gateway::{
     Agents, Chunks, EngineAnswer, EngineCall, EngineKeys, Gateway, Patience, Placed, Target, Tunnel,
     TunnelError, router,
 };
-use roadstead_http::{Authenticate, Problem, Session, guard, unauthenticated};
+use roadstead_http::{Authenticate, Bodies, BodyLimits, Problem, Session, guard};
+use roadstead_service::approvals::Decided;
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use std::{
@@ -118,10 +119,18 @@ impl Tunnel for ScriptedTunnel {
     }
 }
 
+#[derive(Debug, Default)]
+struct Recorded {
+    decided: Mutex<Vec<Decided>>,
+    /// The audit log cannot be written.
+    broken: AtomicBool,
+}
+
 #[derive(Debug)]
 struct FakeAgents {
     agent: AgentId,
     placed: Vec<Placed>,
+    recorded: Arc<Recorded>,
 }
 
 #[async_trait]
@@ -131,21 +140,42 @@ impl Agents for FakeAgents {
             "notes" => Ok(Target {
                 agent: self.agent,
                 clusters: self.placed.clone(),
+                approve: false,
+            }),
+            "approvable" => Ok(Target {
+                agent: self.agent,
+                clusters: self.placed.clone(),
+                approve: true,
             }),
             "nowhere" => Ok(Target {
                 agent: self.agent,
                 clusters: Vec::new(),
+                approve: true,
             }),
             "forbidden" => Err(Error::forbidden("to invoke needs the role operator or more")),
             "broken" => Err(Error::internal("connection refused at 10.0.0.7")),
             other => Err(Error::not_found(format!("agent {other}"))),
         }
     }
+
+    async fn decided(&self, _: &TenantContext, agent: AgentId, decided: &Decided) -> Result<(), Error> {
+        assert_eq!(agent, self.agent);
+        if self.recorded.broken.load(Ordering::SeqCst) {
+            let message = "the database does not answer".to_owned();
+            return Err(Error::Unavailable {
+                message,
+                detail: None,
+            });
+        }
+        self.recorded.decided.lock().unwrap().push(decided.clone());
+        Ok(())
+    }
 }
 
 struct Edge {
     app: Router,
     tunnel: Arc<ScriptedTunnel>,
+    recorded: Arc<Recorded>,
     keys: Arc<EngineKeys>,
     agent: AgentId,
     cluster: ClusterId,
@@ -192,12 +222,18 @@ impl Edge {
         let pem = EngineKeys::generate_pem().unwrap();
         let keys = Arc::new(EngineKeys::new("https://hub.example".to_owned(), &pem, &[]).unwrap());
         let (context, token) = caller();
+        let recorded = Arc::new(Recorded::default());
         let app = router(Arc::new(Gateway {
-            agents: Arc::new(FakeAgents { agent, placed }),
+            agents: Arc::new(FakeAgents {
+                agent,
+                placed,
+                recorded: recorded.clone(),
+            }),
             tunnel: tunnel.clone(),
             keys: keys.clone(),
             public_url: "https://hub.example".to_owned(),
             body_bytes: 64 * 1024,
+            bodies: Bodies::new(BodyLimits::default()),
             patience: Patience::default(),
             clock,
         }))
@@ -206,6 +242,7 @@ impl Edge {
         Self {
             app,
             tunnel,
+            recorded,
             keys,
             agent,
             cluster,
@@ -251,6 +288,20 @@ impl Edge {
         (parts, body.collect().await.unwrap().to_bytes().to_vec())
     }
 
+    /// What the engine was told of the caller.
+    fn claims(&self, seen: &Seen) -> Claims {
+        let bearer = seen.headers["authorization"].to_str().unwrap();
+        let jwks: JwkSet = serde_json::from_value(self.keys.jwks()).unwrap();
+        let mut validation = Validation::new(Algorithm::EdDSA);
+        validation.validate_exp = false;
+        validation.set_audience(&[self.agent.to_string()]);
+        let key = DecodingKey::from_jwk(&jwks.keys[0]).unwrap();
+        let token = bearer.strip_prefix("Bearer ").unwrap();
+        jsonwebtoken::decode::<Claims>(token, &key, &validation)
+            .unwrap()
+            .claims
+    }
+
     async fn rpc(&self, path: &str) -> Value {
         let (_, body) = self.ask("POST", path, rpc("SendMessage")).await;
         serde_json::from_slice(&body).unwrap()
@@ -287,16 +338,7 @@ async fn s69_the_callers_own_token_never_travels_further() {
     );
     assert_eq!(seen.body, rpc("SendMessage").as_bytes());
 
-    let bearer = seen.headers["authorization"].to_str().unwrap().to_owned();
-    let jwks: JwkSet = serde_json::from_value(edge.keys.jwks()).unwrap();
-    let mut validation = Validation::new(Algorithm::EdDSA);
-    validation.validate_exp = false;
-    validation.set_audience(&[edge.agent.to_string()]);
-    let key = DecodingKey::from_jwk(&jwks.keys[0]).unwrap();
-    let token = bearer.strip_prefix("Bearer ").unwrap();
-    let claims = jsonwebtoken::decode::<Claims>(token, &key, &validation)
-        .unwrap()
-        .claims;
+    let claims = edge.claims(&seen);
     assert!(claims.sub.starts_with("token:tok_"), "{}", claims.sub);
     assert_eq!(claims.exp - NOW_MS / 1000, 300);
 }
@@ -330,6 +372,56 @@ async fn s33_s75_unknown_foreign_and_forbidden_agents_answer_alike() {
 }
 
 #[tokio::test]
+async fn s82_the_engine_is_told_whether_the_caller_may_approve() {
+    let edge = Edge::new();
+    for (path, approve) in [(NOTES, false), ("/a2a/acme/support/approvable", true)] {
+        edge.answer("application/json", vec!["{}"]);
+        edge.ask("POST", path, rpc("SendMessage")).await;
+        let seen = edge.tunnel.seen.lock().unwrap().pop().unwrap();
+        assert_eq!(edge.claims(&seen).approve, approve, "{path}");
+    }
+}
+
+/// The same decision by JSON-RPC and by HTTP+JSON: path and body.
+fn approvals() -> [(String, String); 3] {
+    let digest = "0a".repeat(32);
+    let part = json!({"data": {"approval": "a1", "decision": "approve", "digest": digest}});
+    let message = json!({"messageId": "m", "role": "ROLE_USER", "taskId": "t1", "parts": [part]});
+    let params = json!({"message": message});
+    let rpc = json!({"jsonrpc": "2.0", "id": 7, "method": "SendMessage", "params": params});
+    [
+        (NOTES.to_owned(), rpc.to_string()),
+        (format!("{NOTES}/message:send"), params.to_string()),
+        (format!("{NOTES}/v1/message:stream"), params.to_string()),
+    ]
+}
+
+#[tokio::test]
+async fn s89_decisions_on_approvals_are_recorded_before_they_are_passed_on() {
+    let edge = Edge::new();
+    for (path, body) in approvals() {
+        edge.answer("application/json", vec!["{}"]);
+        edge.ask("POST", &path, body.clone()).await;
+        let decided = edge.recorded.decided.lock().unwrap().pop().unwrap();
+        assert_eq!(
+            (decided.task.as_str(), decided.verdicts.len()),
+            ("t1", 1),
+            "{path}"
+        );
+        assert!(decided.verdicts[0].yes && decided.verdicts[0].digest.is_some());
+        let seen = edge.tunnel.seen.lock().unwrap().pop().unwrap();
+        assert_eq!(seen.body, body.as_bytes());
+    }
+    // What cannot be recorded does not happen.
+    edge.recorded.broken.store(true, Ordering::SeqCst);
+    for (path, body) in approvals() {
+        let (_, answer) = edge.ask("POST", &path, body).await;
+        assert!(String::from_utf8_lossy(&answer).contains("UNAVAILABLE"), "{path}");
+    }
+    assert!(edge.tunnel.seen.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn s24_a_fault_says_nothing_of_the_inside() {
     let edge = Edge::new();
     let answer = edge.rpc("/a2a/acme/support/broken").await;
@@ -344,11 +436,13 @@ async fn without_login_nothing_is_answered() {
         agents: Arc::new(FakeAgents {
             agent: edge.agent,
             placed: Vec::new(),
+            recorded: Arc::default(),
         }),
         tunnel: edge.tunnel.clone(),
         keys: edge.keys.clone(),
         public_url: String::new(),
         body_bytes: 10,
+        bodies: Bodies::new(BodyLimits::default()),
         patience: Patience::default(),
         clock: Arc::new(FakeClock::at(0)),
     }));
@@ -423,29 +517,119 @@ async fn a_stream_ends_at_its_deadline_with_an_error() {
     assert!(body.next().await.is_none());
 }
 
-/// Login that finds the token revoked.
+/// Login that finds the token revoked, or will not say after too many failures.
 #[derive(Debug)]
-struct Revoked;
+struct Refuses(StatusCode, &'static str);
+
+const REVOKED: Refuses = Refuses(StatusCode::UNAUTHORIZED, "UNAUTHENTICATED");
 
 #[async_trait]
-impl Authenticate for Revoked {
+impl Authenticate for Refuses {
     async fn bearer(&self, _: &str, _: RequestInfo) -> Result<TenantContext, Problem> {
-        Err(unauthenticated("the API token is not valid"))
+        Err(Problem::new(self.0, self.1, "the API token is not valid"))
+    }
+}
+
+impl Edge {
+    fn session(&self, login: Refuses) -> Session {
+        Session::new(Arc::new(login), self.token.clone(), RequestInfo::default())
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn s14_a_stream_ends_within_five_seconds_of_the_tokens_revocation() {
+    for login in [
+        REVOKED,
+        Refuses(StatusCode::TOO_MANY_REQUESTS, "LIMIT"),
+        Refuses(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL"),
+    ] {
+        let edge = Edge::new();
+        let why = login.1;
+        let body = stream::pending().boxed();
+        edge.script(Script::Answer(StatusCode::OK, HeaderMap::new(), body));
+        let mut request = edge.request("POST", NOTES, rpc("SendStreamingMessage"));
+        request.extensions_mut().insert(edge.session(login));
+        let begun = tokio::time::Instant::now();
+        let mut body = edge.send(request).await.into_body().into_data_stream();
+        body.next().await.unwrap().unwrap_err();
+        assert!(begun.elapsed() <= Duration::from_secs(5), "{why}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_away_ends_no_stream() {
     let edge = Edge::new();
-    let body = stream::pending().boxed();
+    let (send, mut receive) = mpsc::channel::<io::Result<Bytes>>(1);
+    let body = stream::poll_fn(move |cx| receive.poll_recv(cx)).boxed();
     edge.script(Script::Answer(StatusCode::OK, HeaderMap::new(), body));
-    let session = Session::new(Arc::new(Revoked), edge.token.clone(), RequestInfo::default());
     let mut request = edge.request("POST", NOTES, rpc("SendStreamingMessage"));
-    request.extensions_mut().insert(session);
-    let begun = tokio::time::Instant::now();
+    let away = Refuses(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE");
+    request.extensions_mut().insert(edge.session(away));
     let mut body = edge.send(request).await.into_body().into_data_stream();
+    tokio::time::advance(Duration::from_secs(60)).await;
+    send.send(Ok(Bytes::from_static(b"data: 1\n\n"))).await.unwrap();
+    assert_eq!(body.next().await.unwrap().unwrap(), "data: 1\n\n");
+}
+
+#[tokio::test(start_paused = true)]
+async fn s14_who_may_no_longer_call_gets_nothing_of_what_waits() {
+    let edge = Edge::new();
+    let chunk = || Ok(Bytes::from_static(b"data: secret\n\n"));
+    let body = stream::repeat_with(chunk).boxed();
+    edge.script(Script::Answer(StatusCode::OK, HeaderMap::new(), body));
+    let mut request = edge.request("POST", NOTES, rpc("SendStreamingMessage"));
+    request.extensions_mut().insert(edge.session(REVOKED));
+    let mut body = edge.send(request).await.into_body().into_data_stream();
+    // The caller reads nothing until the token has been found revoked.
+    tokio::time::sleep(Duration::from_secs(5)).await;
     body.next().await.unwrap().unwrap_err();
+    assert!(body.next().await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn s14_a_token_revoked_while_an_answer_is_awaited_gets_none() {
+    let edge = Edge::new();
+    let mut request = edge.request("POST", NOTES, rpc("SendMessage"));
+    request.extensions_mut().insert(edge.session(REVOKED));
+    let begun = tokio::time::Instant::now();
+    let response = edge.send(request).await;
     assert!(begun.elapsed() <= Duration::from_secs(5));
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    let answer: Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(answer["error"]["data"][0]["reason"], "UNAUTHENTICATED");
+    assert!(edge.tunnel.hanging_dropped.load(Ordering::SeqCst));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_who_stops_reading_holds_no_call() {
+    let edge = Edge::new();
+    let gone = Arc::new(AtomicBool::new(false));
+    let guard = Dropped(gone.clone());
+    let chunk = move || {
+        let _ = &guard;
+        Ok(Bytes::from_static(b"data: 1\n\n"))
+    };
+    let body = stream::repeat_with(chunk).boxed();
+    edge.script(Script::Answer(StatusCode::OK, HeaderMap::new(), body));
+    let request = edge.request("POST", NOTES, rpc("SendStreamingMessage"));
+    let response = edge.send(request).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(gone.load(Ordering::SeqCst), "the call goes on for nobody");
+    let mut body = response.into_body().into_data_stream();
+    body.next().await.unwrap().unwrap_err();
+}
+
+#[tokio::test]
+async fn a_status_that_is_none_of_an_answer_does_not_pass() {
+    for status in [101, 150, 199, 600, 999] {
+        let edge = Edge::new();
+        let status = StatusCode::from_u16(status).unwrap();
+        let mut headers = HeaderMap::new();
+        headers.insert("upgrade", HeaderValue::from_static("websocket"));
+        edge.script(Script::Answer(status, headers, stream::empty().boxed()));
+        let (parts, _) = edge.ask("GET", &format!("{NOTES}/tasks"), "").await;
+        assert_eq!(parts.status, 502, "{status}");
+    }
 }
 
 #[tokio::test]
@@ -577,7 +761,7 @@ async fn a_body_that_lies_about_its_length_is_cut() {
         Body::from_stream(chunks),
     );
     let response = edge.send(request).await;
-    assert_eq!(response.status(), 503);
+    assert_eq!(response.status(), 413);
     assert!(edge.tunnel.seen.lock().unwrap().is_empty());
 }
 

@@ -13,7 +13,7 @@ use roadstead_gateway::{
     BODY_BYTES, EngineAnswer, EngineCall, EngineKeys, Gateway, Patience, ServiceAgents, Tunnel, TunnelError,
     router,
 };
-use roadstead_http::guard;
+use roadstead_http::{Bodies, BodyLimits, guard};
 use roadstead_service::{ApplyDocument, ApplyInput, apply_documents, audit, authenticate, bootstrap, tokens};
 use roadstead_store::{Store, testing::TestDatabase};
 use secrecy::ExposeSecret as _;
@@ -67,6 +67,36 @@ async fn owner(store: &Store, tenant: &str) -> TenantContext {
     present(store, issued.secret.expose_secret()).await
 }
 
+async fn apply_notes(owner: &TenantContext, store: &Store) {
+    let project = "support".parse().unwrap();
+    let source = Source {
+        name: "-",
+        text: NOTES,
+    };
+    let parsed = parse_files(&[source], &project).unwrap();
+    let documents = parsed.into_iter().map(|parsed| ApplyDocument {
+        parsed,
+        expected_revision: None,
+    });
+    let input = ApplyInput {
+        documents: documents.collect(),
+        ..ApplyInput::default()
+    };
+    apply_documents(owner, store, &input).await.unwrap();
+}
+
+/// A holder of a fresh token.
+async fn holder(owner: &TenantContext, store: &Store, role: Role, scopes: Vec<Scope>) -> TenantContext {
+    let input = tokens::IssueInput {
+        name: role.to_string(),
+        role,
+        scopes,
+        lifetime: Duration::from_secs(60),
+    };
+    let issued = tokens::issue(owner, store, input).await.unwrap();
+    present(store, issued.secret.expose_secret()).await
+}
+
 fn edge(store: &Store, tunnel: &Arc<Counting>, caller: &TenantContext) -> Router {
     let pem = EngineKeys::generate_pem().unwrap();
     let gateway = Gateway {
@@ -75,6 +105,7 @@ fn edge(store: &Store, tunnel: &Arc<Counting>, caller: &TenantContext) -> Router
         keys: Arc::new(EngineKeys::new("https://hub.example".to_owned(), &pem, &[]).unwrap()),
         public_url: "https://hub.example".to_owned(),
         body_bytes: BODY_BYTES,
+        bodies: Bodies::new(BodyLimits::default()),
         patience: Patience::default(),
         clock: Arc::new(FakeClock::at(1_800_000_000_000)),
     };
@@ -99,32 +130,8 @@ async fn s33_s75_only_who_may_invoke_reaches_the_tunnel_and_the_others_learn_not
     let clock = Arc::new(FakeClock::at(1_800_000_000_000));
     let store = database.open(clock, Arc::new(SeededRandom::new(1)), None).await;
     let (acme, globex) = (owner(&store, "acme").await, owner(&store, "globex").await);
-    let project = "support".parse().unwrap();
-    let parsed = parse_files(
-        &[Source {
-            name: "-",
-            text: NOTES,
-        }],
-        &project,
-    )
-    .unwrap();
-    let documents = parsed.into_iter().map(|parsed| ApplyDocument {
-        parsed,
-        expected_revision: None,
-    });
-    let input = ApplyInput {
-        documents: documents.collect(),
-        ..ApplyInput::default()
-    };
-    apply_documents(&acme, &store, &input).await.unwrap();
-    let viewer = tokens::IssueInput {
-        name: "viewer".to_owned(),
-        role: Role::Viewer,
-        scopes: vec![Scope::Read],
-        lifetime: Duration::from_secs(60),
-    };
-    let issued = tokens::issue(&acme, &store, viewer).await.unwrap();
-    let viewer = present(&store, issued.secret.expose_secret()).await;
+    apply_notes(&acme, &store).await;
+    let viewer = holder(&acme, &store, Role::Viewer, vec![Scope::Read]).await;
 
     let tunnel = Arc::new(Counting::default());
     let mut refused = Vec::new();
@@ -156,4 +163,47 @@ async fn s33_s75_only_who_may_invoke_reaches_the_tunnel_and_the_others_learn_not
         (denied.decision.as_str(), &denied.actor),
         ("deny", &viewer.actor().label())
     );
+}
+
+/// A decision on an approval, as its caller sends it.
+async fn approve(app: Router) {
+    let part = serde_json::json!({"data": {"approval": "a1", "decision": "approve", "digest": "0a0a", "reason": "secret"}});
+    let message = serde_json::json!({"messageId": "m", "taskId": "t1", "role": "ROLE_USER", "parts": [part]});
+    let body = serde_json::json!({"message": message}).to_string();
+    let request = Request::post("/a2a/acme/support/notes/message:send")
+        .header("content-type", "application/json")
+        .body(Body::from(body))
+        .unwrap();
+    assert_eq!(app.oneshot(request).await.unwrap().status(), 503);
+}
+
+#[tokio::test]
+async fn s82_s89_who_decides_an_approval_is_in_the_audit_log_and_whether_they_may() {
+    let database = TestDatabase::sqlite();
+    let clock = Arc::new(FakeClock::at(1_800_000_000_000));
+    let store = database.open(clock, Arc::new(SeededRandom::new(1)), None).await;
+    let acme = owner(&store, "acme").await;
+    apply_notes(&acme, &store).await;
+    let tunnel = Arc::new(Counting::default());
+    for (role, scopes, decision) in [
+        (Role::Operator, vec![Scope::Invoke], "deny"),
+        (Role::Admin, vec![Scope::Invoke], "deny"),
+        (Role::Admin, vec![Scope::Invoke, Scope::Approve], "allow"),
+    ] {
+        let caller = holder(&acme, &store, role, scopes).await;
+        approve(edge(&store, &tunnel, &caller)).await;
+        let page = audit::list(&acme, &store, &PageRequest::default()).await.unwrap();
+        let record = page.items.iter().find(|r| r.action == "approve").unwrap();
+        assert_eq!(
+            (record.decision.as_str(), &record.actor),
+            (decision, &caller.actor().label())
+        );
+        let detail = record.detail.to_string();
+        assert!(
+            detail.contains("t1") && detail.contains("0a0a") && detail.contains("yes"),
+            "{detail}"
+        );
+        assert!(!detail.contains("secret"), "{detail}");
+    }
+    assert_eq!(tunnel.0.load(Ordering::SeqCst), 3);
 }

@@ -6,16 +6,20 @@ use crate::{
     mutation::{ApplyAction, ApplyDocumentsInput, ApplyDocumentsPayload, ApplyResult},
     types::Document,
 };
-use async_graphql::{Context, Json};
+use async_graphql::Context;
 use roadstead_authz::TenantContext;
 use roadstead_contract::{
     documents::{self, Parsed, ProblemCode, Source, parse_files, parse_values},
     fleet::document_digest,
 };
 use roadstead_domain::{Error, ObjectId, Problem, ProjectId};
-use roadstead_service::{Applied, ApplyDocument, ApplyInput, Change, Target, apply_documents, lookup};
+use roadstead_service::{
+    Applied, ApplyDocument, ApplyInput, Change, Target, apply_documents, lookup, may_write_documents,
+};
 use roadstead_store::{Links, Object, Store};
 use serde_json::Value;
+use std::sync::Arc;
+use tokio::task::spawn_blocking;
 
 /// Parses, applies, and tells what happened.
 pub(crate) async fn apply(ctx: &Context<'_>, input: ApplyDocumentsInput) -> Result<ApplyDocumentsPayload> {
@@ -26,10 +30,23 @@ pub(crate) async fn apply(ctx: &Context<'_>, input: ApplyDocumentsInput) -> Resu
             ..ApplyDocumentsPayload::default()
         })
     };
-    let parsed = match parse(&input) {
+    // Parsing is work: not for who may not write anyway.
+    if let Err(error) = may_write_documents(caller, store).await {
+        return refuse(expected(error)?);
+    }
+    let span = tracing::Span::current();
+    let parsing = move || {
+        let parsed = span.in_scope(|| parse(&input));
+        (input, parsed)
+    };
+    let (input, parsed) = spawn_blocking(parsing).await.map_err(Error::internal)?;
+    let parsed = match parsed {
         Ok(parsed) => parsed,
         Err(errors) => return refuse(errors),
     };
+    if let Err(error) = calls::budget(ctx).results(parsed.len()) {
+        return refuse(expected(error)?);
+    }
     let revisions = input.documents.iter().map(|d| d.expected_revision);
     let revisions = revisions.chain(std::iter::repeat(None));
     let set = ApplyInput {
@@ -50,7 +67,7 @@ pub(crate) async fn apply(ctx: &Context<'_>, input: ApplyDocumentsInput) -> Resu
         Ok(answer) => {
             let mut results = Vec::with_capacity(parsed.len());
             for (applied, parsed) in answer.documents.into_iter().zip(parsed) {
-                results.push(result(caller, store, applied, parsed.json).await?);
+                results.push(result(caller, store, applied, &parsed.json).await?);
             }
             Ok(ApplyDocumentsPayload {
                 results,
@@ -143,9 +160,9 @@ async fn result(
     caller: &TenantContext,
     store: &Store,
     applied: Applied,
-    after: Value,
+    after: &Value,
 ) -> Result<ApplyResult> {
-    let before = applied.previous.as_deref().map(calls::json).transpose()?;
+    let after: Arc<str> = after.to_string().into();
     Ok(ApplyResult {
         action: match applied.change {
             Change::Created => ApplyAction::Created,
@@ -153,8 +170,8 @@ async fn result(
             _ => ApplyAction::Updated,
         },
         object: document(caller, store, &applied, after.clone()).await?,
-        before: before.map(Json),
-        after: Json(after),
+        before: applied.previous,
+        after,
         clusters: applied.clusters,
     })
 }
@@ -165,7 +182,7 @@ pub(crate) async fn document(
     caller: &TenantContext,
     store: &Store,
     applied: &Applied,
-    json: Value,
+    text: Arc<str>,
 ) -> Result<Document> {
     let known = match applied.uid {
         Some(id) => calls::found(lookup(caller, store, &Target::Id(id)).await)?,
@@ -175,10 +192,10 @@ pub(crate) async fn document(
     Ok(Document {
         object: Object {
             revision: applied.revision,
-            digest: document_digest(json.to_string().as_bytes()),
+            digest: document_digest(text.as_bytes()),
             ..object
         },
-        json: Some(json),
+        json: Some(text),
     })
 }
 
@@ -212,9 +229,7 @@ pub(crate) async fn only(
         return Err(Error::internal("a write of one document answered with none").into());
     };
     match json(&applied) {
-        Some(text) => Ok(Some(
-            document(caller, store, &applied, calls::json(&text)?).await?,
-        )),
+        Some(text) => Ok(Some(document(caller, store, &applied, text.into()).await?)),
         None => Ok(None),
     }
 }

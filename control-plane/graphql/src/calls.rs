@@ -2,6 +2,7 @@
 
 use crate::{
     Fleet,
+    cost::Budget,
     error::{Fault, Result},
 };
 use async_graphql::Context;
@@ -43,6 +44,11 @@ pub(crate) fn app<'a>(ctx: &Context<'a>) -> &'a App {
 /// The caller; the transport runs nothing without one.
 pub(crate) fn context<'a>(ctx: &Context<'a>) -> &'a TenantContext {
     ctx.data_unchecked::<TenantContext>()
+}
+
+/// What the request may still spend; the transport runs nothing without it.
+pub(crate) fn budget<'a>(ctx: &Context<'a>) -> &'a Budget {
+    ctx.data_unchecked::<Budget>()
 }
 
 /// Caller and store.
@@ -104,7 +110,13 @@ pub(crate) async fn described(ctx: &Context<'_>, object: &Object) -> Result<Desc
     };
     let target = Target::Id(object.id);
     let read = async || found(roadstead_service::describe(caller, store, &target).await);
-    cell.get_or_try_init(read).await?;
+    if cell.initialized() {
+        return Ok(cell);
+    }
+    // Kept as long as the request: paid for once, by whoever read it.
+    if let Some(description) = cell.get_or_try_init(read).await? {
+        budget(ctx).read(&description.revision.document)?;
+    }
     Ok(cell)
 }
 
@@ -113,19 +125,20 @@ pub(crate) async fn document(ctx: &Context<'_>, object: &Object) -> Result<Value
     let described = described(ctx, object).await?;
     let current = described.get().and_then(Option::as_ref).map(|d| &d.revision);
     match current {
-        Some(revision) if revision.number == object.revision => json(&revision.document),
+        Some(revision) if revision.number == object.revision => json(ctx, &revision.document),
         // Somebody wrote in the meantime: what was asked for is still there.
         _ => {
             let (caller, store) = both(ctx);
             let target = Target::Id(object.id);
             let found = roadstead_service::get_revision(caller, store, &target, object.revision).await?;
-            json(&found.document)
+            json(ctx, &found.document)
         }
     }
 }
 
-/// A stored document as JSON.
-pub(crate) fn json(text: &str) -> Result<Value> {
+/// A stored document as JSON, paid for.
+pub(crate) fn json(ctx: &Context<'_>, text: &str) -> Result<Value> {
+    budget(ctx).read(text)?;
     serde_json::from_str(text).map_err(|error| Fault::from(Error::internal(error)))
 }
 

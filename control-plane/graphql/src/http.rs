@@ -8,15 +8,16 @@ use crate::{
 };
 use async_graphql::parser::types::OperationType;
 use axum::{
-    body::{Body, to_bytes},
+    body::{Body, Bytes},
     extract::{Request, State},
     response::{IntoResponse as _, Response},
 };
+use futures::stream;
 use http::{HeaderValue, StatusCode, header};
 use roadstead_authz::TenantContext;
-use roadstead_http::{Caller, Problem, RequestId};
+use roadstead_http::{Caller, Problem, RequestId, json_tokens};
 use serde_json::Value;
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc};
 
 /// Answers one HTTP request: one operation, or a batch of them one after the other.
 pub(crate) async fn post(
@@ -49,7 +50,12 @@ async fn answer(
             detail,
         ));
     }
-    let body = body(request.into_body(), graphql.limits.body_bytes).await?;
+    let limit = graphql.limits.body_bytes;
+    let read_whole = graphql.bodies.read(context.tenant(), request.into_body(), limit);
+    // Held until the answer is made: variables live as long.
+    let (bytes, _held) = read_whole.await?;
+    let body = parse(&bytes, graphql.limits.json_tokens)?;
+    drop(bytes);
     let (operations, batch) = match read(body, &graphql.limits) {
         Ok(read) => read,
         Err(Unreadable::Parameters(detail)) => {
@@ -57,10 +63,11 @@ async fn answer(
         }
         Err(Unreadable::Document(errors)) => {
             let answer = Answer::refusal(errors, id.as_str());
-            return Ok(write(answer.status(media), media, answer.into_json()));
+            return Ok(write(answer.status(media), media, answer.into_json(), None));
         }
     };
-    let work = run(graphql, context, id, operations);
+    let budget = graphql.budget(context.tenant());
+    let work = run(graphql, context, id, operations, &budget);
     let Ok(mut answers) = tokio::time::timeout(graphql.limits.time, work).await else {
         let detail =
             "the request took too long and was given up; a write may have been done: ask before repeating it";
@@ -71,18 +78,24 @@ async fn answer(
     };
     if batch {
         let all = answers.into_iter().map(Answer::into_json).collect();
-        return Ok(write(StatusCode::OK, media, Value::Array(all)));
+        return Ok(write(StatusCode::OK, media, Value::Array(all), Some(budget)));
     }
     let answer = answers.pop().expect("`read` gives at least one operation");
-    Ok(write(answer.status(media), media, answer.into_json()))
+    Ok(write(
+        answer.status(media),
+        media,
+        answer.into_json(),
+        Some(budget),
+    ))
 }
 
-async fn body(body: Body, limit: usize) -> Result<Value, Problem> {
-    let bytes = to_bytes(body, limit).await.map_err(|_| {
-        let detail = format!("the body broke off or is larger than {limit} bytes");
-        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "LIMIT", detail)
-    })?;
-    serde_json::from_slice(&bytes).map_err(|error| {
+/// Counted before it is parsed: a value takes many times the memory of its text (S31).
+fn parse(bytes: &[u8], limit: usize) -> Result<Value, Problem> {
+    if json_tokens(bytes) > limit {
+        let detail = format!("the body has more than {limit} tokens of JSON");
+        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "LIMIT", detail));
+    }
+    serde_json::from_slice(bytes).map_err(|error| {
         let detail = format!(
             "the body is not JSON: line {}, column {}",
             error.line(),
@@ -97,8 +110,8 @@ async fn run(
     context: TenantContext,
     id: &RequestId,
     operations: Vec<Operation>,
+    budget: &Budget,
 ) -> Vec<Answer> {
-    let budget = Budget::new(graphql.limits.cost);
     let mut answers = Vec::with_capacity(operations.len());
     for operation in operations {
         let response = if operation.kind() == Some(OperationType::Subscription) {
@@ -113,9 +126,27 @@ async fn run(
     answers
 }
 
-fn write(status: StatusCode, media: Media, body: Value) -> Response {
-    let mut response = (status, body.to_string()).into_response();
+/// Bytes of an answer that are handed to the connection at once.
+const PIECE: usize = 64 * 1024;
+
+/// A body that gives back what it holds once its last piece has been taken.
+fn body(text: String, budget: Option<Budget>) -> Body {
+    if text.len() <= PIECE {
+        return Body::from(text);
+    }
+    let pieces = stream::unfold((Bytes::from(text), budget), |(mut rest, budget)| async move {
+        let piece = rest.split_to(rest.len().min(PIECE));
+        (!piece.is_empty()).then_some((Ok::<_, Infallible>(piece), (rest, budget)))
+    });
+    Body::from_stream(pieces)
+}
+
+fn write(status: StatusCode, media: Media, body: Value, budget: Option<Budget>) -> Response {
+    let text = body.to_string();
+    let length = HeaderValue::from(text.len());
+    let mut response = (status, self::body(text, budget)).into_response();
     let headers = response.headers_mut();
+    headers.insert(header::CONTENT_LENGTH, length);
     headers.insert(
         header::CONTENT_TYPE,
         HeaderValue::from_static(media.content_type()),

@@ -8,6 +8,7 @@ mod apply;
 mod calls;
 mod cost;
 mod error;
+mod expanded;
 mod fleet;
 mod http;
 mod limits;
@@ -16,6 +17,7 @@ mod query;
 mod run;
 mod schema;
 mod socket;
+mod sockets;
 mod subscription;
 #[cfg(test)]
 mod transport_tests;
@@ -27,6 +29,7 @@ pub use fleet::{Fleet, LogLine, LogLines, LogRequest};
 pub use limits::Limits;
 pub use schema::sdl;
 pub use socket::SocketLimits;
+use sockets::Sockets;
 
 use ::http::{HeaderMap, header};
 use axum::{
@@ -36,7 +39,8 @@ use axum::{
 use calls::Once;
 use cost::Budget;
 use roadstead_authz::TenantContext;
-use roadstead_http::Authenticate;
+use roadstead_domain::TenantId;
+use roadstead_http::{Authenticate, Bodies, BodyLimits};
 use roadstead_store::Store;
 use run::Executes;
 use std::{fmt, sync::Arc};
@@ -47,7 +51,11 @@ use wire::Operation;
 pub struct Graphql {
     schema: Box<dyn Executes>,
     limits: Limits,
+    bodies: Arc<Bodies>,
+    /// What answers on their way hold.
+    answers: Arc<Bodies>,
     socket: SocketLimits,
+    sockets: Arc<Sockets>,
     authenticate: Arc<dyn Authenticate>,
     /// Origins (`https://hub.example`) whose pages may open a socket.
     origins: Vec<String>,
@@ -74,6 +82,8 @@ pub struct Parts {
     /// Origins (`https://hub.example`) whose pages may open a socket. Programs that send no origin always may.
     pub origins: Vec<String>,
     pub limits: Limits,
+    /// What all faces hold of request bodies.
+    pub bodies: Arc<Bodies>,
     pub socket: SocketLimits,
     /// Closes the sockets when the hub stops.
     pub stop: CancellationToken,
@@ -84,12 +94,20 @@ impl Graphql {
     pub fn new(parts: Parts) -> Self {
         Self {
             schema: Box::new(schema::schema(parts.store, parts.fleet, &parts.limits)),
+            answers: answers(&parts.limits),
             limits: parts.limits,
+            bodies: parts.bodies,
+            sockets: Sockets::new(parts.socket.per_actor),
             socket: parts.socket,
             authenticate: parts.authenticate,
             origins: parts.origins,
             stop: parts.stop,
         }
+    }
+
+    /// What one request of the tenant may spend.
+    fn budget(&self, tenant: TenantId) -> Budget {
+        Budget::new(self.limits.cost, self.limits.answer_bytes).holding(self.answers.share(tenant))
     }
 
     /// One operation with all that its resolvers need.
@@ -112,6 +130,15 @@ impl Graphql {
             (Some(_), Some(_)) => false,
         }
     }
+}
+
+fn answers(limits: &Limits) -> Arc<Bodies> {
+    let (total, tenant) = limits.answers;
+    Bodies::new(BodyLimits {
+        total,
+        tenant,
+        ..BodyLimits::default()
+    })
 }
 
 /// Serves `POST /graphql` and the WebSocket at `/graphql/ws`. Needs login's layer around it.

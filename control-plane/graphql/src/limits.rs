@@ -3,7 +3,11 @@
 //! The library's parser is recursive and its own limits come after it, so length, number of tokens and nesting are
 //! counted first, by a scan that allocates nothing. Depth and cost are the schema's (see `cost.rs`).
 
-use async_graphql::parser::types::{ExecutableDocument, Selection, SelectionSet};
+use crate::expanded::{Unbounded, expanded};
+use async_graphql::{
+    Variables,
+    parser::types::{ExecutableDocument, Selection, SelectionSet},
+};
 use std::{collections::HashMap, time::Duration};
 
 /// Limits of one request. A batch is one request: its operations share them.
@@ -13,14 +17,24 @@ pub struct Limits {
     pub body_bytes: usize,
     /// Bytes of all GraphQL documents, without variables.
     pub document_bytes: usize,
+    /// Brackets, colons and commas of the HTTP body's JSON, see [`roadstead_http::json_tokens`].
+    pub json_tokens: usize,
     /// Lexical tokens of all documents.
     pub tokens: usize,
+    /// Fields, arguments and values of all documents once their fragments are written out.
+    pub expanded: usize,
+    /// Bytes of variables, as often as the documents use them.
+    pub copied: usize,
     /// Brackets open at once.
     pub nesting: usize,
     /// Levels of fields.
     pub depth: usize,
     /// Points, see `cost.rs`.
     pub cost: usize,
+    /// Bytes of the documents that the answer needs, see `cost.rs`.
+    pub answer_bytes: usize,
+    /// Such bytes of all answers that are on their way, of all tenants and of one.
+    pub answers: (usize, usize),
     /// Aliases of one field.
     pub aliases: usize,
     /// Directives on one field.
@@ -36,10 +50,15 @@ impl Default for Limits {
         Self {
             body_bytes: 8 * 1024 * 1024,
             document_bytes: 64 * 1024,
+            json_tokens: roadstead_http::MAX_JSON_TOKENS,
             tokens: 8 * 1024,
+            expanded: 8 * 1024,
+            copied: 64 * 1024 * 1024,
             nesting: 64,
             depth: 12,
             cost: 10_000,
+            answer_bytes: 32 * 1024 * 1024,
+            answers: (256 * 1024 * 1024, 64 * 1024 * 1024),
             aliases: 15,
             directives: 8,
             batch: 10,
@@ -78,6 +97,42 @@ impl Limits {
             tokens += scanned.tokens;
             within("tokens", tokens, self.tokens)?;
             within("nested brackets", scanned.nesting, self.nesting)?;
+        }
+        Ok(())
+    }
+
+    /// Checks what the documents of one request come to, with their fragments written out and their variables put in.
+    ///
+    /// # Errors
+    /// Where that is too much, or without end.
+    pub fn check_expanded<'a>(
+        &self,
+        documents: impl Iterator<Item = (&'a ExecutableDocument, &'a Variables)>,
+    ) -> Result<(), Exceeded> {
+        let (mut nodes, mut copied) = (0_usize, 0_usize);
+        for (document, variables) in documents {
+            let found = expanded(document, variables, self.nesting).map_err(|unbounded| match unbounded {
+                Unbounded::Cycle => Exceeded {
+                    what: "fragments that spread themselves",
+                    allowed: 0,
+                },
+                Unbounded::Levels => Exceeded {
+                    what: "levels with its fragments written out",
+                    allowed: self.nesting,
+                },
+            })?;
+            nodes = nodes.saturating_add(found.nodes);
+            within(
+                "fields and values with its fragments written out",
+                nodes,
+                self.expanded,
+            )?;
+            copied = copied.saturating_add(found.copied);
+            within(
+                "bytes of variables, as often as they are used",
+                copied,
+                self.copied,
+            )?;
         }
         Ok(())
     }

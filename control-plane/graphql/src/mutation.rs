@@ -18,7 +18,7 @@ use roadstead_service::{
 };
 use secrecy::ExposeSecret as _;
 use serde_json::Value;
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// One document as a JSON object.
 #[derive(InputObject, Clone, Debug)]
@@ -65,16 +65,37 @@ pub(crate) enum ApplyAction {
 }
 
 /// What applying did to one document.
-#[derive(SimpleObject, Debug)]
+#[derive(Debug)]
 pub(crate) struct ApplyResult {
     pub(crate) action: ApplyAction,
-    /// As it is after the write; of a dry run, as it would be.
     pub(crate) object: Document,
-    /// The document before; null for a new one.
-    pub(crate) before: Option<Json<Value>>,
-    pub(crate) after: Json<Value>,
-    /// Names of the clusters that an agent is placed on; empty for other kinds.
+    pub(crate) before: Option<String>,
+    pub(crate) after: Arc<str>,
     pub(crate) clusters: Vec<String>,
+}
+
+/// What applying did to one document.
+#[Object]
+impl ApplyResult {
+    async fn action(&self) -> ApplyAction {
+        self.action
+    }
+    /// As it is after the write; of a dry run, as it would be.
+    async fn object(&self) -> &Document {
+        &self.object
+    }
+    /// The document before; null for a new one.
+    async fn before(&self, ctx: &Context<'_>) -> Result<Option<Json<Value>>> {
+        let before = self.before.as_deref().map(|text| calls::json(ctx, text));
+        Ok(before.transpose()?.map(Json))
+    }
+    async fn after(&self, ctx: &Context<'_>) -> Result<Json<Value>> {
+        Ok(Json(calls::json(ctx, &self.after)?))
+    }
+    /// Names of the clusters that an agent is placed on; empty for other kinds.
+    async fn clusters(&self) -> &[String] {
+        &self.clusters
+    }
 }
 
 /// Nothing was written where `errors` is not empty.

@@ -6,7 +6,7 @@
 
 use crate::{
     Graphql,
-    cost::Budget,
+    sockets::Place,
     wire::{Answer, Unreadable, read, request_error},
 };
 use async_graphql::parser::types::OperationType;
@@ -20,11 +20,11 @@ use axum::{
 use futures::{StreamExt as _, stream, stream::BoxStream};
 use http::{HeaderMap, StatusCode, header};
 use roadstead_authz::{RequestInfo, Source, TenantContext};
-use roadstead_http::{Problem, RECHECK, RequestId, Session};
+use roadstead_http::{Problem, RECHECK, RequestId, Session, json_tokens};
 use roadstead_telemetry::propagate;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
 use tokio_stream::StreamMap;
 
@@ -43,6 +43,12 @@ pub struct SocketLimits {
     pub subscriptions: usize,
     /// Bytes of one message from the client.
     pub message_bytes: usize,
+    /// Brackets, colons and commas in one message, see [`roadstead_http::json_tokens`].
+    pub json_tokens: usize,
+    /// Messages from the client in one [`SocketLimits::recheck`].
+    pub messages: usize,
+    /// Sockets of one actor at once.
+    pub per_actor: usize,
 }
 
 impl Default for SocketLimits {
@@ -53,6 +59,9 @@ impl Default for SocketLimits {
             send: Duration::from_secs(10),
             subscriptions: 32,
             message_bytes: 256 * 1024,
+            json_tokens: 8 * 1024,
+            messages: 256,
+            per_actor: 64,
         }
     }
 }
@@ -67,6 +76,8 @@ enum Close {
     SlowReader,
     DuplicateId,
     TooManyInits,
+    /// Of messages, or of sockets: another time.
+    TooMuch(&'static str),
     GoingAway,
 }
 
@@ -80,6 +91,7 @@ impl Close {
             Self::SlowReader => (4408, "Messages were not taken in time"),
             Self::DuplicateId => (4409, "Subscriber for this id already exists"),
             Self::TooManyInits => (4429, "Too many initialisation requests"),
+            Self::TooMuch(reason) => (1013, reason),
             Self::GoingAway => (1001, "The hub is going away"),
         };
         CloseFrame {
@@ -152,6 +164,8 @@ pub(crate) async fn upgrade(
             id,
             proof,
             context: None,
+            place: None,
+            messages: 0,
             streams: StreamMap::new(),
         };
         connection.serve(socket).await;
@@ -179,6 +193,10 @@ struct Connection {
     proof: Option<Session>,
     /// Set once the connection is acknowledged.
     context: Option<TenantContext>,
+    /// Among the actor's sockets.
+    place: Option<Place>,
+    /// From the client since the last check of the token.
+    messages: usize,
     streams: StreamMap<String, BoxStream<'static, Event>>,
 }
 
@@ -199,6 +217,8 @@ impl Connection {
         let mut recheck = interval_at(Instant::now() + period, period);
         recheck.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let graphql = self.graphql.clone();
+        let stop = graphql.stop.cancelled();
+        let mut stop = pin!(stop);
         loop {
             let step = tokio::select! {
                 message = socket.recv() => match message {
@@ -209,15 +229,25 @@ impl Connection {
                 },
                 Some((id, event)) = self.streams.next(), if !self.streams.is_empty() => Ok(self.event(id, event)),
                 () = sleep_until(init), if self.context.is_none() => Err(Close::InitTimeout),
-                _ = recheck.tick(), if self.context.is_some() => self.verify().await.map(|_| None),
-                () = graphql.stop.cancelled() => Err(Close::GoingAway),
+                _ = recheck.tick() => self.check().await.map(|()| None),
+                () = &mut stop => Err(Close::GoingAway),
             };
             match step {
                 Err(close) => return Some(close),
                 Ok(None) => {}
                 Ok(Some(message)) => {
                     let text = Message::Text(message.to_string().into());
-                    match timeout(self.graphql.socket.send, socket.send(text)).await {
+                    let mut sending = pin!(timeout(self.graphql.socket.send, socket.send(text)));
+                    // A slow reader is no reason to forget that its token may have ended.
+                    let sent = loop {
+                        tokio::select! {
+                            sent = &mut sending => break sent,
+                            _ = recheck.tick() => if let Err(close) = self.check().await {
+                                return Some(close);
+                            },
+                        }
+                    };
+                    match sent {
                         Ok(Ok(())) => {}
                         Ok(Err(_)) => return None,
                         Err(_) => return Some(Close::SlowReader),
@@ -227,8 +257,24 @@ impl Connection {
         }
     }
 
+    /// What is looked at again and again.
+    async fn check(&mut self) -> Result<(), Close> {
+        self.messages = 0;
+        match self.context {
+            Some(_) => self.verify().await.map(drop),
+            None => Ok(()),
+        }
+    }
+
     /// The answer to one message, if it has one.
     async fn said(&mut self, text: &str) -> Result<Option<Value>, Close> {
+        self.messages += 1;
+        if self.messages > self.graphql.socket.messages {
+            return Err(Close::TooMuch("Too many messages"));
+        }
+        if json_tokens(text.as_bytes()) > self.graphql.socket.json_tokens {
+            return Err(Close::BadRequest("The message has too many values"));
+        }
         let said = serde_json::from_str(text).map_err(|_| Close::BadRequest("Invalid message"))?;
         match said {
             Said::ConnectionInit { .. } if self.context.is_some() => Err(Close::TooManyInits),
@@ -239,6 +285,8 @@ impl Connection {
                     self.proof = Some(Session::new(authenticate, token, self.info.clone()));
                 }
                 let context = self.verify().await?;
+                let place = self.graphql.sockets.enter(&context);
+                self.place = Some(place.ok_or(Close::TooMuch("Too many sockets"))?);
                 self.context = Some(context);
                 Ok(Some(json!({"type": "connection_ack"})))
             }
@@ -292,7 +340,7 @@ impl Connection {
                         refuse(vec![request_error("INVALID", message)])
                     }
                     _ => {
-                        let budget = Budget::new(self.graphql.limits.cost);
+                        let budget = self.graphql.budget(context.tenant());
                         let request = self.graphql.request(operation, context, budget);
                         let responses = self.graphql.schema.execute_stream(request);
                         responses.map(|r| Event::Next(Box::new(r))).boxed()

@@ -1,6 +1,6 @@
 //! The transport from outside, over a small schema of its own.
 
-use crate::{Graphql, Limits, SocketLimits, cost::Cost, router};
+use crate::{Graphql, Limits, SocketLimits, cost::Cost, router, sockets::Sockets};
 use async_graphql::{Object, Schema, Subscription};
 use axum::{Extension, Router, body::Body, middleware::from_fn};
 use futures::{SinkExt as _, Stream, StreamExt as _, stream};
@@ -10,7 +10,7 @@ use roadstead_authz::{
     Presented, RequestInfo, Role, Scope, SecretKind, TenantContext, TenantRecord, TokenRecord, mint,
 };
 use roadstead_domain::{FakeClock, OsRandom, SeededRandom, TenantId, TokenId};
-use roadstead_http::{Authenticate, Problem, guard, unauthenticated};
+use roadstead_http::{Authenticate, Bodies, BodyLimits, Problem, guard, unauthenticated};
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use std::{
@@ -68,6 +68,10 @@ impl Sub {
     async fn endless(&self) -> impl Stream<Item = u32> {
         stream::pending()
     }
+    /// Events of 64 KiB, without end.
+    async fn flood(&self) -> impl Stream<Item = String> {
+        stream::repeat_with(|| "x".repeat(64 * 1024))
+    }
 }
 
 /// One good token, until it is revoked.
@@ -76,11 +80,14 @@ struct OneToken {
     token: String,
     context: TenantContext,
     revoked: AtomicBool,
+    /// How often it was asked.
+    asked: AtomicUsize,
 }
 
 #[async_trait::async_trait]
 impl Authenticate for OneToken {
     async fn bearer(&self, token: &str, _: RequestInfo) -> Result<TenantContext, Problem> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
         if token == self.token && !self.revoked.load(Ordering::SeqCst) {
             Ok(self.context.clone())
         } else {
@@ -113,6 +120,7 @@ fn one_token() -> OneToken {
         token,
         context: context.unwrap(),
         revoked: AtomicBool::new(false),
+        asked: AtomicUsize::new(0),
     }
 }
 
@@ -125,12 +133,15 @@ fn face(login: &Arc<OneToken>, stop: &CancellationToken) -> Arc<Graphql> {
         .finish();
     Arc::new(Graphql {
         schema: Box::new(schema),
+        answers: crate::answers(&limits),
         limits,
+        bodies: Bodies::new(BodyLimits::default()),
         socket: SocketLimits {
             init: Duration::from_millis(300),
             recheck: Duration::from_millis(50),
             ..SocketLimits::default()
         },
+        sockets: Sockets::new(3),
         authenticate: login.clone(),
         origins: vec!["https://hub.example".to_owned()],
         stop: stop.clone(),
@@ -238,6 +249,86 @@ async fn s20_depth_cost_aliases_and_batches_are_capped() {
     assert!(error(&json[1]).contains("points"), "{json}");
     let (_, json) = ask(Value::Array(vec![one; 11])).await;
     assert!(error(&json).contains("batch"), "{json}");
+}
+
+/// 1.5 kB that the library's checks would walk for years: `{...f0}`, and each fragment spreads the next three times.
+fn fragment_bomb() -> String {
+    let fragments: String = (0..31)
+        .map(|n| {
+            format!(
+                " fragment f{n} on Query{{...f{next} ...f{next} ...f{next}}}",
+                next = n + 1
+            )
+        })
+        .collect();
+    format!("{{...f0}}{fragments} fragment f31 on Query{{__typename}}")
+}
+
+#[tokio::test]
+async fn s20_a_fragment_bomb_is_refused_before_anybody_walks_it() {
+    let bomb = json!({"query": fragment_bomb()});
+    let fine = json!({"query": "{ ...F again { ...F } } fragment F on Query { hello }"});
+    let (_, json) = ask(fine.clone()).await;
+    assert_eq!(
+        json["data"],
+        json!({"hello": "world", "again": {"hello": "world"}})
+    );
+    let cycle = json!({"query": "{ ...F } fragment F on Query { again { ...F } }"});
+    for body in [bomb.clone(), json!([fine, bomb]), cycle] {
+        let (_, json) = ask(body).await;
+        assert_eq!(json["errors"][0]["extensions"]["code"], "LIMIT", "{json}");
+    }
+    // A batch shares the limit.
+    let half = format!(
+        "{{ {} }} fragment F on Query {{ {} }}",
+        "...F ".repeat(60),
+        "hello ".repeat(100)
+    );
+    let (_, json) = ask(json!({"query": half})).await;
+    assert!(json["data"].is_object(), "{json}");
+    let (_, json) = ask(json!([{"query": half}, {"query": half}])).await;
+    assert_eq!(json["errors"][0]["extensions"]["code"], "LIMIT", "{json}");
+
+    let served = Served::new().await;
+    let mut socket = served.ready().await;
+    say(
+        &mut socket,
+        subscribe("1", &fragment_bomb().replace("{...f0}", "subscription {...f0}")),
+    )
+    .await;
+    let error = hear(&mut socket).await;
+    assert_eq!(error["payload"][0]["extensions"]["code"], "LIMIT", "{error}");
+}
+
+#[tokio::test]
+async fn s20_a_variable_that_is_used_very_often_is_refused() {
+    let fields: String = (0..15)
+        .map(|n| format!("a{n}: many(first: $v) {{ hello }} "))
+        .collect();
+    let spreads = "...F ".repeat(100);
+    let query = format!("query($v: Int) {{ {spreads} }} fragment F on Query {{ {fields} }}");
+    let body = json!({"query": query, "variables": {"v": "x".repeat(1 << 20)}});
+    let (_, json) = ask(body).await;
+    assert_eq!(json["errors"][0]["extensions"]["code"], "LIMIT", "{json}");
+}
+
+#[tokio::test]
+async fn s31_a_body_of_many_values_is_refused_before_it_is_parsed() {
+    for values in [
+        "0,".repeat(3_000_000),
+        "[],".repeat(2_000_000),
+        "{\"a\":0},".repeat(800_000),
+    ] {
+        let body = format!(r#"{{"query":"{{hello}}","variables":{{"x":[{values}0]}}}}"#);
+        let (status, _, json) = send(request("").body(Body::from(body)).unwrap()).await;
+        assert_eq!(
+            (status, &json["code"]),
+            (StatusCode::PAYLOAD_TOO_LARGE, &json!("LIMIT"))
+        );
+    }
+    // What a set of documents may hold passes.
+    let body = json!({"query": "{hello}", "variables": {"x": vec![json!({"a": 1, "b": [true]}); 12_500]}});
+    assert_eq!(ask(body).await.1["data"]["hello"], "world");
 }
 
 #[tokio::test]
@@ -495,4 +586,93 @@ async fn a_token_in_the_upgrades_header_serves_too() {
     assert_eq!(hear(&mut socket).await["type"], "connection_ack");
     served.stop.cancel();
     assert_eq!(closed(&mut socket).await, 1001);
+}
+
+#[tokio::test]
+async fn s29_an_actor_has_so_many_sockets_and_messages_and_no_more() {
+    let served = Served::new().await;
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        open.push(served.ready().await);
+    }
+    let mut fourth = served.socket().await;
+    let payload = json!({"authorization": format!("Bearer {}", served.login.token)});
+    let init = json!({"type": "connection_init", "payload": payload});
+    say(&mut fourth, init).await;
+    assert_eq!(closed(&mut fourth).await, 1013);
+    drop(open.pop());
+    // Its place is free once the hub has seen that it is gone.
+    let until = tokio::time::Instant::now() + Duration::from_secs(10);
+    let mut next = loop {
+        let mut socket = served.socket().await;
+        let payload = json!({"authorization": format!("Bearer {}", served.login.token)});
+        say(
+            &mut socket,
+            json!({"type": "connection_init", "payload": payload}),
+        )
+        .await;
+        match next(&mut socket).await {
+            Message::Text(_) => break socket,
+            _ => assert!(tokio::time::Instant::now() < until, "the place is still taken"),
+        }
+    };
+    for _ in 0..100_000 {
+        let flood = Message::text(json!({"type": "pong"}).to_string());
+        if next.send(flood).await.is_err() {
+            break;
+        }
+    }
+    assert!(drain(&mut next).await, "a flood of messages goes on");
+}
+
+/// Whether the hub ended the socket.
+async fn drain(socket: &mut Socket) -> bool {
+    let ended = async {
+        while let Some(Ok(message)) = socket.next().await {
+            if matches!(message, Message::Close(_)) {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), ended).await.is_ok()
+}
+
+#[tokio::test]
+async fn s31_a_message_of_many_values_closes_the_socket() {
+    let served = Served::new().await;
+    let mut socket = served.ready().await;
+    let payload = json!({"query": "subscription { endless }", "variables": {"x": vec![0; 20_000]}});
+    say(
+        &mut socket,
+        json!({"type": "subscribe", "id": "1", "payload": payload}),
+    )
+    .await;
+    assert_eq!(closed(&mut socket).await, 4400);
+}
+
+#[tokio::test]
+async fn s14_a_slow_reader_whose_token_ends_is_not_waited_for() {
+    let served = Served::new().await;
+    let mut socket = served.ready().await;
+    say(&mut socket, subscribe("1", "subscription { flood }")).await;
+    // Nothing is read: the hub's sending waits, and goes on checking. It is told by its login being asked.
+    let until = tokio::time::Instant::now() + Duration::from_secs(20);
+    let asked = || served.login.asked.load(Ordering::SeqCst);
+    while asked() < 10 {
+        assert!(
+            tokio::time::Instant::now() < until,
+            "a hub that waits checks no more"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    served.login.revoked.store(true, Ordering::SeqCst);
+    let before = asked();
+    while asked() == before {
+        assert!(
+            tokio::time::Instant::now() < until,
+            "a hub that waits checks no more"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(drain(&mut socket).await, "the socket stays open");
 }

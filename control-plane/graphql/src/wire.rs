@@ -194,6 +194,7 @@ pub(crate) fn read(body: Value, limits: &Limits) -> Result<(Vec<Operation>, bool
         });
     }
     limits.check_aliases(operations.iter().map(|o| &o.document))?;
+    limits.check_expanded(operations.iter().map(|o| (&o.document, &o.variables)))?;
     Ok((operations, batch))
 }
 

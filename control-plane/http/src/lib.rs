@@ -6,15 +6,18 @@
 //! * [`guard()`]: the outermost layer: gives the id and turns a panic into a problem (S24).
 //! * [`Authenticate`]: the door to login, which the faces share and do not know.
 //! * [`Caller`]: whoever login found, for handlers.
+//! * [`Bodies`]: request bodies, bounded in bytes, in time and in sum.
 //! * [`not_found`], [`method_not_allowed`]: the fallbacks of a router.
 
 mod authenticate;
+mod bodies;
 mod caller;
 mod guard;
 mod problem;
 mod session;
 
 pub use authenticate::Authenticate;
+pub use bodies::{Bodies, BodyError, BodyLimits, MAX_JSON_TOKENS, Share, json_tokens};
 pub use caller::{Caller, unauthenticated};
 pub use guard::{RequestId, guard};
 pub use problem::{Problem, method_not_allowed, not_found};

@@ -1,6 +1,6 @@
 //! The hub, put together: store, fleet port and HTTP faces. `serve` and `dev` run the same.
 
-use crate::{engines::Engines, health, keys};
+use crate::{engines::Engines, health, http_server, keys};
 use anyhow::Context as _;
 use axum::{Router, extract::DefaultBodyLimit, middleware};
 use roadstead_contract::fleet::HubKeys;
@@ -8,6 +8,7 @@ use roadstead_domain::{OsRandom, SystemClock};
 use roadstead_fleet::{Authority, Fleet, Folder};
 use roadstead_gateway::Gateway;
 use roadstead_graphql::Graphql;
+use roadstead_http::{Bodies, BodyLimits};
 use roadstead_login::{FailureLimit, Login};
 use roadstead_store::{Store, StoreOptions};
 use roadstead_telemetry::Metrics;
@@ -186,12 +187,14 @@ fn faces(
 ) -> Router {
     let engines = Arc::new(engines);
     let login = Arc::new(Login::new(store.clone(), FailureLimit::default()));
+    let bodies = Bodies::new(BodyLimits::default());
     let gateway = Arc::new(Gateway {
         agents: Arc::new(roadstead_gateway::ServiceAgents(store.clone())),
         tunnel: engines.clone(),
         keys,
         public_url: public_url.clone(),
         body_bytes: roadstead_gateway::BODY_BYTES,
+        bodies: bodies.clone(),
         patience: roadstead_gateway::Patience::default(),
         clock: Arc::new(SystemClock),
     });
@@ -201,6 +204,7 @@ fn faces(
         authenticate: login.clone(),
         origins: vec![public_url],
         limits: roadstead_graphql::Limits::default(),
+        bodies,
         socket: roadstead_graphql::SocketLimits::default(),
         stop: stop.clone(),
     });
@@ -215,9 +219,8 @@ fn faces(
 }
 
 fn serve_http(listener: TcpListener, app: Router, stop: CancellationToken) -> JoinHandle<anyhow::Result<()>> {
-    let app = app.into_make_service_with_connect_info::<SocketAddr>();
     tokio::spawn(async move {
-        let serving = axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned());
-        serving.await.context("the HTTP port")
+        http_server::serve(listener, app, http_server::Limits::default(), stop).await;
+        Ok(())
     })
 }

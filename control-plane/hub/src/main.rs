@@ -5,6 +5,7 @@ mod composition;
 mod dev;
 mod engines;
 mod health;
+mod http_server;
 mod keys;
 mod serve;
 

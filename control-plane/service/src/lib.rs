@@ -5,6 +5,7 @@
 //! one in a transaction of its own, after the refused one is gone. Inputs are values that the edges have parsed;
 //! answers are the store's own types, which the edges wrap.
 
+pub mod approvals;
 pub mod audit;
 pub mod authenticate;
 pub mod bootstrap;
@@ -22,6 +23,6 @@ mod stop;
 pub use documents::{
     Answer, Applied, ApplyDocument, ApplyInput, Change, DeleteInput, Description, RollBackInput, Target,
     apply_documents, delete_document, describe, get_revision, invocable, list_objects, list_revisions,
-    lookup, roll_back,
+    lookup, may_write_documents, roll_back,
 };
 pub use placement::DEFAULT_CLUSTER;

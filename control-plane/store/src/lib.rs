@@ -39,7 +39,7 @@ pub use idempotency::Remembered;
 pub use objects::{Links, NewObject, NewRevision, Node, Object, ObjectFilter, Revises};
 pub use open::migrate;
 pub use projects::Project;
-pub use revisions::Revision;
+pub use revisions::{Revision, RevisionHead};
 pub use runs::{NewRun, Run, RunFilter};
 pub use signal::ClusterHint;
 pub use status::{NewStatus, Reported, Status};

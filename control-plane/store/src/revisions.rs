@@ -29,6 +29,34 @@ pub struct Revision {
     pub message: String,
 }
 
+/// A revision in a list: without its document, which may be large.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RevisionHead {
+    pub object: ObjectId,
+    pub id: RevisionId,
+    /// 1, 2, 3, …: the document's generation.
+    pub number: u64,
+    /// SHA-256 of the document.
+    pub digest: Digest,
+    /// The actor's label.
+    pub author: String,
+    /// The author's name, for people.
+    pub author_name: String,
+    pub at_ms: i64,
+    pub message: String,
+}
+
+#[derive(Debug, FromQueryResult)]
+struct HeadRow {
+    id: Uuid,
+    number: i64,
+    digest: Vec<u8>,
+    author: String,
+    author_name: String,
+    at_ms: i64,
+    message: String,
+}
+
 #[derive(Debug, FromQueryResult)]
 struct Row {
     id: Uuid,
@@ -72,20 +100,31 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// [`Error::Invalid`] for a foreign cursor; [`Error::Unavailable`], [`Error::Internal`].
-    pub async fn revisions(&self, object: &Object, page: &PageRequest) -> Result<Page<Revision>, Error> {
+    pub async fn revisions(&self, object: &Object, page: &PageRequest) -> Result<Page<RevisionHead>, Error> {
         let listing = Listing::new(self.tenant(), "revisions", &object.id);
         let before: Option<i64> = listing.open(page.after.as_deref())?;
         let size = page.size()?;
-        let sql = "SELECT id, number, document, digest, author, author_name, at_ms, message FROM revision
+        let sql = "SELECT id, number, digest, author, author_name, at_ms, message FROM revision
             WHERE tenant_id = $1 AND object_id = $2 AND number < $3 ORDER BY number DESC LIMIT $4";
         let values = values![
             object.id.as_uuid(),
             before.unwrap_or(i64::MAX),
             i64::from(size) + 1
         ];
-        let rows: Vec<Row> = self.all(sql, values).await?;
-        let revisions: Result<Vec<Revision>, Error> =
-            rows.into_iter().map(|row| revision_of(object.id, row)).collect();
-        Ok(listing.page(revisions?, size, |r: &Revision| r.number))
+        let rows: Vec<HeadRow> = self.all(sql, values).await?;
+        let head = |row: HeadRow| {
+            Ok(RevisionHead {
+                object: object.id,
+                id: RevisionId::from_uuid(row.id),
+                number: row.number.cast_unsigned(),
+                digest: Digest(hash32(&row.digest)?),
+                author: row.author,
+                author_name: row.author_name,
+                at_ms: row.at_ms,
+                message: row.message,
+            })
+        };
+        let heads: Result<Vec<RevisionHead>, Error> = rows.into_iter().map(head).collect();
+        Ok(listing.page(heads?, size, |r: &RevisionHead| r.number))
     }
 }

@@ -67,6 +67,17 @@ impl Tasks {
         let waiting = live.waits_for();
         let now_ms = self.services.clock.now_ms();
         let answers = verdicts(&waiting, &inbound.parts, now_ms)?;
+        // A no stops what the caller could cancel anyway; a yes lets a call happen.
+        if !caller.approve && answers.iter().any(|a| a.decision == Decision::Yes) {
+            tracing::warn!(
+                task = live.uid,
+                by = caller.subject,
+                "a caller who may not approve tried to"
+            );
+            return Err(Refusal::Unsupported(format!(
+                "task {uid} waits for a yes from somebody who may approve calls of this agent, and you may not"
+            )));
+        }
         let entry = Entry::Answer {
             message_id: inbound.message_id.clone(),
             parts: inbound.parts.clone(),

@@ -38,6 +38,8 @@ const CANCEL_WAIT: Duration = Duration::from_secs(5);
 pub struct Caller {
     /// The user (or service) for whom everything is done.
     pub subject: String,
+    /// Whether it may decide approvals (S82).
+    pub approve: bool,
     /// How deep in a chain of agent calls; 0 from a person.
     pub depth: u32,
     /// W3C `traceparent` of the call.

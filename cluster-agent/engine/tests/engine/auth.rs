@@ -262,6 +262,7 @@ async fn a_caller_that_is_taken_off_the_list_is_out_at_once() {
             token_sha256: hash("another"),
             subject: "x".to_owned(),
             delegates: false,
+            approve: false,
         }],
         ..Trust::default()
     };

@@ -34,6 +34,7 @@ pub(crate) fn trust() -> Trust {
         token_sha256: hash(token),
         subject: subject.to_owned(),
         delegates,
+        approve: false,
     };
     Trust {
         jwks: None,

@@ -17,6 +17,9 @@ use std::{
 /// Longest texts of one set together, in bytes.
 pub const MAX_SET: usize = 8 * 1024 * 1024;
 
+/// Longest document as compact JSON, in bytes: what is kept, shown and sent is that. As much as one file may have.
+pub const MAX_JSON: usize = super::MAX_FILE;
+
 /// A text and the name to use for it in messages (a file's path, `-` for standard input).
 #[derive(Clone, Copy, Debug)]
 pub struct Source<'a> {
@@ -114,6 +117,16 @@ pub fn parse_files(sources: &[Source<'_>], project: &Name) -> Result<Vec<Parsed>
 /// As [`parse_files`]; [`Problem::document`] is the index in `values`.
 pub fn parse_values(values: &[(&str, &Json)], project: &Name) -> Result<Vec<Parsed>, Vec<Problem>> {
     let mut set = Set::new(project);
+    let total = values.iter().map(|(_, value)| compact_size(value));
+    let total = total.fold(0, usize::saturating_add);
+    if total > MAX_SET {
+        let finding = too_large(
+            format!("at most {MAX_SET} bytes in one set"),
+            format!("{total} bytes"),
+        );
+        let first = values.first().map_or("", |(name, _)| name);
+        return Err(vec![finding.in_file(first, None)]);
+    }
     for (name, value) in values {
         match Node::from_json(value, &mut set.budget) {
             Ok(node) => set.add(name, node),
@@ -194,6 +207,26 @@ fn too_large(expected: String, found: String) -> Finding {
     }
 }
 
+/// How long the JSON is when it is written without spaces.
+fn compact_size(json: &Json) -> usize {
+    struct Count(usize);
+    impl std::io::Write for Count {
+        fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
+            self.0 += text.len();
+            Ok(text.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut count = Count(0);
+    // Neither the values nor the counting can fail; if one did, the document would be too large.
+    match serde_json::to_writer(&mut count, json) {
+        Ok(()) => count.0,
+        Err(_) => usize::MAX,
+    }
+}
+
 /// Later documents of a file may leave out the `apiVersion`: it is the one of the document before.
 fn inherit_version(mut node: Node, inherited: &mut Option<super::tree::Entry>) -> Node {
     if let Value::Map(entries) = &mut node.value {
@@ -239,11 +272,19 @@ impl<'a> Set<'a> {
         if self.problems.len() > MAX_PROBLEMS {
             return;
         }
+        let json = node.to_json();
+        let size = compact_size(&json);
+        if size > MAX_JSON {
+            let expected = format!("at most {MAX_JSON} bytes in one document as JSON");
+            let finding = too_large(expected, format!("{size} bytes"));
+            self.problems.push(finding.in_file(file, Some(index)));
+            return;
+        }
         match document(&node, self.project) {
             Ok(document) => {
                 let parsed = Parsed {
                     document,
-                    json: node.to_json(),
+                    json,
                     file: file.to_owned(),
                     at: node.at,
                     node,

@@ -9,6 +9,9 @@ pub(super) const MAX_DEPTH: usize = 64;
 /// Most values (keys not counted) in one set of documents: bounds memory at about 15 MB.
 pub(super) const MAX_NODES: usize = 50_000;
 
+/// Longest key of a mapping, in bytes. Every path to a value below it repeats it.
+pub(super) const MAX_KEY: usize = 256;
+
 /// A place in a text: both count from 1; columns are characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 pub struct Position {
@@ -112,6 +115,9 @@ impl Node {
             }
             Json::Object(map) => {
                 let entries = map.iter().map(|(key, value)| {
+                    if key.len() > MAX_KEY {
+                        return Err(format!("at most {MAX_KEY} bytes in one key"));
+                    }
                     Ok(Entry {
                         key: key.clone(),
                         at: None,

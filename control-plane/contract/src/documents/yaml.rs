@@ -6,7 +6,7 @@
 
 use super::{
     problem::{Finding, ProblemCode},
-    tree::{Entry, MAX_DEPTH, MAX_NODES, Node, Position, Value, join, segment, shorten},
+    tree::{Entry, MAX_DEPTH, MAX_KEY, MAX_NODES, Node, Position, Value, join, segment, shorten},
 };
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Span};
 use serde_json::Number;
@@ -28,6 +28,7 @@ pub(super) fn read(text: &str, budget: &mut usize) -> Result<Vec<Node>, Vec<Find
     let text = pairs_to_scalars(text);
     let mut reader = Reader {
         parser: Parser::new_from_str(&text),
+        steps: Vec::new(),
         budget,
         findings: Vec::new(),
     };
@@ -88,8 +89,17 @@ fn pairs_to_scalars(text: &str) -> Cow<'_, str> {
 
 type Fatal = Box<Finding>;
 
+/// A step down into a document.
+enum Step {
+    Key(String),
+    Index(usize),
+}
+
 struct Reader<'a, 'b> {
     parser: Parser<'a, saphyr_parser::StrInput<'a>>,
+    /// Where the reader is. A path is written only when something is wrong there: written at each value, a long key
+    /// above many values would be copied as often.
+    steps: Vec<Step>,
     budget: &'b mut usize,
     findings: Vec<Finding>,
 }
@@ -126,7 +136,7 @@ impl<'a> Reader<'a, '_> {
                 Event::StreamEnd => return Ok(documents),
                 Event::Nothing | Event::StreamStart | Event::DocumentStart(_) | Event::DocumentEnd => {}
                 event => {
-                    let node = self.node(event, &span, "", 0)?;
+                    let node = self.node(event, &span)?;
                     if node.value != Value::Null {
                         documents.push(node);
                     }
@@ -135,30 +145,42 @@ impl<'a> Reader<'a, '_> {
         }
     }
 
+    /// The path to here.
+    fn path(&self) -> String {
+        let mut path = String::new();
+        for step in &self.steps {
+            path = match step {
+                Step::Key(key) => join(&path, &segment(key)),
+                Step::Index(index) => format!("{path}[{index}]"),
+            };
+        }
+        path
+    }
+
     /// Refuses what would be surprising: the rest of the file cannot be trusted to mean what it says.
-    fn refuse<T>(
-        code: ProblemCode,
-        span: &Span,
-        path: &str,
-        expected: &str,
-        found: &str,
-    ) -> Result<T, Fatal> {
+    fn refuse<T>(&self, code: ProblemCode, span: &Span, expected: &str, found: &str) -> Result<T, Fatal> {
         Err(Box::new(Finding {
             at: Some(position(&span.start)),
-            path: path.to_owned(),
+            path: self.path(),
             ..whole(code, expected.to_owned(), found.to_owned())
         }))
     }
 
-    fn node(&mut self, event: Event<'a>, span: &Span, path: &str, depth: usize) -> Result<Node, Fatal> {
-        use ProblemCode::{Syntax, TooLarge};
-        if depth > MAX_DEPTH {
-            let expected = format!("at most {MAX_DEPTH} levels of nesting");
-            return Self::refuse(TooLarge, span, "", &expected, "more");
+    /// As [`Self::refuse`], of the document as a whole.
+    fn too_large<T>(span: &Span, expected: String) -> Result<T, Fatal> {
+        Err(Box::new(Finding {
+            at: Some(position(&span.start)),
+            ..whole(ProblemCode::TooLarge, expected, "more".to_owned())
+        }))
+    }
+
+    fn node(&mut self, event: Event<'a>, span: &Span) -> Result<Node, Fatal> {
+        use ProblemCode::Syntax;
+        if self.steps.len() > MAX_DEPTH {
+            return Self::too_large(span, format!("at most {MAX_DEPTH} levels of nesting"));
         }
         let Some(left) = self.budget.checked_sub(1) else {
-            let expected = format!("at most {MAX_NODES} values in one set");
-            return Self::refuse(TooLarge, span, "", &expected, "more");
+            return Self::too_large(span, format!("at most {MAX_NODES} values in one set"));
         };
         *self.budget = left;
         let anchored = match &event {
@@ -169,10 +191,9 @@ impl<'a> Reader<'a, '_> {
             _ => false,
         };
         if anchored {
-            return Self::refuse(
+            return self.refuse(
                 Syntax,
                 span,
-                path,
                 "the value itself, written out",
                 "an anchor or alias",
             );
@@ -182,31 +203,38 @@ impl<'a> Reader<'a, '_> {
         | Event::MappingStart(_, Some(tag)) = &event
         {
             let found = format!("the tag {}", shorten(&tag.to_string()));
-            return Self::refuse(Syntax, span, path, "a value without a tag", &found);
+            return self.refuse(Syntax, span, "a value without a tag", &found);
         }
         let at = Some(position(&span.start));
         let value = match event {
-            Event::Scalar(text, style, ..) => self.scalar(text.into_owned(), style, at, path),
-            Event::SequenceStart(..) => self.list(path, depth)?,
-            Event::MappingStart(..) => self.map(path, depth)?,
-            _ => return Self::refuse(Syntax, span, path, "a value", "the end of the document"),
+            Event::Scalar(text, style, ..) => self.scalar(text.into_owned(), style, at),
+            Event::SequenceStart(..) => self.list()?,
+            Event::MappingStart(..) => self.map()?,
+            _ => return self.refuse(Syntax, span, "a value", "the end of the document"),
         };
         Ok(Node { at, value })
     }
 
-    fn list(&mut self, path: &str, depth: usize) -> Result<Value, Fatal> {
+    /// The value one step down.
+    fn below(&mut self, step: Step, event: Event<'a>, span: &Span) -> Result<Node, Fatal> {
+        self.steps.push(step);
+        let node = self.node(event, span)?;
+        self.steps.pop();
+        Ok(node)
+    }
+
+    fn list(&mut self) -> Result<Value, Fatal> {
         let mut items = Vec::new();
         loop {
             let (event, span) = self.next()?;
             if matches!(event, Event::SequenceEnd) {
                 return Ok(Value::List(items));
             }
-            let path = format!("{path}[{}]", items.len());
-            items.push(self.node(event, &span, &path, depth + 1)?);
+            items.push(self.below(Step::Index(items.len()), event, &span)?);
         }
     }
 
-    fn map(&mut self, path: &str, depth: usize) -> Result<Value, Fatal> {
+    fn map(&mut self) -> Result<Value, Fatal> {
         let mut entries: Vec<Entry> = Vec::new();
         let mut seen: HashSet<String> = HashSet::new();
         loop {
@@ -214,13 +242,12 @@ impl<'a> Reader<'a, '_> {
             if matches!(event, Event::MappingEnd) {
                 return Ok(Value::Map(entries));
             }
-            let key = self.key(&event, &span, path)?;
+            let key = self.key(&event, &span)?;
             let at = Some(position(&span.start));
-            let here = join(path, &segment(&key));
             if !seen.insert(key.clone()) {
                 self.findings.push(Finding {
                     at,
-                    path: here.clone(),
+                    path: join(&self.path(), &segment(&key)),
                     ..whole(
                         ProblemCode::DuplicateKey,
                         "each key once".to_owned(),
@@ -229,22 +256,26 @@ impl<'a> Reader<'a, '_> {
                 });
             }
             let (event, span) = self.next()?;
-            let value = self.node(event, &span, &here, depth + 1)?;
+            let value = self.below(Step::Key(key.clone()), event, &span)?;
             entries.push(Entry { key, at, value });
         }
     }
 
-    fn key(&mut self, event: &Event<'a>, span: &Span, path: &str) -> Result<String, Fatal> {
+    fn key(&mut self, event: &Event<'a>, span: &Span) -> Result<String, Fatal> {
         let Event::Scalar(text, style, 0, None) = event else {
             let found = "an anchor, an alias, a tag, a list or a mapping";
-            return Self::refuse(ProblemCode::Syntax, span, path, "a text as a key", found);
+            return self.refuse(ProblemCode::Syntax, span, "a text as a key", found);
         };
+        if text.len() > MAX_KEY {
+            let expected = format!("at most {MAX_KEY} bytes in one key");
+            let found = format!("{} bytes", text.len());
+            return self.refuse(ProblemCode::TooLarge, span, &expected, &found);
+        }
         let plain = *style == ScalarStyle::Plain;
         if plain && text == "<<" {
-            return Self::refuse(
+            return self.refuse(
                 ProblemCode::Syntax,
                 span,
-                path,
                 "the fields themselves",
                 "a merge key (<<)",
             );
@@ -252,7 +283,7 @@ impl<'a> Reader<'a, '_> {
         if plain && !matches!(resolve(text), Plain::Text) {
             self.findings.push(Finding {
                 at: Some(position(&span.start)),
-                path: path.to_owned(),
+                path: self.path(),
                 hint: Some(format!("put it in quotes: {:?}", shorten(text))),
                 ..whole(
                     ProblemCode::WrongType,
@@ -264,7 +295,7 @@ impl<'a> Reader<'a, '_> {
         Ok(text.to_string())
     }
 
-    fn scalar(&mut self, text: String, style: ScalarStyle, at: Option<Position>, path: &str) -> Value {
+    fn scalar(&mut self, text: String, style: ScalarStyle, at: Option<Position>) -> Value {
         let block = matches!(style, ScalarStyle::Literal | ScalarStyle::Folded);
         if style != ScalarStyle::Plain {
             return Value::Text { text, block };
@@ -277,7 +308,7 @@ impl<'a> Reader<'a, '_> {
             Plain::Unusable => {
                 self.findings.push(Finding {
                     at,
-                    path: path.to_owned(),
+                    path: self.path(),
                     hint: Some(format!("a text is put in quotes: {:?}", shorten(&text))),
                     ..whole(
                         ProblemCode::WrongType,

@@ -1,6 +1,8 @@
 //! Small inputs that want to become large (S31).
 
-use super::parse;
+use super::{parse, project};
+use roadstead_contract::documents::{MAX_JSON, Parsed, Problem, ProblemCode, parse_values};
+use serde_json::{Value, json};
 use std::fmt::Write as _;
 
 #[test]
@@ -67,8 +69,50 @@ fn bombs() -> Vec<(&'static str, String)> {
         ("tabs", full("\t") + "a"),
         ("one long key", full("k") + ": 1"),
         (
+            "a long key above many values",
+            format!("? {}\n: [{}]\n", "a".repeat(900_000), "0,".repeat(49_000)),
+        ),
+        ("long keys above many values", long_keys()),
+        (
             "indentation",
             (0..1_400).fold(String::new(), |t, i| t + &" ".repeat(i) + "a:\n"),
         ),
     ]
+}
+
+/// An agent whose schema has the longest keys, one below the other, above as many values as there may be.
+fn long_keys() -> String {
+    let key = "k".repeat(250);
+    let inner = format!("{{\"{key}\":").repeat(55) + &format!("[{}0]", "0,".repeat(48_000)) + &"}".repeat(55);
+    format!(
+        "{{\"apiVersion\": \"roadstead.dev/v1alpha1\", \"kind\": \"Agent\", \"metadata\": {{\"name\": \"a\"}}, \
+         \"spec\": {{\"instructions\": \"x\", \"model\": \"m\", \"unknown\": 1, \"outputSchema\": {inner}}}}}"
+    )
+}
+
+fn prompt(text: String) -> Value {
+    json!({"apiVersion": "roadstead.dev/v1alpha1", "kind": "Prompt", "metadata": {"name": "p"}, "spec": {"text": text}})
+}
+
+#[test]
+fn s31_a_document_has_the_same_limit_whatever_form_it_comes_in() {
+    let values = |values: &[Value]| {
+        let named: Vec<_> = values.iter().map(|v| ("-", v)).collect();
+        parse_values(&named, &project())
+    };
+    let small = values(&[prompt("x".repeat(MAX_JSON - 200))]).expect("it fits");
+    assert_eq!(small.len(), 1);
+    let refused = |problems: Result<_, Vec<Problem>>| {
+        let problem = problems.map(|_: Vec<Parsed>| ()).expect_err("refused").remove(0);
+        assert_eq!(problem.code, ProblemCode::TooLarge, "{problem}");
+    };
+    refused(values(&[prompt("x".repeat(MAX_JSON))]));
+    let many = vec![prompt("x".repeat(MAX_JSON / 2)); 17];
+    refused(values(&many));
+    // Short enough as YAML; as JSON each quote is two characters.
+    let quotes = "\"".repeat(MAX_JSON * 3 / 4);
+    refused(parse(&format!(
+        "apiVersion: roadstead.dev/v1alpha1\nkind: Prompt\nmetadata: {{name: p}}\nspec:\n  text: |\n    {quotes}\n"
+    )));
+    refused(values(&[json!({"k".repeat(300): 1})]));
 }

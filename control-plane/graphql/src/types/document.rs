@@ -5,9 +5,9 @@ use crate::{calls, error::Result};
 use async_graphql::{Context, Enum, ID, Json, Object, SimpleObject};
 use chrono::{DateTime, Utc};
 use roadstead_contract::documents::Kind;
-use roadstead_service::{Target, list_revisions};
+use roadstead_service::{Target, get_revision, list_revisions};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// The kinds of document.
 #[derive(Enum, Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub(crate) struct Action {
 pub(crate) struct Document {
     pub(crate) object: roadstead_store::Object,
     /// Its text, where that is known already.
-    pub(crate) json: Option<Value>,
+    pub(crate) json: Option<Arc<str>>,
 }
 
 impl From<roadstead_store::Object> for Document {
@@ -104,9 +104,10 @@ impl Document {
         moment(self.object.updated_ms)
     }
     /// The current revision as its author wrote it, key order kept.
+    #[graphql(complexity = "2")]
     async fn json(&self, ctx: &Context<'_>) -> Result<Json<Value>> {
         match &self.json {
-            Some(json) => Ok(Json(json.clone())),
+            Some(text) => Ok(Json(calls::json(ctx, text)?)),
             None => Ok(Json(calls::document(ctx, &self.object).await?)),
         }
     }
@@ -131,7 +132,7 @@ impl Document {
 
 /// What a document was. Never changes.
 #[derive(Clone, Debug)]
-pub(crate) struct Revision(pub(crate) roadstead_store::Revision);
+pub(crate) struct Revision(pub(crate) roadstead_store::RevisionHead);
 
 #[Object]
 impl Revision {
@@ -158,7 +159,10 @@ impl Revision {
         &self.0.message
     }
     /// As its author wrote it, key order kept.
-    async fn json(&self) -> Result<Json<Value>> {
-        Ok(Json(calls::json(&self.0.document)?))
+    #[graphql(complexity = "2")]
+    async fn json(&self, ctx: &Context<'_>) -> Result<Json<Value>> {
+        let (caller, store) = calls::both(ctx);
+        let found = get_revision(caller, store, &Target::Id(self.0.object), self.0.number).await?;
+        Ok(Json(calls::json(ctx, &found.document)?))
     }
 }

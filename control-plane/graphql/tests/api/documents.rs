@@ -367,3 +367,113 @@ fn operation(document: &str, name: &str) -> String {
     }
     wanted.join("\n")
 }
+
+#[tokio::test]
+async fn s20_an_answer_has_a_limit_in_bytes() {
+    let world = World::new().await;
+    for n in 0..3 {
+        let text = format!("{n}{}", "x".repeat(900_000));
+        assert_eq!(
+            apply_value(&world, &key(), &text, None).await["errors"],
+            json!([])
+        );
+    }
+    let aliases: String = (0..15).map(|n| format!("a{n}: json ")).collect();
+    let query = format!(
+        r#"{{ revisions(kind: PROMPT, project: "support", name: "style") {{ nodes {{ revision {aliases} }} }} }}"#
+    );
+    let answer = world.answer(&world.acme.owner, &query, Value::Null).await;
+    assert_eq!(
+        answer["errors"][0]["extensions"]["code"], "LIMIT",
+        "{}",
+        answer["errors"]
+    );
+    let plain = query.replace(&aliases, "json");
+    let data = world.ask(&plain).await;
+    assert_eq!(data["revisions"]["nodes"].as_array().map(Vec::len), Some(3));
+    // A batch shares the limit as well.
+    let third = r#"{ documents(first: 1) { nodes { revisions(first: 3) { nodes { a: json b: json c: json d: json e: json } } } } }"#;
+    let answer = world.batch(&world.acme.owner, &[third; 3]).await;
+    assert!(answer[0]["data"].is_object() && answer[1]["data"].is_object());
+    assert_eq!(
+        answer[2]["errors"][0]["extensions"]["code"], "LIMIT",
+        "{}",
+        answer[2]["errors"]
+    );
+}
+
+#[tokio::test]
+async fn s20_the_results_of_a_large_set_are_counted_for_each_document() {
+    let world = World::new().await;
+    let many: Vec<Value> = (0..60)
+        .map(|n| {
+            let mut prompt = prompt("x");
+            prompt["metadata"]["name"] = json!(format!("p{n}"));
+            json!({"json": prompt})
+        })
+        .collect();
+    let input = json!({"project": "support", "idempotencyKey": key(), "documents": many});
+    let greedy = "mutation($input: ApplyDocumentsInput!) { applyDocuments(input: $input) {
+        results { object { revisions(first: 100) { nodes { json } } } } errors { code message } } }";
+    let data = world
+        .data(&world.acme.owner, greedy, json!({"input": input}))
+        .await;
+    assert_eq!(data["applyDocuments"]["errors"][0]["code"], "LIMIT", "{data}");
+    let none = world.ask("{ documents { nodes { id } } }").await;
+    assert_eq!(none["documents"]["nodes"], json!([]));
+    let data = world
+        .data(&world.acme.owner, APPLY, json!({"input": input}))
+        .await;
+    assert_eq!(
+        data["applyDocuments"]["results"].as_array().map(Vec::len),
+        Some(60)
+    );
+}
+
+#[tokio::test]
+async fn s31_a_json_value_may_be_as_large_as_a_file() {
+    let world = World::new().await;
+    let refused = apply_value(&world, &key(), &"x".repeat(1 << 20), None).await;
+    assert_eq!(refused["errors"][0]["code"], "LIMIT", "{refused}");
+}
+
+#[tokio::test]
+async fn s31_nothing_is_parsed_for_who_may_not_write() {
+    let world = World::new().await;
+    let viewer = world.holder(Role::Viewer, Scope::Read).await;
+    let input =
+        json!({"project": "support", "idempotencyKey": key(), "sources": [{"name": "-", "text": "kind: ["}]});
+    let data = world.data(&viewer, APPLY, json!({"input": input})).await;
+    assert_eq!(data["applyDocuments"]["errors"][0]["code"], "FORBIDDEN", "{data}");
+    let records = world.ask("{ auditRecords { nodes { action decision } } }").await;
+    assert_eq!(
+        records["auditRecords"]["nodes"][0],
+        json!({"action": "write", "decision": "deny"})
+    );
+}
+
+#[tokio::test]
+async fn s20_large_answers_that_nobody_takes_hold_a_tenants_own_share() {
+    let world = World::new().await;
+    let text = "x".repeat(900_000);
+    assert_eq!(
+        apply_value(&world, &key(), &text, None).await["errors"],
+        json!([])
+    );
+    let aliases: String = (0..15).map(|n| format!("a{n}: json ")).collect();
+    let query = format!(
+        r#"{{ revisions(kind: PROMPT, project: "support", name: "style") {{ nodes {{ {aliases} }} }} }}"#
+    );
+    let mut waiting = Vec::new();
+    for _ in 0..4 {
+        waiting.push(world.respond(&world.acme.owner, json!({"query": query})).await);
+    }
+    let answer = world.answer(&world.acme.owner, &query, Value::Null).await;
+    assert_eq!(
+        answer["errors"][0]["extensions"]["code"], "LIMIT",
+        "{}",
+        answer["errors"]
+    );
+    drop(waiting);
+    world.ask(&query).await;
+}

@@ -1,6 +1,6 @@
 //! Two tenants in a real store, and short words for asking.
 
-use axum::{Extension, Router, body::Body, middleware::from_fn};
+use axum::{Extension, Router, body::Body, middleware::from_fn, response::Response};
 use chrono::DateTime;
 use futures::{StreamExt as _, stream};
 use http::Request;
@@ -9,7 +9,7 @@ use roadstead_authz::{Presented, RequestInfo, Role, Scope, SecretKind, TenantCon
 use roadstead_contract::documents::Name;
 use roadstead_domain::{ClusterId, Error, FakeClock, SeededRandom};
 use roadstead_graphql::{Fleet, Graphql, Limits, LogLine, LogLines, LogRequest, Parts, SocketLimits, router};
-use roadstead_http::{Authenticate, Problem, guard, unauthenticated};
+use roadstead_http::{Authenticate, Bodies, BodyLimits, Problem, guard, unauthenticated};
 use roadstead_service::{authenticate, bootstrap, tokens};
 use roadstead_store::{Store, testing::TestDatabase};
 use secrecy::{ExposeSecret as _, SecretString};
@@ -103,6 +103,7 @@ impl World {
             authenticate: Arc::new(Tokens(store.clone())),
             origins: Vec::new(),
             limits: Limits::default(),
+            bodies: Bodies::new(BodyLimits::default()),
             socket: SocketLimits::default(),
             stop: CancellationToken::new(),
         }));
@@ -144,14 +145,29 @@ impl World {
 
     /// The whole answer to an operation.
     pub(crate) async fn answer(&self, caller: &TenantContext, query: &str, variables: Value) -> Value {
-        let body = json!({"query": query, "variables": variables}).to_string();
-        let request = Request::post("/graphql")
-            .header("content-type", "application/json")
-            .body(Body::from(body))
-            .unwrap();
-        let response = self.app(caller).oneshot(request).await.unwrap();
+        self.post(caller, json!({"query": query, "variables": variables}))
+            .await
+    }
+
+    async fn post(&self, caller: &TenantContext, body: Value) -> Value {
+        let response = self.respond(caller, body).await;
         let bytes = response.into_body().collect().await.unwrap().to_bytes();
         serde_json::from_slice(&bytes).unwrap()
+    }
+
+    /// The answer with its body not taken yet.
+    pub(crate) async fn respond(&self, caller: &TenantContext, body: Value) -> Response {
+        let request = Request::post("/graphql")
+            .header("content-type", "application/json")
+            .body(Body::from(body.to_string()))
+            .unwrap();
+        self.app(caller).oneshot(request).await.unwrap()
+    }
+
+    /// The answers to operations of one request.
+    pub(crate) async fn batch(&self, caller: &TenantContext, queries: &[&str]) -> Value {
+        let all: Vec<Value> = queries.iter().map(|query| json!({"query": query})).collect();
+        self.post(caller, Value::Array(all)).await
     }
 
     /// The data of an operation that has no errors.

@@ -1,12 +1,14 @@
 //! Documents: applied as a set, read, deleted, rolled back.
 
 mod apply;
+mod ask;
 mod delete;
 mod read;
 mod roll_back;
 mod write;
 
 pub use apply::{ApplyDocument, ApplyInput, apply_documents};
+pub use ask::may_write_documents;
 pub use delete::{DeleteInput, delete_document};
 pub use read::{
     Description, Invocable, describe, get_revision, invocable, list_objects, list_revisions, lookup,

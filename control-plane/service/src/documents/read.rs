@@ -4,7 +4,7 @@ use super::Target;
 use crate::stop::{allow, settle, viewing};
 use roadstead_authz::{Action, TenantContext, act};
 use roadstead_domain::{AgentId, Error, Page, PageRequest};
-use roadstead_store::{Object, ObjectFilter, Placed, Revision, Store};
+use roadstead_store::{Object, ObjectFilter, Placed, Revision, RevisionHead, Store};
 
 /// A document with everything that is known of it.
 #[derive(Clone, Debug)]
@@ -78,7 +78,7 @@ pub async fn describe(ctx: &TenantContext, store: &Store, target: &Target) -> Re
     })
 }
 
-/// The document's revisions, newest first.
+/// The document's revisions, newest first, without their documents: see [`get_revision`].
 ///
 /// # Errors
 /// [`Error::NotFound`]; [`Error::Invalid`] for a foreign cursor.
@@ -87,7 +87,7 @@ pub async fn list_revisions(
     store: &Store,
     target: &Target,
     page: &PageRequest,
-) -> Result<Page<Revision>, Error> {
+) -> Result<Page<RevisionHead>, Error> {
     let tx = viewing(ctx, store).await?;
     let object = target.find(&tx).await?;
     tx.revisions(&object, page).await

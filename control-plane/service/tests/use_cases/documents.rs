@@ -255,7 +255,7 @@ mod tests {
             .expect("listed");
         let numbers: Vec<u64> = revisions.items.iter().map(|r| r.number).collect();
         assert_eq!(numbers, [4, 3, 2, 1]);
-        assert_eq!(revisions.items[0].document, revisions.items[3].document);
+        assert_eq!(revisions.items[0].digest, revisions.items[3].digest);
         assert_eq!(
             roll(4).await.expect("nothing to do").documents[0].change,
             Change::Unchanged

@@ -2,7 +2,7 @@
 
 use crate::{
     journal::{InPart, TaskState},
-    tasks::{Refusal, TaskView},
+    tasks::{Caller, Inbound, Refusal, TaskView},
     testing::{Rig, alice, call, calls, message, say, text, until},
 };
 use serde_json::{Value, json};
@@ -51,6 +51,46 @@ async fn s82_a_call_waits_for_a_person_and_is_made_once() {
         .expect_err("used up");
     assert!(matches!(late, Refusal::Unsupported(_)), "{late}");
     assert_eq!(rig.tools.names(), ["commit"]);
+}
+
+/// Alice, as the hub names her when she may not approve.
+fn only_invokes() -> Caller {
+    Caller {
+        approve: false,
+        ..alice()
+    }
+}
+
+#[tokio::test]
+async fn s82_who_may_invoke_and_not_approve_makes_no_call_happen() {
+    let rig = rig();
+    rig.plays([calls(&[call("c", "commit", json!({"n": 7}))]), say("then not")]);
+    let tasks = &rig.engine.tasks;
+    let begun = tasks.send(&only_invokes(), message("commit")).await;
+    let view = begun.expect("taken").settled().await;
+    let answer = |parts| Inbound {
+        task: Some(view.uid.clone()),
+        parts,
+        ..message("")
+    };
+    let attempts = [
+        message("yes").parts,
+        message("OK, go on").parts,
+        data(verdict(&view, 0, "approve")),
+        data(verdict(&view, 0, "repeat")),
+    ];
+    for parts in attempts {
+        let refusal = tasks.send(&only_invokes(), answer(parts.clone())).await;
+        let refusal = refusal.expect_err("refused");
+        assert!(matches!(refusal, Refusal::Unsupported(_)), "{parts:?}: {refusal}");
+    }
+    let still = tasks.get(&alice(), &view.uid).await.expect("there");
+    assert_eq!(still.status, view.status);
+    assert_eq!(rig.tools.names(), Vec::<String>::new());
+    // A no needs no right: whose task it is may cancel it as well.
+    let no = tasks.send(&only_invokes(), answer(message("no").parts)).await;
+    assert_eq!(text(&no.expect("taken").settled().await), "then not");
+    assert_eq!(rig.tools.names(), Vec::<String>::new());
 }
 
 #[tokio::test]

@@ -1,0 +1,518 @@
+//! The hub's HTTP server: HTTP/1.1, with an end to everything that a client may draw out.
+//!
+//! axum's own server waits for ever: for the rest of a request's head, for a reader, for a free file descriptor. Here
+//! a head has a deadline, a connection that takes nothing is closed, and there are so many connections and so many of
+//! one address. HTTP/2 is not spoken: a proxy in front speaks HTTP/1.1 to the hub, and each stream inside a connection
+//! would need all of these limits again. What the faces do with a body has deadlines of its own.
+
+use axum::{Router, extract::ConnectInfo};
+use hyper::{Request, body::Incoming, server::conn::http1, service::Service as _, service::service_fn};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use std::{
+    collections::HashMap,
+    fs, io,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    pin::{Pin, pin},
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+    time::{Instant, Sleep, sleep},
+};
+use tokio_util::sync::CancellationToken;
+
+/// What clients may take of the server.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// For the head of a request, and between two requests of a connection.
+    pub(crate) head: Duration,
+    /// In which a reader must take [`TAKEN`] bytes, or all that waits.
+    pub(crate) stalled: Duration,
+    /// Connections at once.
+    pub(crate) connections: usize,
+    /// Connections of one address at once; programs on this machine may have all.
+    pub(crate) per_address: usize,
+}
+
+/// The least that a reader takes in [`Limits::stalled`].
+const TAKEN: usize = 64 * 1024;
+/// Bytes of a request's head, and of what waits to be written.
+const BUFFER: usize = 64 * 1024;
+/// Between two attempts to accept when the system has no more descriptors.
+const PAUSE: Duration = Duration::from_secs(1);
+
+impl Default for Limits {
+    /// At most half of the file descriptors that the process may have: the database and the fleet port need some too.
+    fn default() -> Self {
+        let connections = (descriptors().unwrap_or(1_024) / 2).clamp(64, 4_096);
+        Self {
+            head: Duration::from_secs(10),
+            stalled: Duration::from_secs(30),
+            connections,
+            per_address: connections / 2,
+        }
+    }
+}
+
+/// The soft limit of open files (`proc_pid_limits(5)`).
+fn descriptors() -> Option<usize> {
+    let limits = fs::read_to_string("/proc/self/limits").ok()?;
+    let line = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+/// Serves until `stop`, then lets the requests under way finish.
+pub(crate) async fn serve(listener: TcpListener, app: Router, limits: Limits, stop: CancellationToken) {
+    let doors = Arc::new(Doors::new(limits));
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            Some(_) = connections.join_next() => continue,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            // Dropped where there is no place: the client sees the connection closed at once.
+            Ok((stream, peer)) => {
+                if let Some(place) = doors.enter(peer.ip()) {
+                    let io = Watched::new(stream, limits.stalled, place);
+                    connections.spawn(connection(io, peer, app.clone(), limits, stop.clone()));
+                }
+            }
+            Err(error) if is_of_connection(&error) => {}
+            Err(error) => {
+                tracing::error!(%error, "connections cannot be accepted");
+                sleep(PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+/// Errors that a peer causes by going away before it is accepted.
+fn is_of_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
+    )
+}
+
+async fn connection(io: Watched, peer: SocketAddr, app: Router, limits: Limits, stop: CancellationToken) {
+    let app = TowerToHyperService::new(app);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(ConnectInfo(peer));
+        app.call(request)
+    });
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(limits.head)
+        .max_buf_size(BUFFER);
+    let serving = http.serve_connection(TokioIo::new(io), service).with_upgrades();
+    let mut serving = pin!(serving);
+    let mut ending = false;
+    let ended = loop {
+        tokio::select! {
+            ended = serving.as_mut() => break ended,
+            () = stop.cancelled(), if !ending => {
+                ending = true;
+                serving.as_mut().graceful_shutdown();
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection broke off");
+    }
+}
+
+/// How many connections there are.
+#[derive(Debug)]
+struct Doors {
+    limits: Limits,
+    open: Mutex<Open>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    total: usize,
+    addresses: HashMap<IpAddr, usize>,
+    /// When a refusal was last logged: a flood must not fill the log too.
+    told: Option<Instant>,
+}
+
+/// One connection's place, until dropped.
+#[derive(Debug)]
+struct Place {
+    doors: Arc<Doors>,
+    address: IpAddr,
+}
+
+impl Doors {
+    fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            open: Mutex::default(),
+        }
+    }
+
+    fn enter(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
+        let address = counted(address);
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = open.addresses.get(&address).copied().unwrap_or(0);
+        let crowded = own >= self.limits.per_address && !address.is_loopback();
+        if crowded || open.total >= self.limits.connections {
+            let now = Instant::now();
+            if open.told.is_none_or(|told| now - told > Duration::from_secs(10)) {
+                open.told = Some(now);
+                let total = open.total;
+                tracing::warn!(%address, own, total, "there are as many connections as may be; more are closed");
+            }
+            return None;
+        }
+        open.total += 1;
+        *open.addresses.entry(address).or_default() += 1;
+        Some(Place {
+            doors: Arc::clone(self),
+            address,
+        })
+    }
+}
+
+/// Whoever has one address of IPv6 has the 2^64 beside it.
+fn counted(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) if !v6.is_loopback() => {
+            let network = u128::from(v6) & !u128::from(u64::MAX);
+            IpAddr::V6(Ipv6Addr::from(network))
+        }
+        other => other,
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut open = self.doors.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.total -= 1;
+        if let Some(own) = open.addresses.get_mut(&self.address) {
+            *own -= 1;
+            if *own == 0 {
+                open.addresses.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// A connection that fails when its reader takes too little. Holds its place, also once it has become a WebSocket.
+struct Watched {
+    stream: TcpStream,
+    stalled: Duration,
+    /// Runs while something waits to be written.
+    patience: Option<Pin<Box<Sleep>>>,
+    /// Since then.
+    taken: usize,
+    _place: Place,
+}
+
+impl Watched {
+    fn new(stream: TcpStream, stalled: Duration, place: Place) -> Self {
+        // Events are small and wanted at once; a stream that cannot be told so is only slower.
+        drop(stream.set_nodelay(true));
+        Self {
+            stream,
+            stalled,
+            patience: None,
+            taken: 0,
+            _place: place,
+        }
+    }
+
+    /// Passes on what a write of `wanted` bytes came to.
+    fn watch(
+        &mut self,
+        cx: &mut Context<'_>,
+        wanted: usize,
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        match written {
+            Poll::Ready(Ok(taken)) => {
+                self.taken = self.taken.saturating_add(taken);
+                if taken >= wanted {
+                    self.patience = None;
+                }
+                Poll::Ready(Ok(taken))
+            }
+            Poll::Ready(error) => Poll::Ready(error),
+            Poll::Pending => loop {
+                let patience = self.patience.get_or_insert_with(|| {
+                    self.taken = 0;
+                    Box::pin(sleep(self.stalled))
+                });
+                ready!(patience.as_mut().poll(cx));
+                if self.taken < TAKEN {
+                    return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                }
+                self.patience = None;
+            },
+        }
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.stream).poll_write(cx, buf);
+        this.watch(cx, buf.len(), written)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let wanted = bufs.iter().map(|buf| buf.len()).sum();
+        let written = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        this.watch(cx, wanted, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::{
+        body::{Body, Bytes},
+        routing::get,
+    };
+    use futures::stream;
+    use std::{
+        convert::Infallible,
+        sync::atomic::{AtomicBool, Ordering},
+    };
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        sync::Notify,
+        time::timeout,
+    };
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    fn limits() -> Limits {
+        Limits {
+            head: Duration::from_millis(200),
+            stalled: Duration::from_millis(200),
+            connections: 100,
+            per_address: 50,
+        }
+    }
+
+    struct Served {
+        address: SocketAddr,
+        stop: CancellationToken,
+        task: tokio::task::JoinHandle<()>,
+    }
+
+    async fn served(app: Router, limits: Limits) -> Served {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(serve(listener, app, limits, stop.clone()));
+        Served { address, stop, task }
+    }
+
+    impl Served {
+        async fn connect(&self) -> TcpStream {
+            TcpStream::connect(self.address).await.expect("connected")
+        }
+    }
+
+    fn hello() -> Router {
+        let peer = |ConnectInfo(peer): ConnectInfo<SocketAddr>| async move { peer.ip().to_string() };
+        Router::new().route("/", get(peer))
+    }
+
+    /// All that comes until the server closes.
+    async fn rest(stream: &mut TcpStream) -> String {
+        let mut text = Vec::new();
+        let read = timeout(PATIENCE, stream.read_to_end(&mut text)).await;
+        // A reset is an end too.
+        drop(read.expect("the server holds the connection"));
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    #[tokio::test]
+    async fn s29_a_head_that_never_ends_and_a_connection_without_requests_are_closed() {
+        let served = served(hello(), limits()).await;
+        for begun in [
+            "",
+            "G",
+            "GET / HTTP/1.1\r\nhost: x\r\nx-y: ",
+            "PRI * HTTP/2.0\r\n\r\n",
+        ] {
+            let mut stream = served.connect().await;
+            stream.write_all(begun.as_bytes()).await.expect("written");
+            let got = rest(&mut stream).await;
+            assert!(!got.contains("200"), "{begun:?}: {got}");
+        }
+        let mut stream = served.connect().await;
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            .await
+            .expect("written");
+        let got = rest(&mut stream).await;
+        assert!(
+            got.starts_with("HTTP/1.1 200") && got.ends_with("127.0.0.1"),
+            "{got}"
+        );
+    }
+
+    /// Says that it was dropped.
+    struct Dropped(Arc<AtomicBool>);
+
+    impl Drop for Dropped {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+
+    #[tokio::test]
+    async fn s29_a_reader_that_stops_is_cut_off() {
+        let gone = Arc::new(AtomicBool::new(false));
+        let flag = gone.clone();
+        let endless = move || async move {
+            let guard = Dropped(flag);
+            let chunk = move || {
+                let _ = &guard;
+                Ok::<_, Infallible>(Bytes::from_static(&[b'x'; 16 * 1024]))
+            };
+            Body::from_stream(stream::repeat_with(chunk))
+        };
+        let served = served(Router::new().route("/", get(endless)), limits()).await;
+        let mut stream = served.connect().await;
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            .await
+            .expect("written");
+        let until = Instant::now() + PATIENCE;
+        while !gone.load(Ordering::SeqCst) {
+            assert!(Instant::now() < until, "the answer goes on for nobody");
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn s29_there_are_so_many_connections_and_a_place_becomes_free() {
+        let few = Limits {
+            head: Duration::from_secs(60),
+            connections: 3,
+            ..limits()
+        };
+        let served = served(hello(), few).await;
+        let mut open = Vec::new();
+        for _ in 0..3 {
+            let mut stream = served.connect().await;
+            stream
+                .write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+                .await
+                .expect("written");
+            let mut byte = [0];
+            timeout(PATIENCE, stream.read_exact(&mut byte))
+                .await
+                .expect("in time")
+                .expect("answered");
+            open.push(stream);
+        }
+        let mut fourth = served.connect().await;
+        assert_eq!(rest(&mut fourth).await, "");
+        drop(open);
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let mut stream = served.connect().await;
+            let asked = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+            drop(stream.write_all(asked).await);
+            if rest(&mut stream).await.starts_with("HTTP/1.1 200") {
+                break;
+            }
+            assert!(Instant::now() < until, "the places stay taken");
+        }
+    }
+
+    #[test]
+    fn s29_one_address_does_not_take_all_places() {
+        let doors = Arc::new(Doors::new(Limits {
+            connections: 10,
+            per_address: 4,
+            ..limits()
+        }));
+        let enter = |address: &str| doors.enter(address.parse().expect("an address"));
+        let held: Vec<_> = (0..4).map(|n| enter(&format!("2001:db8::{n}"))).collect();
+        assert!(held.iter().all(Option::is_some));
+        assert!(enter("2001:db8::ffff:1").is_none(), "the same network");
+        let others: Vec<_> = ["2001:db8:0:1::1", "192.0.2.1", "::ffff:192.0.2.1"]
+            .map(enter)
+            .into();
+        assert!(others.iter().all(Option::is_some));
+        assert_eq!(doors.open.lock().expect("whole").addresses.len(), 3);
+        drop((held, others));
+        let local: Vec<_> = (0..10).map(|_| enter("127.0.0.1")).collect();
+        assert!(
+            local.iter().all(Option::is_some),
+            "programs on this machine may have all"
+        );
+        assert!(enter("192.0.2.1").is_none());
+        drop(local);
+        let open = doors.open.lock().expect("whole");
+        assert_eq!((open.total, open.addresses.len()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_request_under_way_is_answered_when_the_hub_stops() {
+        let (begun, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (told, waits) = (begun.clone(), go_on.clone());
+        let slow = move || async move {
+            told.notify_one();
+            waits.notified().await;
+            "done"
+        };
+        let served = served(Router::new().route("/", get(slow)), limits()).await;
+        let mut stream = served.connect().await;
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            .await
+            .expect("written");
+        begun.notified().await;
+        served.stop.cancel();
+        go_on.notify_one();
+        assert!(rest(&mut stream).await.ends_with("done"));
+        timeout(PATIENCE, served.task)
+            .await
+            .expect("in time")
+            .expect("ended");
+    }
+}
