@@ -215,11 +215,17 @@ pub enum Question {
     Approve,
     /// The call was sent before the engine stopped and has no result: repeat it?
     Unknown,
+    /// What the model wants to know: the answer is the call's result.
+    Asked,
 }
 
 impl Question {
     pub(super) fn from_number(number: i64) -> Self {
-        if number == 1 { Self::Unknown } else { Self::Approve }
+        match number {
+            1 => Self::Unknown,
+            2 => Self::Asked,
+            _ => Self::Approve,
+        }
     }
 }
 
@@ -232,6 +238,8 @@ pub enum Decision {
     No,
     /// Nobody answered in time.
     Expired,
+    /// The person's words are in the reason.
+    Answered,
 }
 
 impl Decision {
@@ -239,6 +247,7 @@ impl Decision {
         match number {
             0 => Self::Yes,
             1 => Self::No,
+            3 => Self::Answered,
             _ => Self::Expired,
         }
     }

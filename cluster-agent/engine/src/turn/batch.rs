@@ -4,7 +4,7 @@ use super::{
     End, Turn,
     ask::Reply,
     limits, refused_by_person,
-    table::{AGENT, Offered, label},
+    table::{AGENT, Offered, PERSON, label, question},
 };
 use crate::{
     clock::new_id,
@@ -95,6 +95,11 @@ fn answered(approval: &Approval, state: StepState) -> What {
             question,
             asked: true,
         },
+        (Question::Asked, Some(Decision::Answered)) => What::Done(StepResult {
+            text: capped(approval.reason.clone()),
+            ..StepResult::default()
+        }),
+        (Question::Asked, Some(_)) => What::Done(StepResult::error("Nobody answered in time.")),
         // The decision was used up: it allowed one call.
         (_, Some(Decision::Yes)) if state == StepState::Sent => What::Lost,
         (_, Some(Decision::Yes)) => What::Run { sent: false },
@@ -207,14 +212,17 @@ impl Turn {
             return (offered, What::Done(StepResult::error(wrong)));
         }
         self.counters.refused.remove(&call.name);
-        let ask = offered.as_ref().is_some_and(|o| o.approve || o.changed.is_some());
-        let what = if ask {
-            What::Ask {
-                question: Question::Approve,
+        let question = match &offered {
+            Some(offered) if offered.server == PERSON => Some(Question::Asked),
+            Some(offered) if offered.approve || offered.changed.is_some() => Some(Question::Approve),
+            _ => None,
+        };
+        let what = match question {
+            Some(question) => What::Ask {
+                question,
                 asked: false,
-            }
-        } else {
-            What::Run { sent: false }
+            },
+            None => What::Run { sent: false },
         };
         (offered, what)
     }
@@ -309,16 +317,20 @@ impl Turn {
         for (at, (result, kept)) in made {
             let planned = &mut batch[at];
             let label = label(&planned.server, &planned.tool);
-            self.counters.tool_calls += 1;
-            let count = self.counters.tools.entry(label.clone()).or_default();
-            count.calls += 1;
-            count.errors += u32::from(result.is_error);
+            self.count_call(&label, result.is_error);
             match kept {
                 Some(write) => self.unconfirmed.push(write),
                 None => self.unknown_effects.push(label),
             }
             planned.what = What::Done(result);
         }
+    }
+
+    fn count_call(&mut self, label: &str, is_error: bool) {
+        self.counters.tool_calls += 1;
+        let count = self.counters.tools.entry(label.to_owned()).or_default();
+        count.calls += 1;
+        count.errors += u32::from(is_error);
     }
 
     /// Makes one call and queues its result for the journal. A call that a cancel broke off has no result to keep.
@@ -484,6 +496,9 @@ impl Turn {
                 asked: false,
             } = planned.what
             {
+                if question == Question::Asked {
+                    self.count_call(&label(&planned.server, &planned.tool), false);
+                }
                 let waiting = self.question(planned, question, now);
                 new.push(NewApproval {
                     uid: waiting.approval.clone(),
@@ -540,6 +555,7 @@ pub(crate) fn sentence(waits_for: &[Waiting]) -> String {
         let label = label(&w.server, &w.tool);
         match w.question {
             Question::Approve => format!("May {label} be called with {}?", w.arguments),
+            Question::Asked => question(&w.arguments).to_owned(),
             Question::Unknown => format!(
                 "The engine stopped after {label} was called with {}; whether that took effect is not known. \
                  Shall it be called again?",

@@ -8,7 +8,7 @@ use crate::{
     revision::Revision,
     tools::{Listing, ToolInfo},
 };
-use roadstead_contract::documents::ToolUse;
+use roadstead_contract::documents::{Questions, ToolUse};
 use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, HashMap},
@@ -18,12 +18,20 @@ use std::{
 
 /// In [`Offered::server`] of a sub-agent: no reference to a tool server looks like it.
 pub(crate) const AGENT: &str = "agent:";
+/// The same of a question to the person.
+pub(crate) const PERSON: &str = "person:";
+/// The tool that asks the person, as the model sees it; a server's tool of that name gets another.
+const ASK_USER: &str = "ask_user";
+/// The argument of [`ASK_USER`] with what is asked.
+const QUESTION: &str = "question";
+/// Longest question, in characters.
+const MAX_QUESTION: usize = 4096;
 
 /// Something the model may call.
 pub(crate) struct Offered {
     /// As the model sees it.
     pub(crate) name: String,
-    /// The reference of a tool server, or [`AGENT`].
+    /// The reference of a tool server, [`AGENT`] or [`PERSON`].
     pub(crate) server: String,
     /// As the server names it; of a sub-agent its reference.
     pub(crate) tool: String,
@@ -78,13 +86,21 @@ impl Offered {
     }
 }
 
-/// `server/tool`; `agent/name` of a sub-agent.
+/// `server/tool`; `agent/name` of a sub-agent, `person/ask_user` of a question.
 pub(crate) fn label(server: &str, tool: &str) -> String {
-    if server == AGENT {
-        format!("agent/{tool}")
-    } else {
-        format!("{server}/{tool}")
+    match server {
+        AGENT => format!("agent/{tool}"),
+        PERSON => format!("person/{tool}"),
+        server => format!("{server}/{tool}"),
     }
+}
+
+/// What a call of `ask_user` asks.
+pub(crate) fn question(arguments: &Value) -> &str {
+    arguments
+        .get(QUESTION)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
 }
 
 impl fmt::Debug for Offered {
@@ -159,6 +175,9 @@ impl ToolTable {
             schemas: Arc::new([]),
         };
         let mut schemas = Vec::new();
+        if revision.bundle.agent.questions == Questions::Ask {
+            table.offer_questions(&mut schemas);
+        }
         for agent in &revision.bundle.agent.agents {
             table.offer_agent(&mut schemas, &agent.name.to_string());
         }
@@ -169,7 +188,7 @@ impl ToolTable {
                 .filter(|(other, _)| other.name == info.name)
                 .count()
                 > 1;
-            let wanted = if twice {
+            let wanted = if twice || table.by_name.contains_key(&info.name) {
                 format!("{}__{}", info.server, info.name)
             } else {
                 info.name.clone()
@@ -229,6 +248,40 @@ impl ToolTable {
             offered,
             format!("Hands a task to the agent {reference} and returns its answer."),
         );
+    }
+
+    fn offer_questions(&mut self, schemas: &mut Vec<ToolSchema>) {
+        let offered = Offered {
+            name: ASK_USER.to_owned(),
+            server: PERSON.to_owned(),
+            tool: ASK_USER.to_owned(),
+            repeatable: true,
+            approve: false,
+            changed: None,
+            schema: Arc::new(json!({
+                "type": "object",
+                "properties": {QUESTION: {"type": "string", "pattern": "\\S", "maxLength": MAX_QUESTION,
+                    "description": "What you need to know, in words that can be answered by themselves."}},
+                "required": [QUESTION],
+                "additionalProperties": false
+            })),
+            validator: OnceLock::new(),
+        };
+        let description = "Asks the person for whom you work, and returns their answer. They may take hours: ask only \
+                           what you cannot find out or decide yourself, and everything at once.";
+        self.add(schemas, offered, description.to_owned());
+    }
+
+    /// The same for a task that has nobody to ask.
+    pub(crate) fn without_questions(&self) -> Self {
+        let asks = |name: &str| self.by_name.get(name).is_some_and(|o| o.server == PERSON);
+        let schemas = self.schemas.iter().filter(|s| !asks(&s.name)).cloned();
+        let others = self.by_name.iter().filter(|(_, o)| o.server != PERSON);
+        Self {
+            listing: Arc::clone(&self.listing),
+            schemas: schemas.collect(),
+            by_name: others.map(|(name, o)| (name.clone(), Arc::clone(o))).collect(),
+        }
     }
 
     fn add(&mut self, schemas: &mut Vec<ToolSchema>, offered: Offered, description: String) {

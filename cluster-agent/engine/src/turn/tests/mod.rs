@@ -4,5 +4,6 @@ mod approvals;
 mod basics;
 mod limits;
 mod models;
+mod questions;
 mod restarts;
 mod tools;
