@@ -8,9 +8,11 @@
 
 mod ask;
 mod batch;
+mod calls;
 mod history;
 pub(crate) mod limits;
 mod output;
+mod pause;
 pub(crate) mod table;
 #[cfg(test)]
 mod tests;
@@ -25,8 +27,8 @@ use crate::{
 };
 use ask::Reply;
 use batch::Planned;
-pub(crate) use batch::sentence;
 pub(crate) use history::user as user_message;
+pub(crate) use pause::sentence;
 use roadstead_contract::{
     documents::Questions,
     run::{Outcome, RunRecord},
