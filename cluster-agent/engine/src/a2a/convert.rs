@@ -6,6 +6,7 @@
 
 use crate::{
     journal::{InPart, Question, TaskState},
+    model::{MAX_DEPTH, is_deep},
     tasks::{Answer, Event, Fed, Inbound, Numbered, Refusal, Shown, Status, TaskView, Waiting},
     turn::question,
 };
@@ -82,6 +83,9 @@ pub(super) fn inbound(message: Message) -> Result<Inbound, Refusal> {
 fn in_part(part: Part) -> Result<InPart, Refusal> {
     match part.content {
         PartContent::Text(text) => Ok(InPart::Text { text }),
+        PartContent::Data(data) if is_deep(&data) => Err(Refusal::Invalid(format!(
+            "message.parts: expected data of at most {MAX_DEPTH} levels, found more"
+        ))),
         PartContent::Data(data) => Ok(InPart::Data { data }),
         PartContent::Raw(bytes) => Ok(InPart::File {
             name: part.filename.unwrap_or_default(),
@@ -253,6 +257,7 @@ fn approval(waiting: &Waiting) -> Value {
         "server": waiting.server,
         "tool": waiting.tool,
         "arguments": waiting.arguments,
+        "change": waiting.change.as_ref().map(|c| json!({"description": c.description, "parameters": c.parameters})),
         "digest": waiting.digest,
         "expiresAt": time(waiting.expires_ms).map(|t| t.to_rfc3339()),
     })

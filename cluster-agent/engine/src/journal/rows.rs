@@ -240,6 +240,8 @@ pub enum Decision {
     Expired,
     /// The person's words are in the reason.
     Answered,
+    /// Used up: another question took its place.
+    Void,
 }
 
 impl Decision {
@@ -248,9 +250,21 @@ impl Decision {
             0 => Self::Yes,
             1 => Self::No,
             3 => Self::Answered,
+            4 => Self::Void,
             _ => Self::Expired,
         }
     }
+}
+
+/// What a tool says of itself now, where that is not what was approved: a person sees it before they decide.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Change {
+    /// SHA-256 over name, description and schema, in hex.
+    pub digest: String,
+    pub description: String,
+    /// JSON Schema of the arguments, as text.
+    pub parameters: String,
 }
 
 /// A decision that a task waits for, or had.
@@ -259,8 +273,9 @@ pub struct Approval {
     pub uid: String,
     pub step: i64,
     pub question: Question,
-    /// SHA-256 over server, tool and arguments, in hex.
+    /// SHA-256 over server, tool and arguments (and the change, where there is one), in hex.
     pub digest: String,
+    pub change: Option<Change>,
     pub expires_ms: i64,
     pub decision: Option<Decision>,
     pub reason: String,

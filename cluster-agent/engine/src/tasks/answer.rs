@@ -6,7 +6,7 @@
 use super::{Caller, Inbound, Open, Refusal, Sent, Shown, Status, Tasks, Waiting, send::working};
 use crate::{
     journal::{Decide, Decided, Decision, Entry, InPart, Question, TaskState},
-    turn::{Start, Turn, question, sentence},
+    turn::{Start, Turn, code, question, sentence},
 };
 use serde::Deserialize;
 use std::{sync::Arc, time::Duration};
@@ -134,6 +134,12 @@ impl Tasks {
         let left = match decided {
             Decided::Known => return Ok(()),
             Decided::Refused { uid, why } => return Err(Refusal::Invalid(format!("approval {uid}: {why}"))),
+            Decided::NotWaiting => {
+                return Err(Refusal::Unsupported(format!(
+                    "task {} waits for no answer any more",
+                    live.uid
+                )));
+            }
             Decided::Taken { open } => open,
         };
         let (done, waits_for): (Vec<Waiting>, Vec<Waiting>) = live
@@ -224,6 +230,7 @@ fn decide(waiting: &Waiting, decision: Decision, reason: String) -> Decide {
         digest: waiting.digest.clone(),
         decision,
         reason,
+        bare: false,
     }
 }
 
@@ -348,11 +355,24 @@ fn from_text(waiting: &[Waiting], text: &str) -> Result<Decide, Refusal> {
         return Err(Refusal::Invalid(text));
     };
     let text = text.trim();
-    let (word, reason) = text.split_once([',', ':', ' ']).unwrap_or((text, ""));
-    let decision = match word.trim_end_matches(['.', '!']).to_ascii_lowercase().as_str() {
-        "yes" | "y" | "approve" | "ok" | "repeat" => Decision::Yes,
-        "no" | "n" | "deny" | "tell" => Decision::No,
-        _ => return Err(Refusal::Invalid(format!("expected yes or no: {SAY}"))),
-    };
-    Ok(decide(asked, decision, reason.trim().to_owned()))
+    let (word, rest) = text.split_once([',', ':', ' ']).unwrap_or((text, ""));
+    let (word, rest) = (
+        word.trim_end_matches(['.', '!']).to_ascii_lowercase(),
+        rest.trim(),
+    );
+    let code = code(&asked.approval);
+    match word.as_str() {
+        "no" | "n" | "deny" | "tell" => Ok(decide(asked, Decision::No, rest.to_owned())),
+        "yes" | "y" | "approve" | "ok" | "repeat" if rest.eq_ignore_ascii_case(code) => {
+            Ok(decide(asked, Decision::Yes, String::new()))
+        }
+        "yes" | "y" | "approve" | "ok" | "repeat" if rest.is_empty() => Ok(Decide {
+            bare: true,
+            ..decide(asked, Decision::Yes, String::new())
+        }),
+        // "Yes, but" is no yes.
+        _ => Err(Refusal::Invalid(format!(
+            "expected `yes`, `yes {code}` or `no`: {SAY}"
+        ))),
+    }
 }

@@ -4,7 +4,9 @@ use super::{
     End, Turn,
     ask::Reply,
     calls::{PARALLEL, capped},
-    limits, refused_by_person,
+    limits,
+    pause::digest,
+    refused_by_person,
     table::{Offered, PERSON, label},
 };
 use crate::{
@@ -35,7 +37,7 @@ pub(crate) enum What {
     /// Its result is there.
     Done(StepResult),
     /// It may be made; `sent` if the journal says so already.
-    Run { sent: bool },
+    Run { sent: bool, by: Leave },
     /// A person is asked; `asked` if the question is written down.
     Ask { question: Question, asked: bool },
     /// Found as planned after a restart: to be checked like a new one.
@@ -44,9 +46,20 @@ pub(crate) enum What {
     Lost,
 }
 
+/// By whose leave a call is made.
+#[derive(Debug)]
+pub(crate) enum Leave {
+    /// It needs nobody's.
+    Free,
+    /// A person's, for what has this digest.
+    Person(String),
+}
+
 /// A call as a restart finds it.
 pub(super) fn placed(call: &ToolCall, step: Step, approvals: &[Approval]) -> Planned {
-    let latest = approvals.iter().rev().find(|a| a.step == step.id);
+    let latest = approvals
+        .iter()
+        .find(|a| a.step == step.id && a.decision != Some(Decision::Void));
     let kept = step.state == StepState::Done;
     let what = match (step.state, step.result) {
         (_, Some(result)) => What::Done(result),
@@ -79,7 +92,10 @@ fn answered(approval: &Approval, state: StepState) -> What {
         (Question::Asked, Some(_)) => What::Done(StepResult::error("Nobody answered in time.")),
         // The decision was used up: it allowed one call.
         (_, Some(Decision::Yes)) if state == StepState::Sent => What::Lost,
-        (_, Some(Decision::Yes)) => What::Run { sent: false },
+        (_, Some(Decision::Yes)) => What::Run {
+            sent: false,
+            by: Leave::Person(approval.digest.clone()),
+        },
         (Question::Approve, Some(decision)) => {
             What::Done(StepResult::error(refused_by_person(decision, &approval.reason)))
         }
@@ -129,7 +145,7 @@ impl Turn {
         }
         let mut free = PARALLEL;
         for (_, what) in &mut verdicts {
-            if let What::Run { sent } = what {
+            if let What::Run { sent, .. } = what {
                 *sent = free > 0;
                 free = free.saturating_sub(1);
             }
@@ -180,7 +196,11 @@ impl Turn {
             )),
             (Some(_), Some(problem)) => Some(format!("The arguments are not JSON: {problem}.")),
             (Some(offered), None) => {
-                let misfit = offered.check(&call.arguments).err();
+                // What a changed schema says is not for the model to read before a person has: it is held to it then.
+                let misfit = match offered.changed {
+                    Some(_) => None,
+                    None => offered.check(&call.arguments).err(),
+                };
                 misfit.map(|m| format!("The arguments do not fit the tool's JSON Schema: {m}."))
             }
         };
@@ -199,7 +219,10 @@ impl Turn {
                 question,
                 asked: false,
             },
-            None => What::Run { sent: false },
+            None => What::Run {
+                sent: false,
+                by: Leave::Free,
+            },
         };
         (offered, what)
     }
@@ -246,11 +269,20 @@ impl Turn {
         match &planned.what {
             What::Check => planned.what = self.check(&planned.call).1,
             What::Lost => planned.what = self.lost(planned)?,
-            What::Run { .. } if self.table.find(&planned.server, &planned.tool).is_none() => {
-                let text = format!("The tool {} is not on offer any more.", planned.call.name);
-                planned.what = What::Done(StepResult::error(text));
-            }
-            What::Run { .. } | What::Done(_) | What::Ask { .. } => {}
+            What::Run { by, .. } => match self.table.find(&planned.server, &planned.tool) {
+                None => {
+                    let text = format!("The tool {} is not on offer any more.", planned.call.name);
+                    planned.what = What::Done(StepResult::error(text));
+                }
+                Some(offered) if !covers(by, offered, &planned.call) => {
+                    planned.what = What::Ask {
+                        question: Question::Approve,
+                        asked: false,
+                    };
+                }
+                Some(_) => {}
+            },
+            What::Done(_) | What::Ask { .. } => {}
         }
         if let What::Done(result) = &planned.what
             && !planned.kept
@@ -265,8 +297,12 @@ impl Turn {
     /// A call that was sent and has no result: repeated only where that is known to be safe.
     fn lost(&self, planned: &Planned) -> Result<What, End> {
         let offered = self.table.find(&planned.server, &planned.tool);
-        if offered.is_some_and(|o| o.repeatable) {
-            return Ok(What::Run { sent: true });
+        // What says something else of itself today need not be what it was.
+        if offered.is_some_and(|o| o.repeatable && o.changed.is_none()) {
+            return Ok(What::Run {
+                sent: true,
+                by: Leave::Free,
+            });
         }
         let label = label(&planned.server, &planned.tool);
         match self.revision.bundle.agent.on_unknown_result {
@@ -283,6 +319,15 @@ impl Turn {
     }
 }
 
+/// Whether a leave is one for the tool as it is now: a change that the person was not shown needs another (S80).
+fn covers(leave: &Leave, offered: &Offered, call: &ToolCall) -> bool {
+    let Some(change) = &offered.changed else {
+        return true;
+    };
+    let wanted = digest(&offered.server, &offered.tool, &call.arguments, Some(change));
+    matches!(leave, Leave::Person(digest) if *digest == wanted)
+}
+
 fn place(call: &ToolCall, offered: Option<&Offered>) -> (String, String) {
     match offered {
         Some(offered) => (offered.server.clone(), offered.tool.clone()),
@@ -294,7 +339,7 @@ fn new_step(call: &ToolCall, offered: Option<&Offered>, what: &What) -> NewStep 
     let (server, tool) = place(call, offered);
     let (state, result) = match what {
         What::Done(result) => (StepState::Done, Some(result.clone())),
-        What::Run { sent: true } => (StepState::Sent, None),
+        What::Run { sent: true, .. } => (StepState::Sent, None),
         _ => (StepState::Planned, None),
     };
     NewStep {

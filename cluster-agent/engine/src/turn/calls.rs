@@ -32,7 +32,7 @@ impl Turn {
     pub(super) async fn make_calls(&mut self, batch: &mut [Planned]) {
         let mut running: Vec<BoxFuture<'_, Made>> = Vec::new();
         for (at, planned) in batch.iter().enumerate() {
-            if let What::Run { sent } = planned.what {
+            if let What::Run { sent, .. } = planned.what {
                 let made = self.make(planned, sent);
                 running.push(made.map(move |made| (at, made)).boxed());
             }
@@ -65,7 +65,8 @@ impl Turn {
                 StepResult::error("Not called: the task was canceled.")
             }
             Some(offered) => match self.announce(planned, offered, sent).await {
-                Ok(()) => {
+                Ok(Some(misfit)) => StepResult::error(misfit),
+                Ok(None) => {
                     let span = observe::execute_tool(&offered.label(), &planned.call.id);
                     let outcome = self.call(offered, planned).instrument(span.clone()).await;
                     if outcome.as_ref().map_or(true, |result| result.is_error) {
@@ -90,13 +91,24 @@ impl Turn {
         (result, Some(kept))
     }
 
-    /// Writes down and shows that a call is about to be made.
-    async fn announce(&self, planned: &Planned, offered: &Offered, sent: bool) -> Result<(), JournalError> {
+    /// Writes down and shows that a call is about to be made. `Some` of why a changed tool is not called after all.
+    async fn announce(
+        &self,
+        planned: &Planned,
+        offered: &Offered,
+        sent: bool,
+    ) -> Result<Option<String>, JournalError> {
+        if let Some(change) = &offered.changed {
+            self.accept_change(offered, &change.digest).await;
+            if let Err(misfit) = offered.check(&planned.call.arguments) {
+                return Ok(Some(format!(
+                    "Not called: a person approved the call and the tool's new description, and the arguments do not \
+                     fit its JSON Schema: {misfit}."
+                )));
+            }
+        }
         if !sent {
             self.services.journal.tool_sent(planned.step).await?;
-        }
-        if let Some(digest) = &offered.changed {
-            self.accept_change(offered, digest).await;
         }
         self.live.emit(Event::ToolCall {
             call: planned.call.id.clone(),
@@ -104,7 +116,7 @@ impl Turn {
             tool: planned.tool.clone(),
             arguments: planned.call.arguments.clone(),
         });
-        Ok(())
+        Ok(None)
     }
 
     fn show_result(&self, planned: &Planned, result: &StepResult) {

@@ -28,7 +28,7 @@ use crate::{
 use ask::Reply;
 use batch::Planned;
 pub(crate) use history::user as user_message;
-pub(crate) use pause::sentence;
+pub(crate) use pause::{code, sentence};
 use roadstead_contract::{
     documents::Questions,
     run::{Outcome, RunRecord},

@@ -7,14 +7,17 @@ use super::{
 };
 use crate::{
     clock::new_id,
-    journal::{NewApproval, Question, TaskState},
+    journal::{Change, NewApproval, Question, TaskState},
     tasks::{Status, Waiting},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 /// How long a person has to answer.
 const APPROVAL_LIFE_MS: i64 = 24 * 60 * 60 * 1000;
+
+/// Characters of an id's random end: 24 bits, to tell the questions of one task apart.
+const CODE: usize = 6;
 
 impl Turn {
     /// Writes the questions down and asks them.
@@ -37,6 +40,7 @@ impl Turn {
                     step: planned.step,
                     question,
                     digest: waiting.digest.clone(),
+                    change: waiting.change.clone(),
                     expires_ms: waiting.expires_ms,
                 });
                 waits_for.push(waiting);
@@ -63,37 +67,58 @@ impl Turn {
 
     fn question(&self, planned: &Planned, question: Question, now_ms: i64) -> Waiting {
         let (server, tool, arguments) = (&planned.server, &planned.tool, &planned.call.arguments);
+        let change = self.table.find(server, tool).and_then(|o| o.changed.clone());
         Waiting {
             approval: new_id(self.services.clock.as_ref()),
             question,
             server: server.clone(),
             tool: tool.clone(),
             arguments: arguments.clone(),
-            digest: digest(server, tool, arguments),
+            digest: digest(server, tool, arguments, change.as_ref()),
+            change,
             expires_ms: now_ms.saturating_add(APPROVAL_LIFE_MS),
         }
     }
 }
 
-/// What an approval binds to: SHA-256 in hex over server, tool and arguments as JSON, in the order that the model wrote.
-pub(crate) fn digest(server: &str, tool: &str, arguments: &Value) -> String {
-    let text = serde_json::json!([server, tool, arguments]).to_string();
-    hex::encode(Sha256::digest(text))
+/// What an approval binds to: SHA-256 in hex over server, tool and arguments as JSON, in the order that the model
+/// wrote; and over the tool's new description and schema, where it has one that waits for the same word.
+pub(crate) fn digest(server: &str, tool: &str, arguments: &Value, change: Option<&Change>) -> String {
+    let text = match change {
+        None => json!([server, tool, arguments]),
+        Some(change) => json!([server, tool, arguments, change.digest]),
+    };
+    hex::encode(Sha256::digest(text.to_string()))
+}
+
+/// What a person adds to a yes in words to say which question they mean: the last characters of its id.
+pub(crate) fn code(approval: &str) -> &str {
+    let at = approval.len().saturating_sub(CODE);
+    approval.get(at..).unwrap_or(approval)
 }
 
 /// What a person is asked, in words.
 pub(crate) fn sentence(waits_for: &[Waiting]) -> String {
-    let one = |w: &Waiting| {
-        let label = label(&w.server, &w.tool);
-        match w.question {
-            Question::Approve => format!("May {label} be called with {}?", w.arguments),
-            Question::Asked => question(&w.arguments).to_owned(),
-            Question::Unknown => format!(
-                "The engine stopped after {label} was called with {}; whether that took effect is not known. \
-                 Shall it be called again?",
-                w.arguments
-            ),
-        }
-    };
     waits_for.iter().map(one).collect::<Vec<_>>().join("\n")
+}
+
+fn one(w: &Waiting) -> String {
+    let label = label(&w.server, &w.tool);
+    let ask = match w.question {
+        Question::Asked => return question(&w.arguments).to_owned(),
+        Question::Approve => format!("May {label} be called with {}?", w.arguments),
+        Question::Unknown => format!(
+            "The engine stopped after {label} was called with {}; whether that took effect is not known. \
+             Shall it be called again?",
+            w.arguments
+        ),
+    };
+    let change = w.change.as_ref().map_or_else(String::new, |change| {
+        format!(
+            " Its description or parameters are not those that were approved; a yes accepts them, too. It now says: \
+             {:?}, parameters: {}",
+            change.description, change.parameters
+        )
+    });
+    format!("{ask}{change} (`yes {}` or `no`)", code(&w.approval))
 }

@@ -3,7 +3,7 @@
 //! This is where the allow-list counts: a name that is not in the table is not called, whatever the model says (S79).
 
 use crate::{
-    journal::Journal,
+    journal::{Change, Journal},
     model::ToolSchema,
     revision::Revision,
     tools::{Listing, ToolInfo},
@@ -11,7 +11,7 @@ use crate::{
 use roadstead_contract::documents::{Questions, ToolUse};
 use serde_json::{Value, json};
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     fmt,
     sync::{Arc, OnceLock},
 };
@@ -27,6 +27,12 @@ const QUESTION: &str = "question";
 /// Longest question, in characters.
 const MAX_QUESTION: usize = 4096;
 
+/// What the model reads in place of a description that nobody approved.
+const CHANGED: &str = "This tool's description has changed and waits for approval.";
+/// What a person is shown of a changed tool, in bytes.
+const SHOWN_DESCRIPTION: usize = 4 * 1024;
+const SHOWN_PARAMETERS: usize = 16 * 1024;
+
 /// Something the model may call.
 pub(crate) struct Offered {
     /// As the model sees it.
@@ -39,8 +45,9 @@ pub(crate) struct Offered {
     pub(crate) repeatable: bool,
     /// A person decides each call.
     pub(crate) approve: bool,
-    /// Its description or schema is not the one that was approved: this digest is to be.
-    pub(crate) changed: Option<String>,
+    /// Its description or schema is not the one that was approved: this one is to be.
+    pub(crate) changed: Option<Change>,
+    /// What arguments are held to.
     pub(crate) schema: Arc<Value>,
     validator: OnceLock<Result<jsonschema::Validator, String>>,
 }
@@ -138,14 +145,14 @@ impl ToolTable {
         {
             return Arc::clone(table);
         }
-        let mut changed = HashMap::new();
+        let mut changed = HashSet::new();
         for (server, tool, digest) in pinned(&listing) {
             // A journal that does not answer counts as a change: fail closed (S80).
             let held = journal
                 .pin(server.clone(), tool.clone(), digest.clone(), false)
                 .await;
             if held.as_ref() != Ok(&digest) {
-                changed.insert((server, tool), digest);
+                changed.insert((server, tool));
             }
         }
         let table = Arc::new(Self::build(revision, listing, &changed));
@@ -153,11 +160,7 @@ impl ToolTable {
         table
     }
 
-    fn build(
-        revision: &Revision,
-        listing: Arc<Listing>,
-        changed: &HashMap<(String, String), String>,
-    ) -> Self {
+    fn build(revision: &Revision, listing: Arc<Listing>, changed: &HashSet<(String, String)>) -> Self {
         let uses: BTreeMap<String, &ToolUse> = revision
             .bundle
             .agent
@@ -194,7 +197,7 @@ impl ToolTable {
                 info.name.clone()
             };
             let key = (info.server.clone(), info.name.clone());
-            table.offer_tool(&mut schemas, &wanted, info, rule, changed.get(&key).cloned());
+            table.offer_tool(&mut schemas, &wanted, info, rule, changed.contains(&key));
         }
         table.schemas = schemas.into();
         table
@@ -206,13 +209,13 @@ impl ToolTable {
         wanted: &str,
         info: &ToolInfo,
         rule: &ToolUse,
-        changed: Option<String>,
+        changed: bool,
     ) {
-        let description = match changed {
-            // A text nobody approved does not reach the model.
-            Some(_) => "This tool's description has changed and waits for approval.".to_owned(),
-            None => info.description.clone(),
-        };
+        let changed = changed.then(|| Change {
+            digest: info.digest.clone(),
+            description: cut(&info.description, SHOWN_DESCRIPTION),
+            parameters: cut(&info.input_schema.to_string(), SHOWN_PARAMETERS),
+        });
         let offered = Offered {
             name: self.free_name(wanted),
             server: info.server.clone(),
@@ -223,7 +226,12 @@ impl ToolTable {
             schema: Arc::clone(&info.input_schema),
             validator: OnceLock::new(),
         };
-        self.add(schemas, offered, description);
+        // Nothing that nobody approved reaches the model: a schema is as good a place for instructions as a description.
+        let (description, parameters) = match offered.changed {
+            Some(_) => (CHANGED.to_owned(), Arc::new(json!({"type": "object"}))),
+            None => (info.description.clone(), Arc::clone(&info.input_schema)),
+        };
+        self.add_as(schemas, offered, description, parameters);
     }
 
     fn offer_agent(&mut self, schemas: &mut Vec<ToolSchema>, reference: &str) {
@@ -285,10 +293,21 @@ impl ToolTable {
     }
 
     fn add(&mut self, schemas: &mut Vec<ToolSchema>, offered: Offered, description: String) {
+        let parameters = Arc::clone(&offered.schema);
+        self.add_as(schemas, offered, description, parameters);
+    }
+
+    fn add_as(
+        &mut self,
+        schemas: &mut Vec<ToolSchema>,
+        offered: Offered,
+        description: String,
+        parameters: Arc<Value>,
+    ) {
         schemas.push(ToolSchema {
             name: offered.name.clone(),
             description,
-            parameters: Arc::clone(&offered.schema),
+            parameters,
         });
         self.by_name.insert(offered.name.clone(), Arc::new(offered));
     }
@@ -336,4 +355,12 @@ fn pinned(listing: &Listing) -> Vec<(String, String, String)> {
     pinned
         .map(|t| (t.server.clone(), t.name.clone(), t.digest.clone()))
         .collect()
+}
+
+fn cut(text: &str, most: usize) -> String {
+    if text.len() <= most {
+        return text.to_owned();
+    }
+    let shown = &text[..text.floor_char_boundary(most)];
+    format!("{shown} [cut: {} of {} bytes shown]", shown.len(), text.len())
 }

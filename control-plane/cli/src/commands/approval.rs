@@ -115,7 +115,14 @@ fn describe(approval: &Approval, now: chrono::DateTime<chrono::Utc>) -> String {
     };
     let arguments = format!("{:#}", approval.arguments);
     let arguments: Vec<String> = shown(&arguments).lines().map(|l| format!("  {l}")).collect();
-    format!("{what}\n{}", arguments.join("\n"))
+    let change = approval.change.as_ref().map_or_else(String::new, |change| {
+        format!(
+            "\nIts description or parameters are not those that were approved; a yes accepts them, too:\n  {}\n  {}",
+            line(&change.description),
+            line(&change.parameters)
+        )
+    });
+    format!("{what}\n{}{change}", arguments.join("\n"))
 }
 
 async fn prompt(shell: &mut Shell, text: &str) -> Outcome<Option<String>> {

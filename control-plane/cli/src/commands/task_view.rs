@@ -46,8 +46,20 @@ pub(super) struct Approval {
     #[serde(default)]
     pub(super) arguments: Value,
     pub(super) digest: String,
+    /// What the tool says of itself now, where that is not what was approved.
+    #[serde(default)]
+    pub(super) change: Option<Change>,
     #[serde(default)]
     pub(super) expires_at: Option<chrono::DateTime<chrono::Utc>>,
+}
+
+/// A tool's new description and parameters.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Change {
+    pub(super) description: String,
+    #[serde(default)]
+    pub(super) parameters: String,
 }
 
 /// Something that the agent wants to know.
