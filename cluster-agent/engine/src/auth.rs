@@ -7,7 +7,9 @@
 
 use crate::{
     clock::Clock,
+    journal::Journal,
     revision::{Current, Serving},
+    spent::Spent,
     tasks::Caller,
 };
 use http::{HeaderMap, HeaderName, header};
@@ -17,6 +19,7 @@ use roadstead_contract::{
     call::{Claims, TOKEN_SECONDS},
     control::{DEPTH, ON_BEHALF_OF, Trust},
 };
+use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use std::{fmt, sync::Arc};
 use subtle::ConstantTimeEq as _;
@@ -31,6 +34,8 @@ const MAX_SUBJECT: usize = 512;
 pub enum Denied {
     /// No token, or one that is not good.
     Unauthenticated,
+    /// Whether the token is good cannot be told: the journal does not answer.
+    Unavailable,
     /// Known, but it may not do this (speak for another, come from a page).
     Forbidden(&'static str),
 }
@@ -41,6 +46,7 @@ pub struct Gate {
     clock: Arc<dyn Clock>,
     mode: Mode,
     keys: Mutex<Option<Keys>>,
+    spent: Spent,
 }
 
 /// Whose calls are taken beside those that a revision's trust names.
@@ -73,6 +79,14 @@ impl Known {
     }
 }
 
+/// The claims, with one that the hub does not make and that counts all the same where it is there.
+#[derive(Deserialize)]
+struct Received {
+    #[serde(flatten)]
+    claims: Claims,
+    nbf: Option<i64>,
+}
+
 /// The hub's keys as they came with one trust.
 struct Keys {
     of: Arc<Trust>,
@@ -81,20 +95,21 @@ struct Keys {
 
 impl Gate {
     #[must_use]
-    pub fn new(current: Arc<Current>, clock: Arc<dyn Clock>, mode: Mode) -> Self {
+    pub fn new(current: Arc<Current>, clock: Arc<dyn Clock>, mode: Mode, journal: Journal) -> Self {
         Self {
             current,
             clock,
             mode,
             keys: Mutex::new(None),
+            spent: Spent::new(journal),
         }
     }
 
-    /// Who calls.
+    /// Who calls. A token of the hub is used up by this.
     ///
     /// # Errors
     /// No good token, or a header that its bearer may not send.
-    pub fn verify(&self, headers: &HeaderMap) -> Result<Caller, Denied> {
+    pub async fn verify(&self, headers: &HeaderMap) -> Result<Caller, Denied> {
         let serving = self.current.get();
         let known = match bearer(headers)? {
             None if self.mode == Mode::Loopback => {
@@ -102,9 +117,10 @@ impl Gate {
                 Known::local()
             }
             None => return Err(Denied::Unauthenticated),
-            Some(token) => self
-                .known(token, serving.as_ref())
-                .ok_or(Denied::Unauthenticated)?,
+            Some(token) => match self.known_caller(token, serving.as_ref()) {
+                Some(known) => known,
+                None => self.of_hub(token, serving.as_ref()).await?,
+            },
         };
         let user = on_behalf_of(headers, known.delegates)?;
         let traceparent = one(headers, &HeaderName::from_static("traceparent"));
@@ -117,8 +133,8 @@ impl Gate {
         })
     }
 
-    /// Whose token it is.
-    fn known(&self, token: &str, serving: Option<&Serving>) -> Option<Known> {
+    /// Whose token it is, of those that are known by their hashes.
+    fn known_caller(&self, token: &str, serving: Option<&Serving>) -> Option<Known> {
         let hash: [u8; 32] = Sha256::digest(token).into();
         // Every hash is compared, in constant time each: how long it takes tells nothing.
         let mut found = None;
@@ -138,11 +154,33 @@ impl Gate {
                 });
             }
         }
-        found.or_else(|| self.of_hub(token, serving?))
+        found
     }
 
-    /// Whom the hub speaks for, in a JWT for this agent.
-    fn of_hub(&self, token: &str, serving: &Serving) -> Option<Known> {
+    /// Whom the hub speaks for, in a JWT for this agent that comes for the first time.
+    async fn of_hub(&self, token: &str, serving: Option<&Serving>) -> Result<Known, Denied> {
+        let claims = serving.and_then(|serving| self.claims(token, serving));
+        let claims = claims.ok_or(Denied::Unauthenticated)?;
+        let expired = self.clock.now_ms() / 1000 - TOKEN_SECONDS - SKEW;
+        match self.spent.spend(claims.iat, &claims.jti, expired).await {
+            Ok(true) => Ok(Known {
+                subject: claims.sub,
+                delegates: false,
+                approve: claims.approve,
+            }),
+            Ok(false) => {
+                tracing::warn!("a token of the hub came a second time");
+                Err(Denied::Unauthenticated)
+            }
+            Err(error) => {
+                tracing::error!(%error, "a token of the hub cannot be judged");
+                Err(Denied::Unavailable)
+            }
+        }
+    }
+
+    /// The claims of a JWT of the hub for this agent.
+    fn claims(&self, token: &str, serving: &Serving) -> Option<Claims> {
         let issuer = serving.trust.issuer.as_ref()?;
         let head = jsonwebtoken::decode_header(token).ok()?;
         if head.alg != Algorithm::EdDSA {
@@ -155,18 +193,16 @@ impl Gate {
         rules.set_required_spec_claims(&["exp", "aud", "iss", "sub"]);
         // Time is checked below, by the clock that is a parameter.
         rules.validate_exp = false;
-        let claims = jsonwebtoken::decode::<Claims>(token, &key, &rules).ok()?.claims;
+        let Received { claims, nbf } = jsonwebtoken::decode(token, &key, &rules).ok()?.claims;
         let now = self.clock.now_ms() / 1000;
         let lives = claims.exp.checked_sub(claims.iat)?;
         let good = claims.exp > now - SKEW
             && claims.iat <= now + SKEW
+            && nbf.is_none_or(|nbf| nbf <= now + SKEW)
             && (0..=TOKEN_SECONDS).contains(&lives)
-            && !claims.jti.is_empty();
-        (good && is_subject(&claims.sub)).then_some(Known {
-            subject: claims.sub,
-            delegates: false,
-            approve: claims.approve,
-        })
+            && !claims.jti.is_empty()
+            && is_subject(&claims.sub);
+        good.then_some(claims)
     }
 
     fn key(&self, id: &str, trust: &Arc<Trust>) -> Option<DecodingKey> {

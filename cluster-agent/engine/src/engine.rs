@@ -75,13 +75,14 @@ impl Engine {
             runs: runs.clone(),
         };
         Ok(Arc::new(Self {
-            journal,
             tasks: Tasks::new(services, Arc::clone(&current)),
             gate: Arc::new(Gate::new(
                 Arc::clone(&current),
                 Arc::clone(&setup.clock),
                 setup.mode,
+                journal.clone(),
             )),
+            journal,
             current,
             peers,
             runs,

@@ -16,6 +16,7 @@ pub mod peers;
 pub mod revision;
 pub mod secrets;
 pub mod services;
+mod spent;
 pub mod tasks;
 #[cfg(test)]
 mod testing;

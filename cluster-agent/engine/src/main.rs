@@ -158,6 +158,10 @@ async fn run_alone(run: Run) -> Result<()> {
         .apply(bundle, secrets, Trust::default())
         .map_err(|reason| anyhow::anyhow!(reason))?;
     println!("{name} serves A2A at http://{}", listener.local_addr()?);
+    if !listener.local_addr()?.ip().is_loopback() {
+        tracing::warn!("tokens and conversations cross the network in clear: put a proxy with TLS in front");
+        println!("without TLS: put a proxy with TLS in front, the token crosses the network in clear");
+    }
     if open {
         println!("without --token-file: loopback only, and every program of this machine may call");
     }

@@ -53,6 +53,8 @@ pub(crate) enum Act {
     Break(Vec<ModelEvent>, ErrorClass),
     /// Events, then nothing until the call is dropped.
     Hang(Vec<ModelEvent>),
+    /// A fault of the engine's own.
+    Panic,
 }
 
 pub(crate) fn say(text: &str) -> Act {
@@ -150,6 +152,7 @@ impl Model for ScriptedModel {
             Act::Events(events) => (events, None, false),
             Act::Break(events, class) => (events, Some(class), false),
             Act::Hang(events) => (events, None, true),
+            Act::Panic => panic!("scripted"),
         };
         let error = |class| {
             Err(ModelError {
@@ -421,6 +424,11 @@ impl Rig {
     /// A new process over the same journal. The old one must be gone: call it outside of the old one's runtime.
     pub(crate) fn reborn(folder: Arc<TempDir>, script: Arc<Script>, tools: Arc<Tools>, spec: Value) -> Self {
         Self::start(folder, script, tools, spec, None)
+    }
+
+    /// The journal's file.
+    pub(crate) fn journal_file(&self) -> std::path::PathBuf {
+        self.folder.path().join("state").join("journal.sqlite")
     }
 
     /// What a reborn engine needs.

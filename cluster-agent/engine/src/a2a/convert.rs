@@ -6,7 +6,9 @@
 
 use crate::{
     journal::{InPart, Question, TaskState},
+    model::{MAX_DEPTH, is_deep},
     tasks::{Answer, Event, Fed, Inbound, Numbered, Refusal, Shown, Status, TaskView, Waiting},
+    turn::question,
 };
 use a2a::{
     Artifact, Message, Part, PartContent, Role, StreamResponse, Task, TaskArtifactUpdateEvent, TaskStatus,
@@ -81,6 +83,9 @@ pub(super) fn inbound(message: Message) -> Result<Inbound, Refusal> {
 fn in_part(part: Part) -> Result<InPart, Refusal> {
     match part.content {
         PartContent::Text(text) => Ok(InPart::Text { text }),
+        PartContent::Data(data) if is_deep(&data) => Err(Refusal::Invalid(format!(
+            "message.parts: expected data of at most {MAX_DEPTH} levels, found more"
+        ))),
         PartContent::Data(data) => Ok(InPart::Data { data }),
         PartContent::Raw(bytes) => Ok(InPart::File {
             name: part.filename.unwrap_or_default(),
@@ -214,9 +219,18 @@ fn status(task: &str, context: &str, status: &Status) -> TaskStatus {
     if !status.detail.is_empty() {
         parts.push(Part::text(&status.detail));
     }
-    if !status.waits_for.is_empty() {
-        let approvals: Vec<Value> = status.waits_for.iter().map(approval).collect();
-        parts.push(Part::data(json!({"approvals": approvals})));
+    let is_question = |w: &&Waiting| w.question == Question::Asked;
+    let approvals: Vec<Value> = status
+        .waits_for
+        .iter()
+        .filter(|w| !is_question(w))
+        .map(approval)
+        .collect();
+    let questions: Vec<Value> = status.waits_for.iter().filter(is_question).map(asked).collect();
+    for (name, list) in [("approvals", approvals), ("questions", questions)] {
+        if !list.is_empty() {
+            parts.push(Part::data(json!({name: list})));
+        }
     }
     let id = format!("{task}-status-{}", status.at_ms);
     let message = (!parts.is_empty()).then(|| about(task, context, Role::Agent, id, parts));
@@ -227,16 +241,23 @@ fn status(task: &str, context: &str, status: &Status) -> TaskStatus {
     }
 }
 
+/// A question as a program reads it; answered by words, or where several are asked by `{question, answer}`.
+fn asked(waiting: &Waiting) -> Value {
+    json!({
+        "question": waiting.approval,
+        "text": question(&waiting.arguments),
+        "expiresAt": time(waiting.expires_ms).map(|t| t.to_rfc3339()),
+    })
+}
+
 fn approval(waiting: &Waiting) -> Value {
     json!({
         "approval": waiting.approval,
-        "question": match waiting.question {
-            Question::Approve => "approve",
-            Question::Unknown => "unknownResult",
-        },
+        "question": if waiting.question == Question::Unknown { "unknownResult" } else { "approve" },
         "server": waiting.server,
         "tool": waiting.tool,
         "arguments": waiting.arguments,
+        "change": waiting.change.as_ref().map(|c| json!({"description": c.description, "parameters": c.parameters})),
         "digest": waiting.digest,
         "expiresAt": time(waiting.expires_ms).map(|t| t.to_rfc3339()),
     })

@@ -55,9 +55,13 @@ impl Special {
     }
 }
 
-/// Who calls. Only inside [`admit`]: anything else is a caller without a name, who owns nothing.
-pub(super) fn caller() -> Caller {
-    CALL.try_with(|call| call.caller.clone()).unwrap_or_default()
+/// Who calls.
+///
+/// # Errors
+/// Outside of [`admit`], where nobody was verified: nothing is served.
+pub(super) fn caller() -> Result<Caller, A2AError> {
+    let caller = CALL.try_with(|call| call.caller.clone());
+    caller.map_err(|_| A2AError::internal("the caller is not known"))
 }
 
 /// Gives the answer of this call a status of its own.
@@ -69,7 +73,7 @@ pub(super) fn answer_with(special: Special) {
 /// The layer: a call that is not authenticated goes no further.
 pub(super) async fn admit(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
     let grpc = is_grpc(request.headers());
-    let caller = match gate.verify(request.headers()) {
+    let caller = match gate.verify(request.headers()).await {
         Ok(caller) => caller,
         Err(denied) => return refuse(denied, grpc),
     };
@@ -116,6 +120,11 @@ fn takes(headers: &HeaderMap) -> bool {
 fn refuse(denied: Denied, grpc: bool) -> Response {
     let (status, code, text) = match denied {
         Denied::Unauthenticated => (StatusCode::UNAUTHORIZED, "16", "expected a good bearer token"),
+        Denied::Unavailable => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "14",
+            "the engine's journal is not available; try again later",
+        ),
         Denied::Forbidden(why) => (StatusCode::FORBIDDEN, "7", why),
     };
     if grpc {

@@ -45,7 +45,11 @@ impl RequestHandler for Handler {
         req: SendMessageRequest,
     ) -> Result<SendMessageResponse, A2AError> {
         let (inbound, how) = prepare(params, req)?;
-        let sent = self.tasks.send(&edge::caller(), inbound).await.map_err(refused)?;
+        let sent = self
+            .tasks
+            .send(&edge::caller()?, inbound)
+            .await
+            .map_err(refused)?;
         let at_once = how.return_immediately == Some(true);
         let view = if at_once {
             sent.view()
@@ -61,7 +65,11 @@ impl RequestHandler for Handler {
         req: SendMessageRequest,
     ) -> Result<Events, A2AError> {
         let (inbound, how) = prepare(params, req)?;
-        let sent = self.tasks.send(&edge::caller(), inbound).await.map_err(refused)?;
+        let sent = self
+            .tasks
+            .send(&edge::caller()?, inbound)
+            .await
+            .map_err(refused)?;
         Ok(match sent.watch() {
             Ok(feed) => events(feed),
             Err(view) => {
@@ -73,7 +81,7 @@ impl RequestHandler for Handler {
 
     async fn get_task(&self, params: &ServiceParams, req: GetTaskRequest) -> Result<Task, A2AError> {
         check_version(params)?;
-        let view = self.tasks.get(&edge::caller(), &req.id).await.map_err(refused)?;
+        let view = self.tasks.get(&edge::caller()?, &req.id).await.map_err(refused)?;
         Ok(convert::task(view, req.history_length))
     }
 
@@ -104,7 +112,7 @@ impl RequestHandler for Handler {
             limit: size.unsigned_abs(),
             content: answers || req.history_length.is_none_or(|n| n > 0),
         };
-        let (views, next, total) = self.tasks.list(&edge::caller(), list).await.map_err(refused)?;
+        let (views, next, total) = self.tasks.list(&edge::caller()?, list).await.map_err(refused)?;
         let task = |view: TaskView| {
             let mut task = convert::task(view, req.history_length);
             task.artifacts = task.artifacts.filter(|_| answers);
@@ -123,7 +131,7 @@ impl RequestHandler for Handler {
         check_version(params)?;
         let view = self
             .tasks
-            .cancel(&edge::caller(), &req.id)
+            .cancel(&edge::caller()?, &req.id)
             .await
             .map_err(refused)?;
         Ok(convert::task(view, None))
@@ -144,7 +152,7 @@ impl RequestHandler for Handler {
             after.map_err(|_| A2AError::invalid_params(format!("{AFTER}: expected an event's number")))?;
         let feed = self
             .tasks
-            .subscribe(&edge::caller(), &req.id, after)
+            .subscribe(&edge::caller()?, &req.id, after)
             .await
             .map_err(refused)?;
         Ok(events(feed))

@@ -14,8 +14,8 @@ mod writer;
 pub(crate) use read::Said;
 pub use read::{ListFilter, OpenTask, StoredTask, TaskPage};
 pub use rows::{
-    Approval, Counters, Decision, Entry, InPart, NewStep, Origin, Question, Step, StepResult, StepState,
-    TaskState,
+    Approval, Change, Counters, Decision, Entry, InPart, NewStep, Origin, Question, Step, StepResult,
+    StepState, TaskState,
 };
 pub use write::{Begin, Begun, Decide, Decided, Finish, ModelDone, NewApproval, Written};
 

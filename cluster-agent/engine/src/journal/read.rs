@@ -4,6 +4,7 @@ use super::{
     Approval, Counters, Decision, Entry, Journal, JournalError, Origin, Question, Step, StepResult,
     StepState, TaskState,
 };
+use crate::spent::Token;
 use roadstead_contract::run::RunRecord;
 use rusqlite::{Connection, OptionalExtension as _, Row, params, types::Type};
 use serde::de::DeserializeOwned;
@@ -149,6 +150,20 @@ impl Journal {
         .await
     }
 
+    /// The newest of the hub's tokens that were used and were issued after `expired`, at most `limit`.
+    ///
+    /// # Errors
+    /// As every read.
+    pub(crate) async fn spent_tokens(&self, expired: i64, limit: u32) -> Result<Vec<Token>, JournalError> {
+        self.read(move |conn| {
+            let sql = "SELECT issued, id FROM tokens WHERE issued > ? ORDER BY issued DESC, id LIMIT ?";
+            conn.prepare(sql)?
+                .query_map(params![expired, limit], |r| Ok((r.get(0)?, r.get(1)?)))?
+                .collect()
+        })
+        .await
+    }
+
     /// Run records after `sequence`, in order, at most `limit`.
     ///
     /// # Errors
@@ -223,7 +238,8 @@ pub(super) fn open_tasks(conn: &Connection, only: Option<i64>) -> rusqlite::Resu
 }
 
 pub(super) fn approvals(conn: &Connection, task: i64) -> rusqlite::Result<Vec<Approval>> {
-    let sql = "SELECT uid, step, kind, digest, expires_ms, decision, reason, decided_by FROM approvals
+    let sql =
+        "SELECT uid, step, kind, digest, expires_ms, decision, reason, decided_by, change FROM approvals
                WHERE task = ? ORDER BY step, uid";
     conn.prepare_cached(sql)?
         .query_map([task], |r| {
@@ -236,6 +252,10 @@ pub(super) fn approvals(conn: &Connection, task: i64) -> rusqlite::Result<Vec<Ap
                 decision: r.get::<_, Option<i64>>(5)?.map(Decision::from_number),
                 reason: r.get(6)?,
                 decided_by: r.get(7)?,
+                change: match r.get_ref(8)?.as_str()? {
+                    "" => None,
+                    change => Some(from_json(change, 8)?),
+                },
             })
         })?
         .collect()

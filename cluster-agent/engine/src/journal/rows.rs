@@ -215,11 +215,17 @@ pub enum Question {
     Approve,
     /// The call was sent before the engine stopped and has no result: repeat it?
     Unknown,
+    /// What the model wants to know: the answer is the call's result.
+    Asked,
 }
 
 impl Question {
     pub(super) fn from_number(number: i64) -> Self {
-        if number == 1 { Self::Unknown } else { Self::Approve }
+        match number {
+            1 => Self::Unknown,
+            2 => Self::Asked,
+            _ => Self::Approve,
+        }
     }
 }
 
@@ -232,6 +238,10 @@ pub enum Decision {
     No,
     /// Nobody answered in time.
     Expired,
+    /// The person's words are in the reason.
+    Answered,
+    /// Used up: another question took its place.
+    Void,
 }
 
 impl Decision {
@@ -239,9 +249,22 @@ impl Decision {
         match number {
             0 => Self::Yes,
             1 => Self::No,
+            3 => Self::Answered,
+            4 => Self::Void,
             _ => Self::Expired,
         }
     }
+}
+
+/// What a tool says of itself now, where that is not what was approved: a person sees it before they decide.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Change {
+    /// SHA-256 over name, description and schema, in hex.
+    pub digest: String,
+    pub description: String,
+    /// JSON Schema of the arguments, as text.
+    pub parameters: String,
 }
 
 /// A decision that a task waits for, or had.
@@ -250,8 +273,9 @@ pub struct Approval {
     pub uid: String,
     pub step: i64,
     pub question: Question,
-    /// SHA-256 over server, tool and arguments, in hex.
+    /// SHA-256 over server, tool and arguments (and the change, where there is one), in hex.
     pub digest: String,
+    pub change: Option<Change>,
     pub expires_ms: i64,
     pub decision: Option<Decision>,
     pub reason: String,

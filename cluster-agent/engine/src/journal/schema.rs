@@ -3,15 +3,15 @@
 use rusqlite::{Connection, OpenFlags};
 use std::path::Path;
 
-/// Raised when a table changes; an older engine refuses a newer file.
-const VERSION: i64 = 1;
+/// Raised when a table changes, with a step below; an older engine refuses a newer file.
+const VERSION: i64 = 2;
 
 /// States are small integers so that a partial index holds the open ones alone: see `rows`.
 const TABLES: &str = "
 CREATE TABLE meta (
   id INTEGER PRIMARY KEY CHECK (id = 1), version INTEGER NOT NULL,
   incarnation INTEGER NOT NULL, run_sequence INTEGER NOT NULL);
-INSERT INTO meta VALUES (1, 1, 0, 0);
+INSERT INTO meta VALUES (1, 2, 0, 0);
 CREATE TABLE revisions (digest TEXT PRIMARY KEY, bundle TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE subjects (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
 CREATE TABLE sessions (
@@ -42,13 +42,21 @@ CREATE INDEX steps_by_task ON steps (task, id);
 CREATE TABLE approvals (
   uid TEXT PRIMARY KEY, task INTEGER NOT NULL REFERENCES tasks(id), step INTEGER NOT NULL,
   kind INTEGER NOT NULL, digest TEXT NOT NULL, expires_ms INTEGER NOT NULL,
-  decision INTEGER, reason TEXT NOT NULL, decided_by TEXT NOT NULL, decided_ms INTEGER) WITHOUT ROWID;
+  decision INTEGER, reason TEXT NOT NULL, decided_by TEXT NOT NULL, decided_ms INTEGER,
+  change TEXT NOT NULL DEFAULT '') WITHOUT ROWID;
 CREATE INDEX approvals_by_task ON approvals (task);
 CREATE TABLE outbox (sequence INTEGER PRIMARY KEY, record TEXT NOT NULL);
 CREATE TABLE pins (
   server TEXT NOT NULL, tool TEXT NOT NULL, digest TEXT NOT NULL,
   PRIMARY KEY (server, tool)) WITHOUT ROWID;
+CREATE TABLE tokens (issued INTEGER NOT NULL, id BLOB NOT NULL, PRIMARY KEY (issued, id)) WITHOUT ROWID;
 ";
+
+/// What brings a file from the version at the place in the list, counted from 1, to the next.
+const STEPS: [&str; 1] = ["
+ALTER TABLE approvals ADD COLUMN change TEXT NOT NULL DEFAULT '';
+CREATE TABLE tokens (issued INTEGER NOT NULL, id BLOB NOT NULL, PRIMARY KEY (issued, id)) WITHOUT ROWID;
+"];
 
 /// Why the file does not open.
 #[derive(Debug, thiserror::Error)]
@@ -77,11 +85,24 @@ pub(super) fn open_writer(path: &Path, full_sync: bool) -> Result<Connection, Op
     if tables == 0 {
         conn.execute_batch(&format!("BEGIN IMMEDIATE; {TABLES} COMMIT;"))?;
     }
-    let version: i64 = conn.query_row("SELECT version FROM meta", [], |r| r.get(0))?;
-    if version != VERSION {
-        return Err(OpenError::Version(version));
-    }
+    bring_up(&conn)?;
     Ok(conn)
+}
+
+/// Brings an older file to the tables of today, a version at a time; a newer one is refused.
+fn bring_up(conn: &Connection) -> Result<(), OpenError> {
+    loop {
+        let version: i64 = conn.query_row("SELECT version FROM meta", [], |r| r.get(0))?;
+        if version == VERSION {
+            return Ok(());
+        }
+        let step = usize::try_from(version - 1).ok().and_then(|at| STEPS.get(at));
+        let step = step.ok_or(OpenError::Version(version))?;
+        let next = version + 1;
+        conn.execute_batch(&format!(
+            "BEGIN IMMEDIATE; {step} UPDATE meta SET version = {next}; COMMIT;"
+        ))?;
+    }
 }
 
 /// Opens the file for reading beside the writer.
@@ -91,4 +112,63 @@ pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
     conn.busy_timeout(std::time::Duration::from_secs(2))?;
     conn.pragma_update(None, "cache_size", -512)?;
     Ok(conn)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The tables as version 1 had them, as far as later steps touch them.
+    const FIRST: &str = "
+CREATE TABLE meta (
+  id INTEGER PRIMARY KEY CHECK (id = 1), version INTEGER NOT NULL,
+  incarnation INTEGER NOT NULL, run_sequence INTEGER NOT NULL);
+INSERT INTO meta VALUES (1, 1, 7, 3);
+CREATE TABLE approvals (
+  uid TEXT PRIMARY KEY, task INTEGER NOT NULL, step INTEGER NOT NULL,
+  kind INTEGER NOT NULL, digest TEXT NOT NULL, expires_ms INTEGER NOT NULL,
+  decision INTEGER, reason TEXT NOT NULL, decided_by TEXT NOT NULL, decided_ms INTEGER) WITHOUT ROWID;
+INSERT INTO approvals VALUES ('a', 1, 2, 0, 'd', 9, NULL, '', '', NULL);
+";
+
+    fn columns(conn: &Connection, table: &str) -> Vec<String> {
+        let sql = format!("SELECT name FROM pragma_table_info('{table}') ORDER BY cid");
+        let mut names = conn.prepare(&sql).unwrap();
+        let names = names.query_map([], |r| r.get(0)).unwrap();
+        names.collect::<Result<_, _>>().unwrap()
+    }
+
+    #[test]
+    fn an_older_file_is_brought_up_and_keeps_what_it_held() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal.sqlite");
+        Connection::open(&path).unwrap().execute_batch(FIRST).unwrap();
+        let old = open_writer(&path, false).unwrap();
+        let fresh = open_writer(&folder.path().join("fresh.sqlite"), false).unwrap();
+        for table in ["meta", "approvals", "tokens"] {
+            assert_eq!(columns(&old, table), columns(&fresh, table), "{table}");
+        }
+        let kept: (i64, i64, String) = old
+            .query_row(
+                "SELECT incarnation, version, (SELECT digest || change FROM approvals) FROM meta",
+                [],
+                |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)),
+            )
+            .unwrap();
+        assert_eq!(kept, (7, VERSION, "d".to_owned()));
+        drop(old);
+        assert!(open_writer(&path, false).is_ok());
+    }
+
+    #[test]
+    fn a_newer_file_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal.sqlite");
+        let conn = open_writer(&path, false).unwrap();
+        for version in [VERSION + 1, 0, -1] {
+            conn.execute("UPDATE meta SET version = ?", [version]).unwrap();
+            let found = open_writer(&path, false).err();
+            assert!(matches!(found, Some(OpenError::Version(v)) if v == version));
+        }
+    }
 }

@@ -1,9 +1,10 @@
 //! The writes: each is one thought of the turn loop, small enough to share a transaction with hundreds of others.
 
 use super::{
-    Approval, Counters, Decision, Entry, Journal, JournalError, Kept, NewStep, Origin, StepResult, StepState,
-    TaskState, Tx, read,
+    Approval, Change, Counters, Decision, Entry, Journal, JournalError, Kept, NewStep, Origin, StepResult,
+    StepState, TaskState, Tx, read,
 };
+use crate::spent::Token;
 use roadstead_contract::run::RunRecord;
 use rusqlite::{Connection, OptionalExtension as _, params};
 use serde::Serialize;
@@ -71,6 +72,7 @@ pub struct NewApproval {
     pub step: i64,
     pub question: super::Question,
     pub digest: String,
+    pub change: Option<Change>,
     pub expires_ms: i64,
 }
 
@@ -101,6 +103,8 @@ pub struct Decide {
     pub digest: String,
     pub decision: Decision,
     pub reason: String,
+    /// A yes that does not say to what: good for the first question of a task, where it can mean no other.
+    pub bare: bool,
 }
 
 /// What became of answers.
@@ -112,6 +116,8 @@ pub enum Decided {
     Refused { uid: String, why: &'static str },
     /// This message came before.
     Known,
+    /// The task waits for nothing: it works, or it has ended meanwhile.
+    NotWaiting,
 }
 
 impl Journal {
@@ -210,17 +216,23 @@ impl Journal {
     ) -> Kept<()> {
         self.write(move |tx| {
             let mut insert = tx.conn.prepare_cached(
-                "INSERT INTO approvals (uid, task, step, kind, digest, expires_ms, reason, decided_by)
-                 VALUES (?,?,?,?,?,?,'','')",
+                "INSERT INTO approvals (uid, task, step, kind, digest, expires_ms, reason, decided_by, change)
+                 VALUES (?,?,?,?,?,?,'','',?)",
             )?;
+            let mut void = tx
+                .conn
+                .prepare_cached("UPDATE approvals SET decision = ? WHERE task = ? AND step = ?")?;
             for a in &approvals {
+                // What was said to an earlier question about this call counts no more.
+                void.execute(params![Decision::Void as i64, task, a.step])?;
                 insert.execute(params![
                     a.uid,
                     task,
                     a.step,
                     a.question as i64,
                     a.digest,
-                    a.expires_ms
+                    a.expires_ms,
+                    a.change.as_ref().map(json).unwrap_or_default()
                 ])?;
             }
             set_counters(tx.conn, task, &counters)?;
@@ -247,6 +259,10 @@ impl Journal {
             {
                 return Ok(Decided::Known);
             }
+            // A cancel that was written first stands: a late yes must not bring the task back.
+            if state_of(tx.conn, task)? != Some(TaskState::InputRequired) {
+                return Ok(Decided::NotWaiting);
+            }
             let approvals = read::approvals(tx.conn, task)?;
             for answer in &answers {
                 if let Some(why) = refusal(&approvals, answer) {
@@ -272,13 +288,17 @@ impl Journal {
         })
     }
 
-    /// Ends a task; its run record goes to the outbox in the same transaction. Answers the record's sequence.
+    /// Ends a task; its run record goes to the outbox in the same transaction. Answers the record's sequence; one that
+    /// has ended already stays as it is.
     ///
     /// # Errors
     /// As every write: the task has not ended.
     pub fn finish(&self, finish: Finish) -> Kept<Option<u64>> {
         self.write(move |tx| {
             let f = &finish;
+            if state_of(tx.conn, f.task)?.is_none_or(TaskState::is_terminal) {
+                return Ok(None);
+            }
             if let Some(entry) = &f.entry {
                 add_message(tx.conn, f.session, f.task, entry)?;
             }
@@ -355,6 +375,22 @@ impl Journal {
             tx.conn.query_row(sql, params![server, tool], |r| r.get(0))
         })
         .await
+    }
+
+    /// A token of the hub was used. Those issued up to `expired` are forgotten.
+    ///
+    /// # Errors
+    /// As every write.
+    pub(crate) fn spend_token(&self, token: Token, expired: i64) -> Kept<()> {
+        self.write(move |tx| {
+            tx.conn
+                .prepare_cached("DELETE FROM tokens WHERE issued <= ?")?
+                .execute([expired])?;
+            tx.conn
+                .prepare_cached("INSERT OR IGNORE INTO tokens VALUES (?,?)")?
+                .execute(params![token.0, token.1])
+                .map(drop)
+        })
     }
 
     /// Forgets tasks that ended before `before_ms`, with their messages, and gives pages back to the system.
@@ -493,6 +529,12 @@ fn set_counters(conn: &Connection, task: i64, counters: &Counters) -> rusqlite::
         .map(drop)
 }
 
+fn state_of(conn: &Connection, task: i64) -> rusqlite::Result<Option<TaskState>> {
+    conn.prepare_cached("SELECT state FROM tasks WHERE id = ?")?
+        .query_row([task], |r| r.get(0).map(TaskState::from_number))
+        .optional()
+}
+
 fn set_state(
     conn: &Connection,
     task: i64,
@@ -511,6 +553,9 @@ fn refusal(approvals: &[Approval], answer: &Decide) -> Option<&'static str> {
         None => Some("no such approval in this task"),
         Some(a) if a.decision.is_some() => Some("it was answered before"),
         Some(a) if a.digest != answer.digest => Some("the digest is not that of what was asked"),
+        Some(_) if answer.bare && answer.decision == Decision::Yes && approvals.len() > 1 => Some(
+            "the task has asked before, and a late yes would mean the other: add the code that the question shows",
+        ),
         Some(_) => None,
     }
 }

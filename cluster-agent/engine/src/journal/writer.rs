@@ -3,7 +3,12 @@
 
 use super::{Health, JournalError, Options, Tx, schema};
 use rusqlite::Connection;
-use std::{fs::File, sync::mpsc::Receiver, time::Duration, time::Instant};
+use std::{
+    fs::{DirBuilder, File, Permissions},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    sync::mpsc::Receiver,
+    time::{Duration, Instant},
+};
 use tokio::sync::{oneshot, watch};
 
 /// Most writes in one transaction: bounds how long the first of them waits.
@@ -148,7 +153,13 @@ fn failed(error: rusqlite::Error) -> JournalError {
 
 fn open(options: &Options) -> Result<Open, String> {
     let at = |e: std::io::Error| format!("{}: {e}", options.folder.display());
-    std::fs::create_dir_all(&options.folder).map_err(at)?;
+    // Conversations are for their owner alone, whatever the folder's own mode is.
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&options.folder)
+        .map_err(at)?;
+    private(&options.file()).map_err(at)?;
     let lock = lock(&options.folder.join("engine.lock")).map_err(at)?;
     let conn = schema::open_writer(&options.file(), options.full_sync).map_err(|e| e.to_string())?;
     let incarnation = conn
@@ -169,8 +180,17 @@ fn open(options: &Options) -> Result<Open, String> {
     })
 }
 
+/// The file, created where it is not there, for its owner alone. SQLite gives the files beside it the same mode.
+fn private(path: &std::path::Path) -> std::io::Result<File> {
+    let file = File::options().create(true).append(true).mode(0o600).open(path)?;
+    if file.metadata()?.permissions().mode() & 0o077 != 0 {
+        file.set_permissions(Permissions::from_mode(0o600))?;
+    }
+    Ok(file)
+}
+
 fn lock(path: &std::path::Path) -> std::io::Result<File> {
-    let file = File::options().create(true).append(true).open(path)?;
+    let file = private(path)?;
     let began = Instant::now();
     loop {
         match file.try_lock() {

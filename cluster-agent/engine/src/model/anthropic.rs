@@ -4,6 +4,7 @@
 use super::{
     ChatMessage, ChatRequest, ErrorClass, ModelError, Part, StopReason, ToolCall, Usage,
     errors::{error, event_error},
+    is_deep,
     openai::{GO_ON, file_text, goes_on},
     sink::{OpenCall, Sink},
 };
@@ -269,8 +270,10 @@ impl Decoder {
             }
             "message_stop" => {
                 sink.usage = self.usage.map(usage);
-                if !self.thoughts.is_empty() {
-                    sink.provider_state = Some(std::mem::take(&mut self.thoughts).into());
+                let thoughts: Value = std::mem::take(&mut self.thoughts).into();
+                // What could not be read again is not worth keeping.
+                if thoughts != json!([]) && !is_deep(&thoughts) {
+                    sink.provider_state = Some(thoughts);
                 }
                 return Ok(true);
             }
@@ -298,6 +301,7 @@ impl Decoder {
                 signature: text("signature"),
             },
             "redacted_thinking" => {
+                sink.thought(Value::Object(block.clone()).to_string().len());
                 self.thoughts.push(Value::Object(block));
                 Block::Other
             }
@@ -326,7 +330,9 @@ impl Decoder {
                 sink.reasoning(thought);
             }
             ("signature_delta", Block::Thought { signature, .. }) => {
-                signature.push_str(&delta.signature.unwrap_or_default());
+                let more = delta.signature.unwrap_or_default();
+                sink.thought(more.len());
+                signature.push_str(&more);
             }
             ("input_json_delta", Block::Call) => {
                 if let Some(call) = sink.open_calls.last_mut() {
@@ -361,7 +367,11 @@ impl Decoder {
 fn usage(counts: Counts) -> Usage {
     let cached = counts.cache_read_input_tokens.unwrap_or(0);
     Usage {
-        input: counts.input_tokens.unwrap_or(0) + counts.cache_creation_input_tokens.unwrap_or(0) + cached,
+        input: counts
+            .input_tokens
+            .unwrap_or(0)
+            .saturating_add(counts.cache_creation_input_tokens.unwrap_or(0))
+            .saturating_add(cached),
         output: counts.output_tokens.unwrap_or(0),
         cached,
         estimated: false,

@@ -271,10 +271,14 @@ impl Answer {
 
     fn frame(&mut self, data: &[u8]) -> Result<bool, ModelError> {
         let key = self.target.key.as_ref();
-        match &mut self.decoder {
+        let done = match &mut self.decoder {
             Decoder::OpenAi(decoder) => decoder.frame(data, &mut self.sink, key),
             Decoder::Anthropic(decoder) => decoder.frame(data, &mut self.sink, key),
             Decoder::Ollama(decoder) => decoder.frame(data, &mut self.sink, key),
+        }?;
+        match self.sink.excess() {
+            Some(why) => Err(error(ErrorClass::Nonsense, why)),
+            None => Ok(done),
         }
     }
 

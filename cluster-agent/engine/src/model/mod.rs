@@ -30,6 +30,22 @@ use serde::{Deserialize, Serialize};
 use std::{fmt::Debug, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
+/// Deepest nesting of JSON that comes from outside and is kept: what is written must be readable again, and readers
+/// stop at 128 levels with what stands around it.
+pub(crate) const MAX_DEPTH: usize = 64;
+
+/// Whether `value` is nested deeper than [`MAX_DEPTH`].
+pub(crate) fn is_deep(value: &serde_json::Value) -> bool {
+    fn beyond(value: &serde_json::Value, left: usize) -> bool {
+        match value {
+            serde_json::Value::Array(list) => left == 0 || list.iter().any(|v| beyond(v, left - 1)),
+            serde_json::Value::Object(map) => left == 0 || map.values().any(|v| beyond(v, left - 1)),
+            _ => false,
+        }
+    }
+    beyond(value, MAX_DEPTH)
+}
+
 /// The events of one call. Ends after [`ModelEvent::Stop`] or after the first error. Dropping it cancels the call:
 /// the connection to the provider is closed or its stream reset at once.
 pub type ModelStream = BoxStream<'static, Result<ModelEvent, ModelError>>;

@@ -6,6 +6,9 @@
 
 use serde_json::{Map, Value};
 
+/// Most that the arguments of one call may have, in bytes.
+const MAX_ARGUMENTS: usize = 256 * 1024;
+
 /// Reads the arguments of a tool call: an object, and nothing else.
 ///
 /// `cut` says that the answer ended at its length limit: then nothing is completed that is not there.
@@ -13,6 +16,12 @@ use serde_json::{Map, Value};
 /// # Errors
 /// Why they cannot be used, for the model to read.
 pub(super) fn arguments(text: &str, cut: bool) -> Result<Value, String> {
+    if text.len() > MAX_ARGUMENTS {
+        return Err(format!(
+            "the arguments have {} bytes; at most {MAX_ARGUMENTS} are taken",
+            text.len()
+        ));
+    }
     let text = text.trim();
     if text.is_empty() && !cut {
         return Ok(Value::Object(Map::new()));
@@ -31,10 +40,10 @@ pub(super) fn arguments(text: &str, cut: bool) -> Result<Value, String> {
 /// The object that `value` is, or that it holds as text.
 pub(super) fn object(value: Value) -> Result<Value, String> {
     let found = match value {
-        Value::Object(_) => return Ok(value),
+        Value::Object(_) => return shallow(value),
         Value::Null => return Ok(Value::Object(Map::new())),
         Value::String(inner) => match serde_json::from_str(&inner) {
-            Ok(Value::Object(map)) => return Ok(Value::Object(map)),
+            Ok(Value::Object(map)) => return shallow(Value::Object(map)),
             _ => "a text",
         },
         Value::Array(_) => "a list",
@@ -44,6 +53,16 @@ pub(super) fn object(value: Value) -> Result<Value, String> {
     Err(format!(
         "expected a JSON object with the arguments, found {found}"
     ))
+}
+
+fn shallow(value: Value) -> Result<Value, String> {
+    if crate::model::is_deep(&value) {
+        return Err(format!(
+            "the arguments are nested deeper than {} levels",
+            crate::model::MAX_DEPTH
+        ));
+    }
+    Ok(value)
 }
 
 /// `text` with its form mended; `None` where that is not possible. The result need not be JSON: try it.
@@ -128,10 +147,13 @@ impl Pen<'_> {
         self.drop_comma();
         if self.open.is_empty() {
             // One bracket too many at the end; anything else is beyond repair.
-            let mut ahead = self.rest.clone();
-            return ahead
-                .all(|c| c.is_whitespace() || matches!(c, '}' | ']'))
-                .then_some(());
+            let end = self
+                .rest
+                .clone()
+                .all(|c| c.is_whitespace() || matches!(c, '}' | ']'));
+            // Looked at once: what follows is nothing but such brackets.
+            self.rest = "".chars().peekable();
+            return end.then_some(());
         }
         // A bracket of the wrong kind stands for those that were left out before it.
         while let Some(expected) = self.open.pop() {
@@ -167,6 +189,33 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use serde_json::json;
+
+    #[test]
+    fn brackets_without_end_are_read_once() {
+        // Quadratic, this would take minutes.
+        for text in [
+            "}".repeat(MAX_ARGUMENTS),
+            "{} ]".repeat(MAX_ARGUMENTS / 4),
+            "[{".repeat(MAX_ARGUMENTS / 2),
+        ] {
+            assert!(arguments(&text, false).is_err());
+        }
+        assert!(
+            arguments(&"{".repeat(MAX_ARGUMENTS + 1), false)
+                .unwrap_err()
+                .contains("bytes")
+        );
+        assert_eq!(arguments("{\"a\": 1}}}", false), Ok(json!({"a": 1})));
+    }
+
+    #[test]
+    fn arguments_nested_too_deep_are_refused() {
+        let nested = |levels: usize| format!("{{\"a\": {}1{}}}", "[".repeat(levels), "]".repeat(levels));
+        assert!(arguments(&nested(63), false).is_ok());
+        assert!(arguments(&nested(64), false).unwrap_err().contains("64 levels"));
+        let as_text = json!(nested(100)).to_string();
+        assert!(arguments(&as_text, false).unwrap_err().contains("64 levels"));
+    }
 
     #[test]
     fn arguments_are_mended_where_the_meaning_is_plain() {

@@ -11,6 +11,10 @@ use std::{collections::VecDeque, sync::Arc};
 /// Bytes taken for a token where a count must be estimated.
 const BYTES_PER_TOKEN: u64 = 4;
 
+/// Most calls in one answer, and most that an answer may have beside the text that is shown, in bytes.
+const MAX_CALLS: usize = 128;
+const MAX_UNSHOWN: usize = 4 * 1024 * 1024;
+
 /// A call whose arguments are still arriving.
 #[derive(Debug, Default)]
 pub(super) struct OpenCall {
@@ -36,6 +40,8 @@ pub(super) struct Sink {
     pub(super) provider_state: Option<serde_json::Value>,
     request_bytes: usize,
     answer_bytes: usize,
+    /// Thoughts and what comes with them.
+    thought_bytes: usize,
 }
 
 impl Sink {
@@ -51,6 +57,7 @@ impl Sink {
             provider_state: None,
             request_bytes,
             answer_bytes: 0,
+            thought_bytes: 0,
         }
     }
 
@@ -66,7 +73,24 @@ impl Sink {
 
     pub(super) fn reasoning(&mut self, text: String) {
         self.answer_bytes += text.len();
+        self.thought(text.len());
         self.think(text);
+    }
+
+    /// So much came that belongs to thoughts.
+    pub(super) fn thought(&mut self, bytes: usize) {
+        self.thought_bytes = self.thought_bytes.saturating_add(bytes);
+    }
+
+    /// Why an answer is beyond what one may be: a server that talks without end must not fill the engine's memory.
+    pub(super) fn excess(&self) -> Option<String> {
+        if self.open_calls.len() > MAX_CALLS {
+            return Some(format!("the answer has more than {MAX_CALLS} tool calls"));
+        }
+        let of_call = |call: &OpenCall| call.id.len() + call.name.len() + call.arguments.len();
+        let calls: usize = self.open_calls.iter().map(of_call).sum();
+        (calls + self.thought_bytes > MAX_UNSHOWN)
+            .then(|| format!("the thoughts and tool calls of the answer have more than {MAX_UNSHOWN} bytes"))
     }
 
     fn split(&mut self, split: Split) {
@@ -172,6 +196,22 @@ mod tests {
 
     fn no_tools() -> Arc<[ToolSchema]> {
         Arc::new([])
+    }
+
+    #[test]
+    fn an_answer_beyond_all_measure_is_noticed() {
+        let mut sink = Sink::new(&no_tools(), 0);
+        assert_eq!(sink.excess(), None);
+        sink.reasoning("x".repeat(MAX_UNSHOWN));
+        assert_eq!(sink.excess(), None);
+        sink.open_calls.push(OpenCall {
+            arguments: "x".to_owned(),
+            ..OpenCall::default()
+        });
+        assert!(sink.excess().is_some_and(|why| why.contains("bytes")));
+        let mut sink = Sink::new(&no_tools(), 0);
+        sink.open_calls.resize_with(MAX_CALLS + 1, OpenCall::default);
+        assert!(sink.excess().is_some_and(|why| why.contains("tool calls")));
     }
 
     #[test]

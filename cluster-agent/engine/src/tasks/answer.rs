@@ -1,9 +1,12 @@
 //! A person's answer to what a task waits for: bound to the digest of what was asked, single-use, expiring.
+//!
+//! Words alone answer where one thing is asked. Where several are, each has its own data part: what was said to one
+//! question must never count as a yes to something else.
 
 use super::{Caller, Inbound, Open, Refusal, Sent, Shown, Status, Tasks, Waiting, send::working};
 use crate::{
-    journal::{Decide, Decided, Decision, Entry, InPart, TaskState},
-    turn::{Start, Turn, sentence},
+    journal::{Decide, Decided, Decision, Entry, InPart, Question, TaskState},
+    turn::{Start, Turn, code, question, sentence},
 };
 use serde::Deserialize;
 use std::{sync::Arc, time::Duration};
@@ -20,6 +23,14 @@ struct Verdict {
     reason: String,
 }
 
+/// The data part that answers a question.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Words {
+    question: String,
+    answer: String,
+}
+
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 enum Word {
@@ -33,6 +44,10 @@ enum Word {
 
 const SAY: &str = "answer with `yes` or `no`, or with a data part {approval, decision: approve|deny, digest, reason} \
                    for each";
+const SAY_EACH: &str = "answer with a data part for each: {approval, decision: approve|deny, digest, reason} for a call, \
+                        {question, answer} for a question";
+/// Longest answer to a question, in bytes: what a model reads of one result.
+const MAX_ANSWER: usize = 64 * 1024;
 
 impl Tasks {
     pub(super) async fn answer(
@@ -83,12 +98,12 @@ impl Tasks {
             parts: inbound.parts.clone(),
         };
         let message = Some((inbound.message_id.clone(), entry));
-        if self.take(&open, &caller.subject, message, answers).await? {
-            live.show(Shown::User {
-                message_id: inbound.message_id,
-                parts: inbound.parts,
-            });
-        }
+        let said = Shown::User {
+            message_id: inbound.message_id,
+            parts: inbound.parts,
+        };
+        self.take(&open, &caller.subject, message, answers, Some(said))
+            .await?;
         Ok(Sent::Open(Arc::clone(live)))
     }
 
@@ -108,14 +123,16 @@ impl Tasks {
         }
     }
 
-    /// Writes answers down and lets the task go on when all are in. `false` if the message had come before.
+    /// Writes answers down and lets the task go on when all are in; `said` goes into its history. A message that had
+    /// come before changes nothing.
     async fn take(
         self: &Arc<Self>,
         open: &Open,
         by: &str,
         message: Option<(String, Entry)>,
         answers: Vec<Decide>,
-    ) -> Result<bool, Refusal> {
+        said: Option<Shown>,
+    ) -> Result<(), Refusal> {
         let live = &open.live;
         let now_ms = self.services.clock.now_ms();
         let answered: Vec<String> = answers.iter().map(|a| a.uid.clone()).collect();
@@ -125,18 +142,36 @@ impl Tasks {
             .journal
             .decide(ids, by.to_owned(), message, answers, now_ms)
             .await?;
-        match decided {
-            Decided::Known => Ok(false),
-            Decided::Refused { uid, why } => Err(Refusal::Invalid(format!("approval {uid}: {why}"))),
-            Decided::Taken { open: 0 } => {
-                tracing::info!(task = live.uid, by, "approvals were answered");
-                live.set_status(working(now_ms));
-                self.go_on(open).await?;
-                Ok(true)
+        let left = match decided {
+            Decided::Known => return Ok(()),
+            Decided::Refused { uid, why } => return Err(Refusal::Invalid(format!("approval {uid}: {why}"))),
+            Decided::NotWaiting => {
+                return Err(Refusal::Unsupported(format!(
+                    "task {} waits for no answer any more",
+                    live.uid
+                )));
             }
-            Decided::Taken { .. } => {
-                let mut waits_for = live.waits_for();
-                waits_for.retain(|w| !answered.contains(&w.approval));
+            Decided::Taken { open } => open,
+        };
+        let (done, waits_for): (Vec<Waiting>, Vec<Waiting>) = live
+            .waits_for()
+            .into_iter()
+            .partition(|w| answered.contains(&w.approval));
+        // As the journal has it: a question that has its answer is history.
+        let asked = done.iter().filter(|w| w.question == Question::Asked);
+        let asked = asked.map(|w| Shown::Agent {
+            text: question(&w.arguments).to_owned(),
+        });
+        for shown in asked.chain(said) {
+            live.show(shown);
+        }
+        match left {
+            0 => {
+                tracing::info!(task = live.uid, by, "what was asked is answered");
+                live.set_status(working(now_ms));
+                self.go_on(open).await
+            }
+            _ => {
                 let (state, detail) = (TaskState::InputRequired, sentence(&waits_for));
                 live.set_status(Status {
                     state,
@@ -145,7 +180,7 @@ impl Tasks {
                     waits_for,
                     at_ms: now_ms,
                 });
-                Ok(true)
+                Ok(())
             }
         }
     }
@@ -193,8 +228,8 @@ impl Tasks {
             if expired.is_empty() {
                 return;
             }
-            if let Err(error) = tasks.take(&open, "system:expiry", None, expired).await {
-                tracing::warn!(%error, "an approval expired and that is not kept yet");
+            if let Err(error) = tasks.take(&open, "system:expiry", None, expired, None).await {
+                tracing::warn!(%error, "a question expired and that is not kept yet");
             }
         });
     }
@@ -206,32 +241,21 @@ fn decide(waiting: &Waiting, decision: Decision, reason: String) -> Decide {
         digest: waiting.digest.clone(),
         decision,
         reason,
+        bare: false,
     }
 }
 
-/// What the parts of a message decide. An expired approval takes no other answer than that.
+/// What the parts of a message decide. An expired question takes no other answer than that.
 fn verdicts(waiting: &[Waiting], parts: &[InPart], now_ms: i64) -> Result<Vec<Decide>, Refusal> {
-    let mut answers: Vec<Decide> = Vec::new();
-    for part in parts {
-        let answer = match part {
-            InPart::Data { data } => from_data(waiting, data)?,
-            InPart::Text { text } if text.trim().is_empty() => continue,
-            InPart::Text { text } => from_text(waiting, text)?,
-            InPart::File { .. } => {
-                return Err(Refusal::Media(format!("expected an answer, found a file: {SAY}")));
-            }
-        };
-        if answers.iter().any(|a| a.uid == answer.uid) {
-            return Err(Refusal::Invalid(format!(
-                "approval {} is answered twice in one message",
-                answer.uid
-            )));
-        }
-        answers.push(answer);
+    if parts.iter().any(|part| matches!(part, InPart::File { .. })) {
+        return Err(Refusal::Media(
+            "expected an answer in words, found a file".to_owned(),
+        ));
     }
-    if answers.is_empty() {
-        return Err(Refusal::Invalid(format!("expected an answer, found none: {SAY}")));
-    }
+    let mut answers = match waiting {
+        [asked] if asked.question == Question::Asked => vec![in_words(asked, parts)?],
+        several => one_by_one(several, parts)?,
+    };
     for answer in &mut answers {
         let expired = waiting
             .iter()
@@ -243,19 +267,73 @@ fn verdicts(waiting: &[Waiting], parts: &[InPart], now_ms: i64) -> Result<Vec<De
     Ok(answers)
 }
 
+/// The answer to the one question there is: whatever the message says.
+fn in_words(asked: &Waiting, parts: &[InPart]) -> Result<Decide, Refusal> {
+    if let [InPart::Data { data }] = parts
+        && let Ok(words) = Words::deserialize(data)
+    {
+        return for_question(std::slice::from_ref(asked), words);
+    }
+    let lines: Vec<String> = parts
+        .iter()
+        .map(|part| match part {
+            InPart::Text { text } => text.trim().to_owned(),
+            InPart::Data { data } => data.to_string(),
+            InPart::File { name, .. } => name.clone(),
+        })
+        .collect();
+    answered(asked, lines.join("\n").trim())
+}
+
+fn answered(asked: &Waiting, words: &str) -> Result<Decide, Refusal> {
+    if words.is_empty() {
+        return Err(Refusal::Invalid("expected an answer, found none".to_owned()));
+    }
+    if words.len() > MAX_ANSWER {
+        return Err(Refusal::Invalid(format!(
+            "expected an answer of at most {MAX_ANSWER} bytes, found {}",
+            words.len()
+        )));
+    }
+    Ok(decide(asked, Decision::Answered, words.to_owned()))
+}
+
+/// An answer in each part.
+fn one_by_one(waiting: &[Waiting], parts: &[InPart]) -> Result<Vec<Decide>, Refusal> {
+    let mut answers: Vec<Decide> = Vec::new();
+    for part in parts {
+        let answer = match part {
+            InPart::Data { data } => from_data(waiting, data)?,
+            InPart::Text { text } if text.trim().is_empty() => continue,
+            InPart::Text { text } => from_text(waiting, text)?,
+            InPart::File { .. } => continue,
+        };
+        if answers.iter().any(|a| a.uid == answer.uid) {
+            return Err(Refusal::Invalid(format!(
+                "{} is answered twice in one message",
+                answer.uid
+            )));
+        }
+        answers.push(answer);
+    }
+    if answers.is_empty() {
+        return Err(Refusal::Invalid(format!("expected an answer, found none: {SAY}")));
+    }
+    Ok(answers)
+}
+
 fn from_data(waiting: &[Waiting], data: &serde_json::Value) -> Result<Decide, Refusal> {
+    if data.get("question").is_some() {
+        let words = Words::deserialize(data);
+        let words = words.map_err(|e| Refusal::Invalid(format!("data part: {e}; {SAY_EACH}")))?;
+        return for_question(waiting, words);
+    }
     let verdict =
         Verdict::deserialize(data).map_err(|e| Refusal::Invalid(format!("data part: {e}; {SAY}")))?;
-    let unknown = || {
-        Refusal::Invalid(format!(
-            "approval {}: this task does not wait for it",
-            verdict.approval
-        ))
-    };
     let asked = waiting
         .iter()
-        .find(|w| w.approval == verdict.approval)
-        .ok_or_else(unknown)?;
+        .find(|w| w.approval == verdict.approval && w.question != Question::Asked);
+    let asked = asked.ok_or_else(|| not_waited_for("approval", &verdict.approval))?;
     let decision = match verdict.decision {
         Word::Approve | Word::Repeat => Decision::Yes,
         Word::Deny | Word::Tell => Decision::No,
@@ -267,20 +345,45 @@ fn from_data(waiting: &[Waiting], data: &serde_json::Value) -> Result<Decide, Re
     })
 }
 
+fn for_question(waiting: &[Waiting], words: Words) -> Result<Decide, Refusal> {
+    let asked = waiting
+        .iter()
+        .find(|w| w.approval == words.question && w.question == Question::Asked);
+    let asked = asked.ok_or_else(|| not_waited_for("question", &words.question))?;
+    answered(asked, words.answer.trim())
+}
+
+fn not_waited_for(what: &str, id: &str) -> Refusal {
+    Refusal::Invalid(format!("{what} {id}: this task does not wait for it"))
+}
+
 fn from_text(waiting: &[Waiting], text: &str) -> Result<Decide, Refusal> {
     let [asked] = waiting else {
         let text = format!(
-            "{} decisions are asked for, and a plain text answers one: {SAY}",
+            "{} decisions are asked for, and a plain text answers one: {SAY_EACH}",
             waiting.len()
         );
         return Err(Refusal::Invalid(text));
     };
     let text = text.trim();
-    let (word, reason) = text.split_once([',', ':', ' ']).unwrap_or((text, ""));
-    let decision = match word.trim_end_matches(['.', '!']).to_ascii_lowercase().as_str() {
-        "yes" | "y" | "approve" | "ok" | "repeat" => Decision::Yes,
-        "no" | "n" | "deny" | "tell" => Decision::No,
-        _ => return Err(Refusal::Invalid(format!("expected yes or no: {SAY}"))),
-    };
-    Ok(decide(asked, decision, reason.trim().to_owned()))
+    let (word, rest) = text.split_once([',', ':', ' ']).unwrap_or((text, ""));
+    let (word, rest) = (
+        word.trim_end_matches(['.', '!']).to_ascii_lowercase(),
+        rest.trim(),
+    );
+    let code = code(&asked.approval);
+    match word.as_str() {
+        "no" | "n" | "deny" | "tell" => Ok(decide(asked, Decision::No, rest.to_owned())),
+        "yes" | "y" | "approve" | "ok" | "repeat" if rest.eq_ignore_ascii_case(code) => {
+            Ok(decide(asked, Decision::Yes, String::new()))
+        }
+        "yes" | "y" | "approve" | "ok" | "repeat" if rest.is_empty() => Ok(Decide {
+            bare: true,
+            ..decide(asked, Decision::Yes, String::new())
+        }),
+        // "Yes, but" is no yes.
+        _ => Err(Refusal::Invalid(format!(
+            "expected `yes`, `yes {code}` or `no`: {SAY}"
+        ))),
+    }
 }

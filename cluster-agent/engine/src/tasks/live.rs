@@ -4,7 +4,7 @@
 //! one that comes back with the last number it saw gets what it missed if that is still held, else a snapshot. A slow
 //! watcher is never waited for and never costs memory without bound: it gets a snapshot in place of what it missed.
 
-use crate::journal::{Counters, Entry, InPart, Origin, Question, TaskState};
+use crate::journal::{Change, Counters, Entry, InPart, Origin, Question, TaskState};
 use parking_lot::Mutex;
 use std::{collections::VecDeque, sync::Arc};
 use tokio::sync::{Notify, broadcast};
@@ -37,6 +37,8 @@ pub struct Waiting {
     pub tool: String,
     pub arguments: serde_json::Value,
     pub digest: String,
+    /// The tool's description or schema is not the one that was approved: the answer is about this one, too.
+    pub change: Option<Change>,
     pub expires_ms: i64,
 }
 
@@ -239,7 +241,11 @@ impl Live {
         }
     }
 
+    /// Shows how the task stands now; an end is final.
     pub(crate) fn set_status(&self, status: Status) {
+        if self.state().is_terminal() {
+            return;
+        }
         self.emit(Event::Status(status));
         self.changed.notify_waiters();
     }

@@ -19,9 +19,11 @@ use crate::{
     services::Services,
     turn::{self, Start, Turn},
 };
+use futures::FutureExt as _;
 use parking_lot::Mutex;
 use std::{
     collections::HashMap,
+    panic::AssertUnwindSafe,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -32,6 +34,9 @@ use tokio::time::{Instant, timeout};
 
 /// How long a cancel is waited for; streams and tools are given up after a tenth of a second.
 const CANCEL_WAIT: Duration = Duration::from_secs(5);
+
+/// Open tasks of all callers, as a multiple of those that may run at once: the others wait for a person.
+const OPEN_FACTOR: usize = 10;
 
 /// Who calls, as the edge has verified it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -62,8 +67,8 @@ pub enum Refusal {
     Media(String),
     #[error("{0}")]
     Invalid(String),
-    /// As many tasks as the agent's limits allow are active.
-    #[error("the agent works on its {0} tasks (limit.sessions); try again later")]
+    /// As many tasks as the agent's limits allow are active, or open for this caller.
+    #[error("the agent has its {0} tasks at once (limit.sessions); wait for one, answer one or cancel one")]
     Full(u32),
     /// No revision yet, shutting down, or the journal does not take writes.
     #[error("{0}")]
@@ -83,6 +88,8 @@ pub struct Tasks {
     services: Services,
     current: Arc<Current>,
     open: Mutex<HashMap<String, Open>>,
+    /// Whose tasks are about to begin, so that a burst does not pass the limits between look and deed.
+    beginning: Mutex<Vec<String>>,
     turns: AtomicUsize,
     draining: AtomicBool,
 }
@@ -101,6 +108,7 @@ impl Tasks {
             services,
             current,
             open: Mutex::default(),
+            beginning: Mutex::default(),
             turns: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
         })
@@ -152,8 +160,11 @@ impl Tasks {
         tasks.turns.fetch_add(1, Ordering::Relaxed);
         tokio::spawn(async move {
             let guard = TurnGuard(&tasks.turns);
-            turn.run(start).await;
+            let outcome = AssertUnwindSafe(turn.run(start)).catch_unwind().await;
             drop(guard);
+            if outcome.is_err() {
+                tasks.end_panicked(&open).await;
+            }
             match open.live.state() {
                 state if state.is_terminal() => {
                     tasks.open.lock().remove(&open.live.uid);
@@ -175,7 +186,8 @@ impl Tasks {
         };
         open.live.cancel.cancel();
         if open.live.state() == TaskState::InputRequired && open.live.take_turn() {
-            self.end_paused(&open).await?;
+            self.end_idle(&open, TaskState::Canceled, "canceled", "canceled")
+                .await?;
         }
         let settled = async {
             loop {
@@ -190,22 +202,42 @@ impl Tasks {
         timeout(CANCEL_WAIT, settled).await.map_err(slow)
     }
 
-    /// Writes the cancellation of a task that no turn works on.
-    async fn end_paused(&self, open: &Open) -> Result<(), Refusal> {
+    /// A turn broke off by a fault of the engine's own: its task ends, and the session is free again.
+    async fn end_panicked(&self, open: &Open) {
+        tracing::error!(task = open.live.uid, "a turn panicked");
+        let detail = "the engine failed while it worked on this task";
+        let mut wait = Duration::from_millis(100);
+        while let Err(error) = self
+            .end_idle(open, TaskState::Failed, "engine.panic", detail)
+            .await
+        {
+            tracing::error!(task = open.live.uid, %error, "the end of a task is not kept yet");
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(Duration::from_secs(5));
+        }
+    }
+
+    /// Writes the end of a task that no turn works on.
+    async fn end_idle(
+        &self,
+        open: &Open,
+        state: TaskState,
+        reason: &'static str,
+        detail: &str,
+    ) -> Result<(), Refusal> {
         let live = &open.live;
         let now_ms = self.services.clock.now_ms();
         let stored = self.services.journal.open_task(live.task).await;
         let stored = stored.inspect_err(|_| live.leave_turn())?;
         let Some(stored) = stored else { return Ok(()) };
         let counters = stored.task.counters;
-        let end = (TaskState::Canceled, "canceled");
-        let record = turn::record(live, &open.revision, &counters, end, now_ms);
+        let record = turn::record(live, &open.revision, &counters, (state, reason), now_ms);
         let finish = Finish {
             task: live.task,
             session: live.session,
-            state: TaskState::Canceled,
-            reason: "canceled".to_owned(),
-            detail: "canceled".to_owned(),
+            state,
+            reason: reason.to_owned(),
+            detail: detail.to_owned(),
             entry: None,
             step: None,
             counters: counters.clone(),
@@ -217,11 +249,10 @@ impl Tasks {
             .finish(finish)
             .await
             .inspect_err(|_| live.leave_turn())?;
-        let (reason, detail) = ("canceled".to_owned(), "canceled".to_owned());
         let status = Status {
-            state: TaskState::Canceled,
-            reason,
-            detail,
+            state,
+            reason: reason.to_owned(),
+            detail: detail.to_owned(),
             waits_for: Vec::new(),
             at_ms: now_ms,
         };
@@ -231,6 +262,26 @@ impl Tasks {
             runs.notify_one();
         }
         Ok(())
+    }
+
+    /// Takes a place for a task of `caller` that is about to begin: as many may run as the agent's limits say, no
+    /// caller has more than that open (waiting for a person included), and all together a multiple of it.
+    fn take_place(self: &Arc<Self>, caller: &Caller, limit: u32) -> Result<Place, Refusal> {
+        let cap = limit as usize;
+        let open = self.open.lock();
+        let mut beginning = self.beginning.lock();
+        let of_caller = |subject: &str| subject == caller.subject;
+        let own = open.values().filter(|o| of_caller(&o.live.subject)).count()
+            + beginning.iter().filter(|s| of_caller(s)).count();
+        let all = open.len() + beginning.len();
+        if self.active() + beginning.len() >= cap || own >= cap || all >= cap.saturating_mul(OPEN_FACTOR) {
+            return Err(Refusal::Full(limit));
+        }
+        beginning.push(caller.subject.clone());
+        Ok(Place {
+            tasks: Arc::clone(self),
+            subject: caller.subject.clone(),
+        })
     }
 
     /// Watches a task; one that has ended is a feed of its last view.
@@ -246,6 +297,22 @@ impl Tasks {
                     "task {uid} has ended: get it instead"
                 )))
             }
+        }
+    }
+}
+
+/// A place for a task that is about to begin.
+#[derive(Debug)]
+struct Place {
+    tasks: Arc<Tasks>,
+    subject: String,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut beginning = self.tasks.beginning.lock();
+        if let Some(at) = beginning.iter().position(|s| *s == self.subject) {
+            beginning.swap_remove(at);
         }
     }
 }

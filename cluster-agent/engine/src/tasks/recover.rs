@@ -32,10 +32,30 @@ impl Tasks {
                 let made = self.remake(&open.revision, serving, factories).await?;
                 revisions.insert(open.revision.clone(), made);
             }
-            let said = self.services.journal.entries(open.task.uid.clone()).await?;
+            let said = match self.services.journal.entries(open.task.uid.clone()).await {
+                Ok(said) => said,
+                // One task that cannot be read must not keep all others waiting; a journal that does not answer must.
+                Err(error) => {
+                    let (subject, uid) = (open.task.subject.clone(), open.task.uid.clone());
+                    self.services.journal.task(subject, uid).await?;
+                    tracing::error!(task = open.task.uid, %error, "a task's entries cannot be read");
+                    let end = (
+                        "journal.unreadable",
+                        "what the journal holds of this task cannot be read",
+                    );
+                    self.give_up(open, serving, &[], end).await?;
+                    continue;
+                }
+            };
             match &revisions[&open.revision] {
                 Ok(revision) => self.take_over(open, Arc::clone(revision), &said),
-                Err(why) => self.give_up(open, serving, &said, why).await?,
+                Err(why) => {
+                    let detail = format!(
+                        "the engine restarted and the revision that the task began on does not load: {why}"
+                    );
+                    self.give_up(open, serving, &said, ("revision.gone", &detail))
+                        .await?;
+                }
             }
         }
         Ok(count)
@@ -88,20 +108,18 @@ impl Tasks {
         open: OpenTask,
         serving: &Serving,
         said: &[Said],
-        why: &str,
+        (reason, detail): (&'static str, &str),
     ) -> Result<(), JournalError> {
-        let detail =
-            format!("the engine restarted and the revision that the task began on does not load: {why}");
         let live = live(&open, working(open.task.updated_ms), said);
         let now_ms = self.services.clock.now_ms();
-        let end = (TaskState::Failed, "revision.gone");
+        let end = (TaskState::Failed, reason);
         let record = turn::record(&live, &serving.revision, &open.task.counters, end, now_ms);
         let finish = Finish {
             task: open.id,
             session: open.session,
             state: TaskState::Failed,
-            reason: "revision.gone".to_owned(),
-            detail,
+            reason: reason.to_owned(),
+            detail: detail.to_owned(),
             entry: None,
             step: None,
             counters: open.task.counters,
@@ -142,6 +160,7 @@ fn waiting(open: &OpenTask, undecided: &[&Approval], said: &[Said]) -> Status {
                 tool: step.tool.clone(),
                 arguments: call.arguments.clone(),
                 digest: approval.digest.clone(),
+                change: approval.change.clone(),
                 expires_ms: approval.expires_ms,
             })
         })

@@ -83,11 +83,11 @@ impl Tasks {
                 "the engine is shutting down; try again".to_owned(),
             ));
         }
-        let cap = serving.revision.bundle.agent.limits.sessions;
-        if self.active() >= cap as usize {
-            return Err(Refusal::Full(cap));
-        }
-        self.begin(caller, inbound, serving).await
+        let place = self.take_place(caller, serving.revision.bundle.agent.limits.sessions)?;
+        let sent = self.begin(caller, inbound, serving).await;
+        // Only now: what began is counted by itself.
+        drop(place);
+        sent
     }
 
     async fn begin(

@@ -1,7 +1,11 @@
 //! Looking at tasks: one, or a page of one's own.
 
 use super::{Answer, Caller, Refusal, Shown, Status, TaskView, Tasks};
-use crate::journal::{Entry, ListFilter, Said, StoredTask, TaskState};
+use crate::{
+    journal::{Entry, ListFilter, Said, Step, StoredTask, TaskState},
+    model::ToolCall,
+    turn::{PERSON, question},
+};
 
 /// Which of one's own tasks to list.
 #[derive(Clone, Debug, Default)]
@@ -62,7 +66,12 @@ impl Tasks {
             let view = match self.find(caller, &stored.uid) {
                 Some(open) => open.live.view(),
                 None if list.content => {
-                    let said = self.services.journal.entries(stored.uid.clone()).await?;
+                    // The page was read: what cannot be read of one task is left out of it.
+                    let said = self.services.journal.entries(stored.uid.clone()).await;
+                    let said = said.unwrap_or_else(|error| {
+                        tracing::error!(task = stored.uid, %error, "a task's entries cannot be read");
+                        Vec::new()
+                    });
                     from_journal(stored, &said)
                 }
                 None => from_journal(stored, &[]),
@@ -97,7 +106,7 @@ pub(super) fn from_journal(stored: StoredTask, said: &[Said]) -> TaskView {
 /// What is shown of a task's entries: the last word without tool calls is the answer, what was said before is history.
 pub(super) fn shown(said: &[Said], calls: u32) -> (Vec<Shown>, Option<Answer>) {
     let (mut history, mut answer): (Vec<Shown>, Option<Answer>) = (Vec::new(), None);
-    for (entry, _) in said {
+    for (entry, steps) in said {
         match entry {
             Entry::User { message_id, parts } | Entry::Answer { message_id, parts } => {
                 history.push(Shown::User {
@@ -123,9 +132,21 @@ pub(super) fn shown(said: &[Said], calls: u32) -> (Vec<Shown>, Option<Answer>) {
                 } else if !text.is_empty() {
                     history.push(Shown::Agent { text: text.clone() });
                 }
+                history.extend(asked(tool_calls, steps));
             }
             Entry::Note { .. } => {}
         }
     }
     (history, answer)
+}
+
+/// The questions to the person that have their answers; one that waits stands in the status.
+fn asked<'a>(calls: &'a [ToolCall], steps: &'a [Step]) -> impl Iterator<Item = Shown> + 'a {
+    let answered = |step: &Step| step.server == PERSON && step.result.as_ref().is_some_and(|r| !r.is_error);
+    let pairs = calls.iter().zip(steps);
+    pairs
+        .filter(move |(_, step)| answered(step))
+        .map(|(call, _)| Shown::Agent {
+            text: question(&call.arguments).to_owned(),
+        })
 }

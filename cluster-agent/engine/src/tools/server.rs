@@ -19,12 +19,13 @@ use rmcp::{
     ClientHandler, ClientLifecycleMode, ClientServiceExt as _, Peer, RoleClient,
     model::{
         ClientCapabilities, ClientConfig, Implementation, PaginatedRequestParams, ProtocolVersion,
-        SubscriptionFilter,
+        SubscriptionFilter, Tool,
     },
     service::{ClientInitializeError, NotificationContext, RunningService},
     transport::IntoTransport,
 };
 use std::{
+    collections::HashSet,
     path::PathBuf,
     sync::{
         Arc,
@@ -43,6 +44,12 @@ const STEADY: Duration = Duration::from_secs(10);
 const MAX_AGE: Duration = Duration::from_secs(300);
 /// Tools taken of one server; more do not fit into any model's context.
 const MAX_TOOLS: usize = 1000;
+/// Pages read of one list: a server that gives empty ones without end must not hold up each turn.
+const MAX_PAGES: usize = 100;
+/// Longest name, description and schema of a tool, in bytes.
+const MAX_NAME: usize = 128;
+const MAX_DESCRIPTION: usize = 16 * 1024;
+const MAX_SCHEMA: usize = 64 * 1024;
 
 type Opening = Shared<BoxFuture<'static, Result<Arc<Live>, String>>>;
 
@@ -429,13 +436,14 @@ fn watch_changes(service: &RunningService<RoleClient, Handler>, changes: &Arc<Ch
 
 async fn list(peer: &Peer<RoleClient>) -> Result<Vec<Described>, String> {
     let mut tools: Vec<Described> = Vec::new();
+    let mut names = HashSet::new();
     let mut cursor = None;
-    loop {
+    for _ in 0..MAX_PAGES {
         let page = PaginatedRequestParams::default().with_cursor(cursor);
         let page = peer.list_tools(Some(page)).await.map_err(|e| chain(&e))?;
         for tool in page.tools {
             // A name given twice would make it unclear what is called: the first counts.
-            if tools.len() < MAX_TOOLS && !tools.iter().any(|known| known.name == tool.name) {
+            if tools.len() < MAX_TOOLS && is_bounded(&tool) && names.insert(tool.name.to_string()) {
                 tools.push(describe(tool));
             }
         }
@@ -443,5 +451,58 @@ async fn list(peer: &Peer<RoleClient>) -> Result<Vec<Described>, String> {
         if cursor.is_none() || tools.len() >= MAX_TOOLS {
             return Ok(tools);
         }
+    }
+    tracing::warn!(MAX_PAGES, "a list of tools has more pages than are read");
+    Ok(tools)
+}
+
+/// Whether a tool is of a size that can be offered, recorded and paid for. Its name goes into run records, spans and
+/// metrics; its description and schema go to the model with each request.
+fn is_bounded(tool: &Tool) -> bool {
+    let plain = |c: char| !c.is_control() && !c.is_whitespace();
+    let named = (1..=MAX_NAME).contains(&tool.name.len()) && tool.name.chars().all(plain);
+    let described = tool.description.as_ref().map_or(0, |d| d.len()) <= MAX_DESCRIPTION;
+    let schema = serde_json::to_string(&*tool.input_schema).map_or(usize::MAX, |s| s.len());
+    let fits = named && described && schema <= MAX_SCHEMA;
+    if !fits {
+        let name: String = tool.name.chars().filter(|c| !c.is_control()).take(60).collect();
+        tracing::warn!(
+            tool = name,
+            "a tool is left out: its name, description or schema is too large"
+        );
+    }
+    fits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn tool(name: &str, description: &str, schema: &Value) -> Tool {
+        let tool = json!({"name": name, "description": description, "inputSchema": schema});
+        serde_json::from_value(tool).unwrap()
+    }
+
+    #[test]
+    fn a_tool_beyond_all_measure_is_left_out() {
+        let small = json!({"type": "object"});
+        for name in ["git_log", "a.b/c-d", &"x".repeat(MAX_NAME)] {
+            assert!(is_bounded(&tool(name, "", &small)), "{name}");
+        }
+        for name in [
+            "",
+            "a b",
+            "a\nb",
+            "a\u{1b}[31m",
+            &"x".repeat(MAX_NAME + 1),
+            &"é".repeat(MAX_NAME),
+        ] {
+            assert!(!is_bounded(&tool(name, "", &small)), "{name:?}");
+        }
+        assert!(is_bounded(&tool("t", &"d".repeat(MAX_DESCRIPTION), &small)));
+        assert!(!is_bounded(&tool("t", &"d".repeat(MAX_DESCRIPTION + 1), &small)));
+        let large = json!({"type": "object", "title": "x".repeat(MAX_SCHEMA)});
+        assert!(!is_bounded(&tool("t", "", &large)));
     }
 }

@@ -8,9 +8,11 @@
 
 mod ask;
 mod batch;
+mod calls;
 mod history;
 pub(crate) mod limits;
 mod output;
+mod pause;
 pub(crate) mod table;
 #[cfg(test)]
 mod tests;
@@ -25,12 +27,16 @@ use crate::{
 };
 use ask::Reply;
 use batch::Planned;
-pub(crate) use batch::sentence;
 pub(crate) use history::user as user_message;
-use roadstead_contract::run::{Outcome, RunRecord};
+pub(crate) use pause::{code, sentence};
+use roadstead_contract::{
+    documents::Questions,
+    run::{Outcome, RunRecord},
+};
 use roadstead_telemetry::propagate;
 use std::{sync::Arc, time::Duration};
 use table::ToolTable;
+pub(crate) use table::{PERSON, question};
 use tokio::time::Instant;
 
 /// How long tool servers may take to say what they offer, before the model is asked without them.
@@ -177,13 +183,19 @@ impl Turn {
             Start::Resumed(open) => self.load(Some(open)).await?,
         };
         let revision = &self.revision;
-        if !(revision.bundle.agent.tools.is_empty() && revision.bundle.agent.agents.is_empty()) {
+        let agent = &revision.bundle.agent;
+        let asks = agent.questions == Questions::Ask;
+        if asks || !(agent.tools.is_empty() && agent.agents.is_empty()) {
             let listing = revision.toolbox.list(Instant::now() + LIST_WAIT);
             let listing = tokio::select! {
                 () = self.live.cancel.cancelled() => return Err(End::Canceled),
                 listing = listing => listing,
             };
             self.table = ToolTable::of(revision, listing, &self.services.journal).await;
+            // Another agent's task: there is no person at the other end.
+            if asks && self.live.origin.depth > 0 {
+                self.table = Arc::new(self.table.without_questions());
+            }
         }
         self.request = Arc::new(ChatRequest {
             system: revision.system.clone(),

@@ -3,27 +3,41 @@
 //! This is where the allow-list counts: a name that is not in the table is not called, whatever the model says (S79).
 
 use crate::{
-    journal::Journal,
+    journal::{Change, Journal},
     model::ToolSchema,
     revision::Revision,
     tools::{Listing, ToolInfo},
 };
-use roadstead_contract::documents::ToolUse;
+use roadstead_contract::documents::{Questions, ToolUse};
 use serde_json::{Value, json};
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     fmt,
     sync::{Arc, OnceLock},
 };
 
 /// In [`Offered::server`] of a sub-agent: no reference to a tool server looks like it.
 pub(crate) const AGENT: &str = "agent:";
+/// The same of a question to the person.
+pub(crate) const PERSON: &str = "person:";
+/// The tool that asks the person, as the model sees it; a server's tool of that name gets another.
+const ASK_USER: &str = "ask_user";
+/// The argument of [`ASK_USER`] with what is asked.
+const QUESTION: &str = "question";
+/// Longest question, in characters.
+const MAX_QUESTION: usize = 4096;
+
+/// What the model reads in place of a description that nobody approved.
+const CHANGED: &str = "This tool's description has changed and waits for approval.";
+/// What a person is shown of a changed tool, in bytes.
+const SHOWN_DESCRIPTION: usize = 4 * 1024;
+const SHOWN_PARAMETERS: usize = 16 * 1024;
 
 /// Something the model may call.
 pub(crate) struct Offered {
     /// As the model sees it.
     pub(crate) name: String,
-    /// The reference of a tool server, or [`AGENT`].
+    /// The reference of a tool server, [`AGENT`] or [`PERSON`].
     pub(crate) server: String,
     /// As the server names it; of a sub-agent its reference.
     pub(crate) tool: String,
@@ -31,8 +45,9 @@ pub(crate) struct Offered {
     pub(crate) repeatable: bool,
     /// A person decides each call.
     pub(crate) approve: bool,
-    /// Its description or schema is not the one that was approved: this digest is to be.
-    pub(crate) changed: Option<String>,
+    /// Its description or schema is not the one that was approved: this one is to be.
+    pub(crate) changed: Option<Change>,
+    /// What arguments are held to.
     pub(crate) schema: Arc<Value>,
     validator: OnceLock<Result<jsonschema::Validator, String>>,
 }
@@ -78,13 +93,21 @@ impl Offered {
     }
 }
 
-/// `server/tool`; `agent/name` of a sub-agent.
+/// `server/tool`; `agent/name` of a sub-agent, `person/ask_user` of a question.
 pub(crate) fn label(server: &str, tool: &str) -> String {
-    if server == AGENT {
-        format!("agent/{tool}")
-    } else {
-        format!("{server}/{tool}")
+    match server {
+        AGENT => format!("agent/{tool}"),
+        PERSON => format!("person/{tool}"),
+        server => format!("{server}/{tool}"),
     }
+}
+
+/// What a call of `ask_user` asks.
+pub(crate) fn question(arguments: &Value) -> &str {
+    arguments
+        .get(QUESTION)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
 }
 
 impl fmt::Debug for Offered {
@@ -122,14 +145,14 @@ impl ToolTable {
         {
             return Arc::clone(table);
         }
-        let mut changed = HashMap::new();
+        let mut changed = HashSet::new();
         for (server, tool, digest) in pinned(&listing) {
             // A journal that does not answer counts as a change: fail closed (S80).
             let held = journal
                 .pin(server.clone(), tool.clone(), digest.clone(), false)
                 .await;
             if held.as_ref() != Ok(&digest) {
-                changed.insert((server, tool), digest);
+                changed.insert((server, tool));
             }
         }
         let table = Arc::new(Self::build(revision, listing, &changed));
@@ -137,11 +160,7 @@ impl ToolTable {
         table
     }
 
-    fn build(
-        revision: &Revision,
-        listing: Arc<Listing>,
-        changed: &HashMap<(String, String), String>,
-    ) -> Self {
+    fn build(revision: &Revision, listing: Arc<Listing>, changed: &HashSet<(String, String)>) -> Self {
         let uses: BTreeMap<String, &ToolUse> = revision
             .bundle
             .agent
@@ -159,6 +178,9 @@ impl ToolTable {
             schemas: Arc::new([]),
         };
         let mut schemas = Vec::new();
+        if revision.bundle.agent.questions == Questions::Ask {
+            table.offer_questions(&mut schemas);
+        }
         for agent in &revision.bundle.agent.agents {
             table.offer_agent(&mut schemas, &agent.name.to_string());
         }
@@ -169,13 +191,13 @@ impl ToolTable {
                 .filter(|(other, _)| other.name == info.name)
                 .count()
                 > 1;
-            let wanted = if twice {
+            let wanted = if twice || table.by_name.contains_key(&info.name) {
                 format!("{}__{}", info.server, info.name)
             } else {
                 info.name.clone()
             };
             let key = (info.server.clone(), info.name.clone());
-            table.offer_tool(&mut schemas, &wanted, info, rule, changed.get(&key).cloned());
+            table.offer_tool(&mut schemas, &wanted, info, rule, changed.contains(&key));
         }
         table.schemas = schemas.into();
         table
@@ -187,13 +209,13 @@ impl ToolTable {
         wanted: &str,
         info: &ToolInfo,
         rule: &ToolUse,
-        changed: Option<String>,
+        changed: bool,
     ) {
-        let description = match changed {
-            // A text nobody approved does not reach the model.
-            Some(_) => "This tool's description has changed and waits for approval.".to_owned(),
-            None => info.description.clone(),
-        };
+        let changed = changed.then(|| Change {
+            digest: info.digest.clone(),
+            description: cut(&info.description, SHOWN_DESCRIPTION),
+            parameters: cut(&info.input_schema.to_string(), SHOWN_PARAMETERS),
+        });
         let offered = Offered {
             name: self.free_name(wanted),
             server: info.server.clone(),
@@ -204,7 +226,12 @@ impl ToolTable {
             schema: Arc::clone(&info.input_schema),
             validator: OnceLock::new(),
         };
-        self.add(schemas, offered, description);
+        // Nothing that nobody approved reaches the model: a schema is as good a place for instructions as a description.
+        let (description, parameters) = match offered.changed {
+            Some(_) => (CHANGED.to_owned(), Arc::new(json!({"type": "object"}))),
+            None => (info.description.clone(), Arc::clone(&info.input_schema)),
+        };
+        self.add_as(schemas, offered, description, parameters);
     }
 
     fn offer_agent(&mut self, schemas: &mut Vec<ToolSchema>, reference: &str) {
@@ -231,11 +258,56 @@ impl ToolTable {
         );
     }
 
+    fn offer_questions(&mut self, schemas: &mut Vec<ToolSchema>) {
+        let offered = Offered {
+            name: ASK_USER.to_owned(),
+            server: PERSON.to_owned(),
+            tool: ASK_USER.to_owned(),
+            repeatable: true,
+            approve: false,
+            changed: None,
+            schema: Arc::new(json!({
+                "type": "object",
+                "properties": {QUESTION: {"type": "string", "pattern": "\\S", "maxLength": MAX_QUESTION,
+                    "description": "What you need to know, in words that can be answered by themselves."}},
+                "required": [QUESTION],
+                "additionalProperties": false
+            })),
+            validator: OnceLock::new(),
+        };
+        let description = "Asks the person for whom you work, and returns their answer. They may take hours: ask only \
+                           what you cannot find out or decide yourself, and everything at once.";
+        self.add(schemas, offered, description.to_owned());
+    }
+
+    /// The same for a task that has nobody to ask.
+    pub(crate) fn without_questions(&self) -> Self {
+        let asks = |name: &str| self.by_name.get(name).is_some_and(|o| o.server == PERSON);
+        let schemas = self.schemas.iter().filter(|s| !asks(&s.name)).cloned();
+        let others = self.by_name.iter().filter(|(_, o)| o.server != PERSON);
+        Self {
+            listing: Arc::clone(&self.listing),
+            schemas: schemas.collect(),
+            by_name: others.map(|(name, o)| (name.clone(), Arc::clone(o))).collect(),
+        }
+    }
+
     fn add(&mut self, schemas: &mut Vec<ToolSchema>, offered: Offered, description: String) {
+        let parameters = Arc::clone(&offered.schema);
+        self.add_as(schemas, offered, description, parameters);
+    }
+
+    fn add_as(
+        &mut self,
+        schemas: &mut Vec<ToolSchema>,
+        offered: Offered,
+        description: String,
+        parameters: Arc<Value>,
+    ) {
         schemas.push(ToolSchema {
             name: offered.name.clone(),
             description,
-            parameters: Arc::clone(&offered.schema),
+            parameters,
         });
         self.by_name.insert(offered.name.clone(), Arc::new(offered));
     }
@@ -283,4 +355,12 @@ fn pinned(listing: &Listing) -> Vec<(String, String, String)> {
     pinned
         .map(|t| (t.server.clone(), t.name.clone(), t.digest.clone()))
         .collect()
+}
+
+fn cut(text: &str, most: usize) -> String {
+    if text.len() <= most {
+        return text.to_owned();
+    }
+    let shown = &text[..text.floor_char_boundary(most)];
+    format!("{shown} [cut: {} of {} bytes shown]", shown.len(), text.len())
 }

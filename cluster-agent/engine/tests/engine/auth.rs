@@ -34,7 +34,8 @@ fn now() -> i64 {
 }
 
 fn claims() -> Value {
-    json!({"iss": "https://hub", "sub": "user:ann", "aud": "agent-1", "act": {"sub": "hub"}, "jti": "1",
+    let id = format!("{:032x}", rand::random::<u128>());
+    json!({"iss": "https://hub", "sub": "user:ann", "aud": "agent-1", "act": {"sub": "hub"}, "jti": id,
            "iat": now(), "exp": now() + 300})
 }
 
@@ -49,8 +50,8 @@ fn sign(hub: &Hub, kid: &str, claims: &Value) -> String {
 struct Rig {
     engine: Process,
     hub: Hub,
-    _model: ModelServer,
-    _state: tempfile::TempDir,
+    model: ModelServer,
+    state: tempfile::TempDir,
 }
 
 async fn rig() -> Rig {
@@ -58,7 +59,17 @@ async fn rig() -> Rig {
     let model = ModelServer::start(Script::default()).await.expect("a model");
     let state = tempfile::tempdir().expect("a folder");
     let hub = hub("k1");
-    let mut engine = Process::start(state.path()).await;
+    let engine = start(state.path(), &hub, &model).await;
+    Rig {
+        engine,
+        hub,
+        model,
+        state,
+    }
+}
+
+async fn start(state: &std::path::Path, hub: &Hub, model: &ModelServer) -> Process {
+    let mut engine = Process::start(state).await;
     let trust = Trust {
         jwks: Some(hub.jwks.clone()),
         issuer: Some("https://hub".to_owned()),
@@ -68,12 +79,7 @@ async fn rig() -> Rig {
         .tell(&apply(bundle(&model.openai_url(), json!({})), trust))
         .await;
     engine.until(|f| matches!(f, FromEngine::Applied { .. })).await;
-    Rig {
-        engine,
-        hub,
-        _model: model,
-        _state: state,
-    }
+    engine
 }
 
 fn send(rig: &Rig) -> RequestBuilder {
@@ -173,6 +179,7 @@ async fn s88_a_token_of_the_hub_is_good_for_one_agent_and_a_short_time() {
     with("lives too long", "exp", json!(now() + 3600));
     with("from the future", "iat", json!(now() + 120));
     with("no subject", "sub", json!(""));
+    with("not good yet", "nbf", json!(now() + 120));
     with("no id", "jti", json!(""));
     with("a subject with a line end", "sub", json!("ann\nbob"));
     for key in ["aud", "iss", "exp", "iat", "sub", "jti", "act"] {
@@ -207,6 +214,43 @@ async fn s88_a_token_of_the_hub_is_good_for_one_agent_and_a_short_time() {
             "{why}"
         );
     }
+}
+
+#[tokio::test]
+async fn s88_a_token_of_the_hub_is_good_once() {
+    let Rig {
+        engine,
+        hub,
+        model,
+        state,
+    } = rig().await;
+    let fresh = || sign(&hub, "k1", &claims());
+    let card = |engine: &Process, token: &str| {
+        let url = engine.url("/.well-known/agent-card.json");
+        status(http().get(url).bearer_auth(token))
+    };
+    // At once and one after another, whatever it is used for.
+    let token = fresh();
+    let many = (0..16).map(|_| card(&engine, &token));
+    let answers = futures::future::join_all(many).await;
+    let good = answers.iter().filter(|s| **s == StatusCode::OK).count();
+    let refused = answers.iter().filter(|s| **s == StatusCode::UNAUTHORIZED).count();
+    assert_eq!((good, refused), (1, 15), "{answers:?}");
+    assert_eq!(card(&engine, &fresh()).await, StatusCode::OK);
+    // What it began outlives a kill, and so does that it was used.
+    let used = fresh();
+    let begun = http()
+        .post(engine.url("/message:send"))
+        .header("a2a-version", "1.0")
+        .bearer_auth(&used)
+        .json(&json!({"message": {"messageId": "m", "role": "ROLE_USER", "parts": [{"text": "say hello"}]}}));
+    assert_eq!(status(begun).await, StatusCode::OK);
+    engine.kill().await;
+    let engine = start(state.path(), &hub, &model).await;
+    for old in [&token, &used] {
+        assert_eq!(card(&engine, old).await, StatusCode::UNAUTHORIZED);
+    }
+    assert_eq!(card(&engine, &fresh()).await, StatusCode::OK);
 }
 
 #[tokio::test]

@@ -1,11 +1,11 @@
-//! Asking a person for the decisions that a task waits for.
+//! Asking a person for the decisions and answers that a task waits for.
 
 use super::task_view::{Approval, TaskView};
 use crate::{
     failure::{Exit, Failure, Outcome},
     render::seconds,
     shell::Shell,
-    text::{explicit, line, shown},
+    text::{explicit, line},
 };
 use a2a::{Message, Part, Role};
 use serde_json::json;
@@ -16,28 +16,51 @@ use std::io::Write as _;
 /// The answer names the digest of what was shown: the engine refuses it for anything else.
 pub(super) async fn ask(view: &TaskView, shell: &mut Shell) -> Outcome<Option<Message>> {
     let mut parts = Vec::new();
-    if view.approvals.is_empty() {
-        let question = if view.detail.is_empty() {
-            "The agent waits for an answer."
-        } else {
-            view.detail.as_str()
-        };
-        writeln!(shell.err, "{}", shown(question))?;
-        let Some(answer) = prompt(shell, "answer> ").await? else {
-            return Ok(None);
-        };
-        parts.push(Part::text(answer));
-    }
-    for approval in &view.approvals {
-        let Some(part) = decide(approval, shell).await? else {
-            return Ok(None);
-        };
-        parts.push(part);
+    match (view.approvals.as_slice(), view.questions.as_slice()) {
+        // Words answer a question that is alone; an agent that is not ours has no other way.
+        ([], [] | [_]) => {
+            let question = if view.detail.is_empty() {
+                "The agent waits for an answer."
+            } else {
+                view.detail.as_str()
+            };
+            let Some(answer) = reply(question, shell).await? else {
+                return Ok(None);
+            };
+            parts.push(Part::text(answer));
+        }
+        (approvals, questions) => {
+            for question in questions {
+                let Some(answer) = reply(&question.text, shell).await? else {
+                    return Ok(None);
+                };
+                parts.push(Part::data(
+                    json!({"question": question.question, "answer": answer}),
+                ));
+            }
+            for approval in approvals {
+                let Some(part) = decide(approval, shell).await? else {
+                    return Ok(None);
+                };
+                parts.push(part);
+            }
+        }
     }
     let mut message = Message::new(Role::User, parts);
     message.task_id.clone_from(&view.task);
     message.context_id.clone_from(&view.session);
     Ok(Some(message))
+}
+
+/// Shows what the agent asks and reads the answer, which is never blank.
+async fn reply(question: &str, shell: &mut Shell) -> Outcome<Option<String>> {
+    writeln!(shell.err, "{}", shown(question))?;
+    loop {
+        match prompt(shell, "answer> ").await? {
+            Some(answer) if answer.trim().is_empty() => {}
+            answer => return Ok(answer),
+        }
+    }
 }
 
 async fn decide(approval: &Approval, shell: &mut Shell) -> Outcome<Option<Part>> {
@@ -92,7 +115,14 @@ fn describe(approval: &Approval, now: chrono::DateTime<chrono::Utc>) -> String {
     };
     let arguments = format!("{:#}", approval.arguments);
     let arguments: Vec<String> = explicit(&arguments).lines().map(|l| format!("  {l}")).collect();
-    format!("{what}\n{}", arguments.join("\n"))
+    let change = approval.change.as_ref().map_or_else(String::new, |change| {
+        format!(
+            "\nIts description or parameters are not those that were approved; a yes accepts them, too:\n  {}\n  {}",
+            line(&change.description),
+            line(&change.parameters)
+        )
+    });
+    format!("{what}\n{}{change}", arguments.join("\n"))
 }
 
 async fn prompt(shell: &mut Shell, text: &str) -> Outcome<Option<String>> {
@@ -108,14 +138,19 @@ async fn prompt(shell: &mut Shell, text: &str) -> Outcome<Option<String>> {
 /// The failure of a task that waits where nobody can be asked.
 pub(super) fn nobody_to_ask(view: &TaskView, agent: &str, now: chrono::DateTime<chrono::Utc>) -> Failure {
     let task = view.task.as_deref().unwrap_or_default();
-    let details: Vec<String> = match view.approvals.as_slice() {
-        [] => vec![view.detail.clone()],
-        several => several.iter().map(|a| describe(a, now)).collect(),
+    let asked = view.questions.iter().map(|q| q.text.clone());
+    let mut details: Vec<String> = asked
+        .chain(view.approvals.iter().map(|a| describe(a, now)))
+        .collect();
+    if details.is_empty() {
+        details.push(view.detail.clone());
+    }
+    let take_up = format!("roadstead chat {agent} --task {}", line(task));
+    let next = match (view.approvals.as_slice(), view.questions.as_slice()) {
+        ([], [_]) => format!("answer it: {take_up} --message ANSWER, or in a terminal without --message"),
+        _ => format!("answer it in a terminal: {take_up}"),
     };
     Failure::new(Exit::Waiting, format!("the task {task} waits for a person"))
         .details(details)
-        .next(format!(
-            "answer it in a terminal: roadstead chat {agent} --task {}",
-            line(task)
-        ))
+        .next(next)
 }

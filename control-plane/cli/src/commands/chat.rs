@@ -160,6 +160,8 @@ impl<'a> Conversation<'a> {
                 let mut message = Message::new(Role::User, vec![Part::text(text)]);
                 message.task_id.clone_from(&view.task);
                 message.context_id.clone_from(&view.session);
+                // It waits no more: what the stored task said must not end the watch before the first event.
+                view.state = TaskState::Working;
                 self.deliver(message, &mut view, shell).await?;
             }
             Some(_) => {

@@ -1,7 +1,7 @@
 //! A task as its events tell it: pure, so that every order of events is a test.
 //!
-//! The engine's conventions beyond A2A: data parts `toolCall`, `toolResult` and `approvals` in status messages, the
-//! metadata `roadstead.dev/thought` of a part and `roadstead.dev/interim` of a text that tools were called after.
+//! The engine's conventions beyond A2A: data parts `toolCall`, `toolResult`, `approvals` and `questions` in status
+//! messages, the metadata `roadstead.dev/thought` of a part and `roadstead.dev/interim` of a text that tools were called after.
 //! Agents that know none of them are shown too, without tools.
 
 use a2a::{Artifact, Message, Part, PartContent, StreamResponse, Task, TaskState, TaskStatus};
@@ -46,8 +46,28 @@ pub(super) struct Approval {
     #[serde(default)]
     pub(super) arguments: Value,
     pub(super) digest: String,
+    /// What the tool says of itself now, where that is not what was approved.
+    #[serde(default)]
+    pub(super) change: Option<Change>,
     #[serde(default)]
     pub(super) expires_at: Option<chrono::DateTime<chrono::Utc>>,
+}
+
+/// A tool's new description and parameters.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Change {
+    pub(super) description: String,
+    #[serde(default)]
+    pub(super) parameters: String,
+}
+
+/// Something that the agent wants to know.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Question {
+    pub(super) question: String,
+    pub(super) text: String,
 }
 
 #[derive(Deserialize)]
@@ -75,6 +95,7 @@ pub(super) struct TaskView {
     /// The words of the latest status.
     pub(super) detail: String,
     pub(super) approvals: Vec<Approval>,
+    pub(super) questions: Vec<Question>,
     /// How much of each text was shown, in bytes.
     texts: HashMap<String, String>,
     /// The text that is being said.
@@ -197,6 +218,7 @@ impl TaskView {
         self.state = status.state.clone();
         let mut shows = Vec::new();
         self.approvals.clear();
+        self.questions.clear();
         self.detail.clear();
         for part in status.message.iter().flat_map(|m| &m.parts) {
             match &part.content {
@@ -230,13 +252,11 @@ impl TaskView {
                 is_error: result.is_error,
             });
         }
-        let approvals = data
-            .get("approvals")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten();
+        let list = |key: &str| data.get(key).and_then(Value::as_array).into_iter().flatten();
         self.approvals
-            .extend(approvals.filter_map(|a| Approval::deserialize(a).ok()));
+            .extend(list("approvals").filter_map(|a| Approval::deserialize(a).ok()));
+        self.questions
+            .extend(list("questions").filter_map(|q| Question::deserialize(q).ok()));
         None
     }
 }
@@ -358,6 +378,23 @@ mod tests {
         assert_eq!(view.detail, "May I?");
         take(&mut view, status("TASK_STATE_WORKING", &json!([])));
         assert!(view.approvals.is_empty() && !view.rests());
+    }
+
+    #[test]
+    fn questions_are_read_beside_approvals() {
+        let mut view = TaskView::default();
+        let parts = json!([{"text": "Which branch?"},
+            {"data": {"questions": [{"question": "q1", "text": "Which branch?", "expiresAt": "2026-01-01T00:00:00Z"}]}}]);
+        take(&mut view, status("TASK_STATE_INPUT_REQUIRED", &parts));
+        assert_eq!(
+            (
+                view.questions[0].question.as_str(),
+                view.questions[0].text.as_str()
+            ),
+            ("q1", "Which branch?")
+        );
+        take(&mut view, status("TASK_STATE_WORKING", &json!([])));
+        assert!(view.questions.is_empty());
     }
 
     #[test]

@@ -179,6 +179,83 @@ async fn without_a_terminal_nobody_is_asked() {
     assert_eq!(hub.asked().len(), 1);
 }
 
+fn question() -> Value {
+    let asked = json!({"questions": [{"question": "q1", "text": "Which \u{1b}branch?", "expiresAt": "2026-01-02T13:00:00Z"}]});
+    let parts = json!([{"text": "Which \u{1b}branch?"}, {"data": asked}]);
+    status("TASK_STATE_INPUT_REQUIRED", &parts, "")
+}
+
+#[tokio::test]
+async fn a_question_is_shown_and_answered() {
+    let hub = Hub::start().await;
+    hub.a2a("SendStreamingMessage", Events(vec![question()]));
+    let rest = vec![
+        status("TASK_STATE_WORKING", &json!([]), ""),
+        text("answer-2", "On main.", false),
+        status("TASK_STATE_COMPLETED", &json!([]), ""),
+    ];
+    hub.a2a("SendStreamingMessage", Events(rest));
+    let left = User::of(&hub)
+        .types(&["", "main"])
+        .runs("chat helper -m commit")
+        .await;
+    assert_eq!((left.exit, left.out.as_str()), (Exit::Done, "On main.\n"));
+    assert_eq!(left.err, "Which \\u{1b}branch?\nanswer> answer> ");
+    let message = hub.asked()[1].1["message"].clone();
+    assert_eq!(
+        (&message["taskId"], &message["parts"]),
+        (&json!("t1"), &json!([{"text": "main"}]))
+    );
+}
+
+#[tokio::test]
+async fn a_question_beside_an_approval_has_an_answer_of_its_own() {
+    let hub = Hub::start().await;
+    let mut both = approval();
+    let asked = json!({"data": {"questions": [{"question": "q1", "text": "Which branch?"}]}});
+    let parts = both["statusUpdate"]["status"]["message"]["parts"].as_array_mut();
+    parts.expect("parts").push(asked);
+    hub.a2a("SendStreamingMessage", Events(vec![both]));
+    hub.a2a(
+        "SendStreamingMessage",
+        Events(vec![status("TASK_STATE_COMPLETED", &json!([]), "")]),
+    );
+    let left = User::of(&hub)
+        .types(&["main", "yes"])
+        .runs("chat helper -m commit")
+        .await;
+    assert_eq!(left.exit, Exit::Done, "{}", left.err);
+    let parts = hub.asked()[1].1["message"]["parts"].clone();
+    assert_eq!(parts[0]["data"], json!({"question": "q1", "answer": "main"}));
+    assert_eq!(parts[1]["data"]["decision"], "approve");
+}
+
+#[tokio::test]
+async fn a_question_without_a_terminal_says_how_to_answer() {
+    let hub = Hub::start().await;
+    hub.a2a("SendStreamingMessage", Events(vec![question()]));
+    let left = User::of(&hub).pipes("commit").runs("chat helper").await;
+    assert_eq!(left.exit, Exit::Waiting);
+    assert!(
+        left.err.contains("Which \\u{1b}branch?")
+            && left
+                .err
+                .contains("next: answer it: roadstead chat support/helper --task t1 --message ANSWER"),
+        "{}",
+        left.err
+    );
+    let mut waiting = task("TASK_STATE_INPUT_REQUIRED", "");
+    waiting["status"] = question()["statusUpdate"]["status"].clone();
+    hub.a2a("GetTask", Result(waiting));
+    hub.a2a(
+        "SendStreamingMessage",
+        Events(vec![status("TASK_STATE_COMPLETED", &json!([]), "")]),
+    );
+    let left = User::of(&hub).runs("chat helper --task t1 --message main").await;
+    assert_eq!(left.exit, Exit::Done, "{}", left.err);
+    assert_eq!(hub.asked()[2].1["message"]["parts"], json!([{"text": "main"}]));
+}
+
 #[tokio::test]
 async fn a_waiting_task_is_taken_up() {
     let hub = Hub::start().await;

@@ -37,6 +37,9 @@ pub struct AgentSpec {
     /// What happens when a crash leaves a tool call without a known result.
     #[serde(default)]
     pub on_unknown_result: OnUnknownResult,
+    /// Whether the agent may stop and ask the person who gave it the task.
+    #[serde(default, skip_serializing_if = "Questions::are_never")]
+    pub questions: Questions,
     /// Nothing here means nowhere.
     #[serde(default, skip_serializing_if = "Placement::is_empty")]
     pub placement: Placement,
@@ -176,6 +179,25 @@ pub enum OnUnknownResult {
     Fail,
     /// The model is told that the effect may have happened.
     Tell,
+}
+
+/// Whether an agent may ask its person something in the middle of a task.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Questions {
+    /// It works with what it was told: its callers may be programs, which have nobody to ask.
+    #[default]
+    Never,
+    /// The model has the tool `ask_user`: the task waits, at most 24h, for the person's next message. A task that
+    /// another agent gave has nobody to ask and does not get the tool.
+    Ask,
+}
+
+impl Questions {
+    /// Left out of what is written where it says nothing new.
+    fn are_never(&self) -> bool {
+        *self == Self::Never
+    }
 }
 
 /// Which clusters an agent runs on: names, or a selector over the clusters' labels.

@@ -22,7 +22,7 @@ mod yaml;
 
 pub use agent::{
     AgentSpec, Engine, Instructions, Limits, Mode, ModelList, OnUnknownResult, Placement, Quantities,
-    Resources, Runtime, Selector, SubAgent, Template, ToolUse,
+    Questions, Resources, Runtime, Selector, SubAgent, Template, ToolUse,
 };
 pub use explain::{ExplainError, explain};
 pub use local::{BeyondLocal, beyond_local};

@@ -5,8 +5,9 @@ use proptest::{collection::btree_map, collection::vec, option, prelude::*, sampl
 use roadstead_contract::documents::{
     API_VERSION, AgentSpec, BindingKey, Body, Count, Document, Duration, EnvKey, HeaderValue, HttpServer,
     Instructions, Limits, Metadata, Mode, ModelList, ModelOptions, ModelSpec, Money, Name, OnUnknownResult,
-    Pin, Placement, Prices, PromptSpec, Provider, Quantities, ReasoningEffort, Reference, Resources, Runtime,
-    SecretRef, Selector, StdioServer, SubAgent, Template, ToolServerSpec, ToolUse, parse_value,
+    Pin, Placement, Prices, PromptSpec, Provider, Quantities, Questions, ReasoningEffort, Reference,
+    Resources, Runtime, SecretRef, Selector, StdioServer, SubAgent, Template, ToolServerSpec, ToolUse,
+    parse_value,
 };
 use std::collections::BTreeSet;
 
@@ -123,6 +124,7 @@ fn agent() -> impl Strategy<Value = Body> {
         placement(),
         runtime(),
         select(vec![OnUnknownResult::Ask, OnUnknownResult::Tell]),
+        select(vec![Questions::Ask, Questions::Never]),
         option::of(schema()),
     );
     (text(), instructions, models, tools, agents, rest).prop_map(
@@ -132,7 +134,7 @@ fn agent() -> impl Strategy<Value = Body> {
             model,
             tools,
             agents,
-            (limits, placement, runtime, on_unknown_result, output_schema),
+            (limits, placement, runtime, on_unknown_result, questions, output_schema),
         )| {
             Body::Agent(Box::new(AgentSpec {
                 description,
@@ -145,6 +147,7 @@ fn agent() -> impl Strategy<Value = Body> {
                 output: vec![Mode::Text],
                 output_schema,
                 on_unknown_result,
+                questions,
                 placement,
                 runtime,
             }))

@@ -1,8 +1,10 @@
 //! The loop with scripted models and tools, through [`crate::tasks`] and a real journal.
 
 mod approvals;
+mod attacks;
 mod basics;
 mod limits;
 mod models;
+mod questions;
 mod restarts;
 mod tools;

@@ -17,8 +17,11 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 /// Runs `before` in one process, kills that, and runs `after` in the next.
-fn dies<A, B>(rig: impl FnOnce() -> Rig, before: impl FnOnce(Rig) -> A, after: impl FnOnce(Rig, String) -> B)
-where
+pub(super) fn dies<A, B>(
+    rig: impl FnOnce() -> Rig,
+    before: impl FnOnce(Rig) -> A,
+    after: impl FnOnce(Rig, String) -> B,
+) where
     A: Future<Output = (Rig, String)>,
     B: Future<Output = ()>,
 {
@@ -35,7 +38,7 @@ where
     });
 }
 
-async fn ended(rig: &Rig, uid: &str) -> TaskView {
+pub(super) async fn ended(rig: &Rig, uid: &str) -> TaskView {
     loop {
         match rig.engine.tasks.get(&alice(), uid).await {
             Ok(view) if view.status.state.is_terminal() => return view,
@@ -44,7 +47,7 @@ async fn ended(rig: &Rig, uid: &str) -> TaskView {
     }
 }
 
-async fn asks(rig: &Rig, uid: &str) -> TaskView {
+pub(super) async fn asks(rig: &Rig, uid: &str) -> TaskView {
     loop {
         match rig.engine.tasks.get(&alice(), uid).await {
             Ok(view) if !view.status.waits_for.is_empty() => return view,
