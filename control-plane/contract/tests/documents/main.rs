@@ -1,6 +1,5 @@
 //! Documents from outside: what people write, what they are told, and what an attacker sends.
 
-mod bombs;
 mod cases;
 mod round_trip;
 
