@@ -20,7 +20,7 @@ use std::{
     error::Error,
     fs, io,
     net::SocketAddr,
-    os::unix::fs::DirBuilderExt as _,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -275,6 +275,12 @@ fn open(state: &Path) -> Result<fs::File, StartError> {
     let mut folder = fs::DirBuilder::new();
     folder.recursive(true).mode(0o700);
     folder.create(state.join("link")).map_err(failed)?;
+    // One that was there before may be open to others: it holds keys, documents and conversations.
+    if fs::metadata(state).map_err(failed)?.permissions().mode() & 0o077 != 0
+        && let Err(error) = fs::set_permissions(state, fs::Permissions::from_mode(0o700))
+    {
+        tracing::warn!(%error, folder = %state.display(), "other users can look into the cluster agent's folder");
+    }
     let lock = fs::File::create(state.join("lock")).map_err(failed)?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),

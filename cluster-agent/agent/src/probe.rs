@@ -47,7 +47,8 @@ async fn ready(State(probe): State<Probe>) -> (StatusCode, String) {
         LinkState::Held { reason, .. } => format!("held: {reason}"),
         LinkState::Away { reason } => format!("away: {reason}"),
     };
-    match (health.planned, health.trouble) {
+    let unwritable = probe.reports.trouble().borrow().clone();
+    match (health.planned, health.trouble.or(unwritable)) {
         (_, Some(trouble)) => (StatusCode::SERVICE_UNAVAILABLE, format!("inbox: {trouble}\n")),
         (false, None) => (StatusCode::SERVICE_UNAVAILABLE, "starting\n".to_owned()),
         (true, None) => (StatusCode::OK, format!("ok\nhub: {hub}\n")),

@@ -128,6 +128,15 @@ fn upsert(
     (revision, document): (u64, Document),
     fault: Option<(NackCode, String)>,
 ) -> Result<Option<Refusal>, InboxError> {
+    if i64::try_from(document.generation).is_err() {
+        // Beyond what is stored: it would be another number here than in the root that both sides compare.
+        return Ok(Some(Refusal {
+            uid: document.uid,
+            generation: document.generation,
+            code: NackCode::NackInvalid,
+            detail: "expected a generation below 2^63".to_owned(),
+        }));
+    }
     match buried(transaction, &document.uid)? {
         Some(at) if revision <= at => return Ok(None),
         Some(_) => {

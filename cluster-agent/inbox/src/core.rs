@@ -142,6 +142,30 @@ pub(crate) fn write_held(held: Held) -> String {
     format!("{} {} {}", held.revision, held.deletes, held.documents)
 }
 
+/// Bytes that [`Core::check`] writes: more than an ordinary batch.
+const CHECK_BYTES: i64 = 512 * 1024;
+
+impl Core {
+    pub(crate) fn check(&mut self) -> Result<(), InboxError> {
+        let transaction = self.connection.transaction()?;
+        transaction.execute(
+            "INSERT INTO meta (key, value) VALUES ('check', hex(zeroblob(?1)))",
+            [CHECK_BYTES / 2],
+        )?;
+        transaction.commit()?;
+        schema::clear_meta(&self.connection, "check")?;
+        Ok(())
+    }
+
+    pub(crate) fn limit_pages(&self, pages: Option<u32>) -> Result<(), InboxError> {
+        // SQLite's own limit; it never goes below what the file has.
+        let pages = pages.map_or(4_294_967_294, i64::from);
+        self.connection
+            .query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))?;
+        Ok(())
+    }
+}
+
 fn read_held(text: &str) -> Option<Held> {
     let mut numbers = text.split(' ').map(str::parse);
     let mut next = || numbers.next()?.ok();

@@ -28,7 +28,7 @@ use roadstead_contract::{
 use std::{collections::BTreeSet, path::Path, sync::Arc};
 use tokio::sync::watch;
 
-pub use outbox::PendingRun;
+pub use outbox::{PendingRun, RefusedRun};
 pub use snapshot::SnapshotEnd;
 
 /// A document as the hub sent it.
@@ -164,8 +164,18 @@ pub enum InboxError {
     Version { found: i64, known: i64 },
     #[error("the inbox cannot be read or written: {0}")]
     Storage(#[from] rusqlite::Error),
+    #[error("the inbox's file cannot be opened: {0}")]
+    File(#[from] std::io::Error),
     #[error("the inbox's writer has ended")]
     Ended,
+}
+
+impl InboxError {
+    /// Whether the same call may succeed later without a new process: a full disk gets room again.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Storage(_))
+    }
 }
 
 /// The handle: cheap to clone; calls from many tasks are done one after another.
@@ -314,6 +324,39 @@ impl Inbox {
     /// See [`InboxError`].
     pub async fn forget_runs(&self, ids: Vec<String>) -> Result<(), InboxError> {
         self.executor.run(move |core| core.forget_runs(&ids)).await
+    }
+
+    /// The hub will never take these, for the reasons given: they wait no longer, and are kept for a person.
+    ///
+    /// # Errors
+    /// See [`InboxError`].
+    pub async fn set_runs_aside(&self, refused: Vec<(String, String)>) -> Result<(), InboxError> {
+        self.executor.run(move |core| core.set_runs_aside(&refused)).await
+    }
+
+    /// The run records that the hub refused, oldest first.
+    ///
+    /// # Errors
+    /// See [`InboxError`].
+    pub async fn refused_runs(&self) -> Result<Vec<RefusedRun>, InboxError> {
+        self.executor.run(|core| core.refused_runs()).await
+    }
+
+    /// Whether the inbox can be written now, with some room: something is written and taken back.
+    ///
+    /// # Errors
+    /// See [`InboxError`].
+    pub async fn check(&self) -> Result<(), InboxError> {
+        self.executor.run(|core| core.check()).await
+    }
+
+    /// Lets the file grow to so many pages and no further, as a full disk would; for tests of what happens then.
+    /// `None` lets it grow again.
+    ///
+    /// # Errors
+    /// See [`InboxError`].
+    pub async fn limit_pages(&self, pages: Option<u32>) -> Result<(), InboxError> {
+        self.executor.run(move |core| core.limit_pages(pages)).await
     }
 }
 

@@ -5,7 +5,7 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension as _};
 use std::path::Path;
 
 /// Kept in `user_version`.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
 const TABLES: &str = "
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -28,8 +28,14 @@ CREATE INDEX tombstones_by_revision ON tombstones (revision);
 CREATE TABLE runs (position INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, json BLOB NOT NULL);
 ";
 
+/// Since version 2.
+const REFUSED_RUNS: &str = "
+CREATE TABLE refused_runs (position INTEGER PRIMARY KEY, id TEXT NOT NULL, json BLOB NOT NULL, reason TEXT NOT NULL);
+";
+
 /// Opens or makes the file. One process at a time: the lock is held until the connection closes.
 pub(crate) fn open(path: &Path) -> Result<Connection, InboxError> {
+    for_this_user_alone(path)?;
     let mut connection = Connection::open(path)?;
     prepare(&mut connection).map_err(|error| match error {
         InboxError::Storage(rusqlite::Error::SqliteFailure(failure, _))
@@ -40,6 +46,15 @@ pub(crate) fn open(path: &Path) -> Result<Connection, InboxError> {
         other => other,
     })?;
     Ok(connection)
+}
+
+/// Documents are nobody else's to read, whatever the umask says. SQLite gives its other files the mode of this one.
+fn for_this_user_alone(path: &Path) -> Result<(), InboxError> {
+    use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+    let mut options = std::fs::OpenOptions::new();
+    let file = options.create(true).append(true).mode(0o600).open(path)?;
+    file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+    Ok(())
 }
 
 fn prepare(connection: &mut Connection) -> Result<(), InboxError> {
@@ -54,11 +69,16 @@ fn prepare(connection: &mut Connection) -> Result<(), InboxError> {
     match found {
         0 => {
             transaction.execute_batch(TABLES)?;
+            transaction.execute_batch(REFUSED_RUNS)?;
             transaction.pragma_update(None, "user_version", VERSION)?;
             transaction.execute(
                 "INSERT INTO meta (key, value) VALUES ('incarnation', lower(hex(randomblob(16)))), ('cursor', '0')",
                 [],
             )?;
+        }
+        1 => {
+            transaction.execute_batch(REFUSED_RUNS)?;
+            transaction.pragma_update(None, "user_version", VERSION)?;
         }
         VERSION => {}
         _ => {

@@ -10,6 +10,8 @@ use tonic::{Code, transport::Channel};
 
 /// Without a byte for so long the connection counts as broken.
 const SILENCE: Duration = Duration::from_secs(30);
+/// Before another attempt, times the attempts that brought nothing.
+const PAUSE: Duration = Duration::from_millis(500);
 /// Attempts in a row that bring nothing new.
 const ATTEMPTS: u32 = 3;
 
@@ -47,6 +49,7 @@ pub(crate) async fn fetch(
                 if failures >= ATTEMPTS {
                     return Err(Missing::Lost(detail));
                 }
+                tokio::time::sleep(PAUSE * failures).await;
             }
         }
     }
@@ -68,9 +71,9 @@ async fn attempt(
         offset: bytes.len() as u64,
     };
     let mut client = BulkClient::new(channel).max_decoding_message_size(2 * MAX_FRAME);
-    let mut chunks = client
-        .get_blob(request)
+    let mut chunks = tokio::time::timeout(SILENCE, client.get_blob(request))
         .await
+        .map_err(|_| Missing::Lost("no answer in time".to_owned()))?
         .map_err(|status| broken(&status))?
         .into_inner();
     loop {
@@ -86,6 +89,9 @@ async fn attempt(
         }
         bytes.extend_from_slice(&chunk.data);
         match (bytes.len() as u64).cmp(&chunk.total) {
+            std::cmp::Ordering::Less if chunk.data.is_empty() => {
+                return Err(Missing::Never("an empty chunk before the end".to_owned()));
+            }
             std::cmp::Ordering::Less => {}
             std::cmp::Ordering::Equal => return Ok(()),
             std::cmp::Ordering::Greater => {

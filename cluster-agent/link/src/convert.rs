@@ -70,6 +70,13 @@ fn document(upsert: fleet::Upsert) -> Result<Change, String> {
 }
 
 impl Parsed {
+    /// Bytes of the documents that must be fetched before anything of this batch is on disk.
+    pub(crate) fn weight(&self) -> u64 {
+        self.absent
+            .iter()
+            .fold(0, |sum, (_, size)| sum.saturating_add(*size))
+    }
+
     /// Puts a fetched document in its place, or notes that it cannot be had.
     pub(crate) fn fill(&mut self, place: usize, content: Result<Vec<u8>, String>) {
         let Some(change) = self.batch.changes.get_mut(place) else {

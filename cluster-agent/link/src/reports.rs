@@ -30,6 +30,7 @@ pub struct Reports {
     shared: Arc<Shared>,
     keys: watch::Receiver<Option<HubKeys>>,
     state: watch::Receiver<LinkState>,
+    trouble: watch::Receiver<Option<String>>,
 }
 
 #[derive(Debug)]
@@ -38,6 +39,7 @@ pub(crate) struct Shared {
     pub(crate) wake: Notify,
     pub(crate) keys: watch::Sender<Option<HubKeys>>,
     pub(crate) state: watch::Sender<LinkState>,
+    pub(crate) trouble: watch::Sender<Option<String>>,
 }
 
 #[derive(Debug, Default)]
@@ -64,7 +66,9 @@ impl Reports {
         let (state, see_state) = watch::channel(LinkState::Away {
             reason: "not connected yet".to_owned(),
         });
+        let (trouble, see_trouble) = watch::channel(None);
         let shared = Shared {
+            trouble,
             said: Mutex::default(),
             wake: Notify::new(),
             keys,
@@ -74,6 +78,7 @@ impl Reports {
             shared: Arc::new(shared),
             keys: see_keys,
             state: see_state,
+            trouble: see_trouble,
         }
     }
 
@@ -110,6 +115,12 @@ impl Reports {
     /// A document is gone: nothing is said of it any more.
     pub fn forget(&self, uid: &str) {
         self.shared.forget(uid);
+    }
+
+    /// Why nothing that the hub sends can be kept now (a full disk); `None` while it can.
+    #[must_use]
+    pub fn trouble(&self) -> watch::Receiver<Option<String>> {
+        self.trouble.clone()
     }
 
     /// Whose tokens engines accept; `None` until the hub has said so once.

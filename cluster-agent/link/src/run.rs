@@ -6,11 +6,11 @@ use crate::{
     channel::Route,
     clock::random_id,
     enrol::{self, describe},
-    session::{self, Context, End, Line},
+    session::{self, Context, End, Line, Opened},
     tls, tunnel,
 };
 use roadstead_contract::fleet::JoinToken;
-use roadstead_inbox::Inbox;
+use roadstead_inbox::{Inbox, InboxError};
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -104,7 +104,7 @@ impl Link {
             settings.calls,
         );
         let _pool = AbortOnDropHandle::new(tokio::spawn(pool));
-        let context = Context {
+        let context = Arc::new(Context {
             route,
             inbox: parts.inbox,
             shared: reports.shared(),
@@ -114,16 +114,16 @@ impl Link {
             instance: random_id(&*parts.random),
             folder: settings.folder,
             tunnels,
-        };
+        });
         let mut backoff = Backoff::new();
-        let mut next: Option<Line> = None;
+        let mut next: Option<Opened> = None;
         while !stop.is_cancelled() {
-            let line = match next.take() {
-                Some(line) => Ok(line),
-                None => connect(&context, &identity).await,
+            let opened = match next.take() {
+                Some(opened) => Ok(opened),
+                None => begin(&context, &identity).await,
             };
-            let report = match line {
-                Ok(line) => session::run(&context, line, stop).await,
+            let report = match opened {
+                Ok(opened) => session::run(&context, opened, stop).await,
                 Err(end) => session::Report {
                     end,
                     lived: None,
@@ -131,19 +131,23 @@ impl Link {
                     identity: identity.clone(),
                 },
             };
-            // A renewed identity that was never welcomed is not kept: the one before goes on.
             if report.lived.is_some() {
                 identity = report.identity;
             }
             backoff.window = report.window.unwrap_or(backoff.window);
             let (ending, reason) = match report.end {
                 End::Shutdown => return Ok(()),
-                End::Handover(line) => {
-                    next = Some(*line);
+                End::Handover(opened) => {
+                    next = Some(*opened);
                     continue;
                 }
                 End::Revoked(reason) => return Err(LinkError::Revoked(reason)),
-                End::Inbox(error) => return Err(error.into()),
+                End::Inbox(error) if !error.may_pass() => return Err(error.into()),
+                End::Inbox(error) => {
+                    let mut wait = || backoff.next(Ending::Lost, Duration::ZERO, &*context.random);
+                    writable(&context, error, &mut wait, stop).await;
+                    continue;
+                }
                 End::Lost(reason) => (Ending::Lost, reason),
                 End::Refused(reason) => (Ending::Refused, reason),
                 End::Throttled(least) => (Ending::Throttled(least), "the hub is busy".to_owned()),
@@ -159,6 +163,34 @@ impl Link {
         }
         Ok(())
     }
+}
+
+async fn begin(context: &Context, identity: &Identity) -> Result<Opened, End> {
+    let line = connect(context, identity).await?;
+    session::open(context, line).await
+}
+
+/// Waits until the inbox can be written again, as after a full disk. Without it a session could take nothing that the
+/// hub sends, and the hub would be dialled for nothing.
+async fn writable(
+    context: &Context,
+    mut error: InboxError,
+    wait: &mut (dyn FnMut() -> Duration + Send),
+    stop: &CancellationToken,
+) {
+    while !stop.is_cancelled() {
+        let wait = wait();
+        let reason = format!("the inbox: {error}");
+        tracing::error!(%error, wait_ms = wait.as_millis(), "no session: the inbox cannot be written");
+        context.shared.trouble.send_replace(Some(error.to_string()));
+        context.shared.state.send_replace(LinkState::Away { reason });
+        pause(wait, stop).await;
+        match context.inbox.check().await {
+            Ok(()) => break,
+            Err(still) => error = still,
+        }
+    }
+    context.shared.trouble.send_replace(None);
 }
 
 async fn connect(context: &Context, identity: &Identity) -> Result<Line, End> {

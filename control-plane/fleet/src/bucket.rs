@@ -21,6 +21,13 @@ impl Bucket {
         }
     }
 
+    /// Nothing was taken for so long that it has forgotten everything.
+    pub(crate) fn is_full(&self) -> bool {
+        let level = self.level.lock();
+        let passed = Instant::now().saturating_duration_since(level.1).as_secs_f64();
+        level.0 + passed * self.rate >= self.burst
+    }
+
     /// Takes one, or says how long until there is one.
     pub(crate) fn take(&self) -> Result<(), Duration> {
         self.take_at(Instant::now())

@@ -2,6 +2,7 @@
 
 use crate::{
     bucket::Bucket,
+    door::prefix,
     listen::{peer, status},
     pki::{CheckedRequest, Issued},
     serve::Inner,
@@ -19,7 +20,7 @@ use tonic::{Request, Response, Status};
 /// Attempts a second: of everybody together, and of one address (protocol.md §1: "own rate limit").
 const ALL: (f64, f64) = (20.0, 100.0);
 const EACH: (f64, f64) = (0.5, 10.0);
-/// Addresses remembered; beyond it the memory starts anew and the common limit alone holds.
+/// Addresses remembered before those that did not try lately are forgotten.
 const ADDRESSES: usize = 10_000;
 /// A request with one public key is a few hundred bytes.
 const MAX_CSR: usize = 4 * 1024;
@@ -43,8 +44,10 @@ impl Limits {
     fn admit(&self, source: Option<IpAddr>) -> bool {
         let own = source.map(|source| {
             let mut each = self.each.lock();
-            if each.len() >= ADDRESSES {
-                each.clear();
+            let source = prefix(source);
+            if each.len() >= ADDRESSES && !each.contains_key(&source) {
+                // Whoever has not tried lately is as good as new.
+                each.retain(|_, bucket| !bucket.is_full());
             }
             each.entry(source)
                 .or_insert_with(|| Arc::new(Bucket::new(EACH.0, EACH.1)))
@@ -76,16 +79,17 @@ impl Enrolment for Service {
                 "expected a version of at most 64 printable characters",
             ));
         }
+        let secret = request
+            .proof
+            .map(|Proof::Token(secret)| secret)
+            .unwrap_or_default();
         // Before the token is used up: a bad request must not cost it.
         let checked = match CheckedRequest::parse(&request.csr) {
             Ok(checked) => checked,
             Err(error) => {
-                self.refuse(source, error.to_string()).await;
+                self.refuse_request(&secret, source, error.to_string()).await;
                 return Err(Status::invalid_argument(error.to_string()));
             }
-        };
-        let Some(Proof::Token(secret)) = request.proof else {
-            return Err(Status::unauthenticated(REFUSED));
         };
         let consumed = self
             .0
@@ -120,6 +124,15 @@ impl Enrolment for Service {
 }
 
 impl Service {
+    /// What is asked for is refused, whoever asks.
+    async fn refuse_request(&self, secret: &str, source: Option<IpAddr>, detail: String) {
+        let action = What::EnrolmentRefused.action();
+        tracing::warn!(action, ?source, detail, "fleet event");
+        if let Err(error) = self.0.store.enrolment_refused(secret, source, detail).await {
+            tracing::error!(action, %error, "an audit record is not written");
+        }
+    }
+
     async fn refuse(&self, source: Option<IpAddr>, detail: String) {
         self.0
             .audit(Event {

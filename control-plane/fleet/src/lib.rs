@@ -7,6 +7,7 @@
 
 mod bucket;
 mod bulk;
+mod door;
 mod enrolment;
 mod listen;
 pub mod memory;

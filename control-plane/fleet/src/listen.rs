@@ -1,6 +1,10 @@
 //! Connections from cluster agents: accept, admit, TLS.
 
-use crate::{bucket::Bucket, pki::Authority, store::StoreError};
+use crate::{
+    door::{ANONYMOUS_WITHIN, Door, Place, Waiting},
+    pki::Authority,
+    store::StoreError,
+};
 use async_trait::async_trait;
 use roadstead_authz::PeerIdentity;
 use rustls::ServerConfig;
@@ -16,15 +20,16 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpListener,
-    sync::{Semaphore, mpsc},
-    time::timeout,
+    sync::mpsc,
+    time::{Sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tonic::{Request, Status, transport::server::Connected};
 
-const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
-/// Handshakes at once: each is about a millisecond of work, and they must not starve live sessions.
-const HANDSHAKES: usize = 64;
+/// Two round trips of a slow network; whoever says nothing holds a place for no longer.
+const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
+/// For a turn to shake hands; then the other side has given up anyway.
+const TURN_WITHIN: Duration = Duration::from_secs(20);
 /// After an error of the listener (too many open files): let connections go first.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
@@ -89,6 +94,9 @@ pub(crate) fn status(error: &StoreError) -> Status {
 pub(crate) struct Connection {
     stream: TlsStream<Box<dyn Io>>,
     peer: Peer,
+    /// The end of a connection that shows no certificate: enrolment is short.
+    until: Option<Pin<Box<Sleep>>>,
+    _place: Place,
 }
 
 impl Connected for Connection {
@@ -104,6 +112,11 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if let Some(until) = &mut self.until
+            && until.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
@@ -135,19 +148,12 @@ pub(crate) async fn accept(
     mut listener: impl Listen,
     tls: Arc<ServerConfig>,
     authority: Arc<Authority>,
-    admission: Arc<Bucket>,
+    door: Arc<Door>,
     ready: mpsc::Sender<io::Result<Connection>>,
 ) {
     let acceptor = TlsAcceptor::from(tls);
-    let slots = Arc::new(Semaphore::new(HANDSHAKES));
     let mut handshakes = tokio::task::JoinSet::new();
     loop {
-        while let Err(wait) = admission.take() {
-            tokio::time::sleep(wait).await;
-        }
-        let Ok(slot) = slots.clone().acquire_owned().await else {
-            return;
-        };
         let (stream, address) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -157,13 +163,21 @@ pub(crate) async fn accept(
             }
         };
         while handshakes.try_join_next().is_some() {}
+        let source = address.map(|address| address.ip());
+        let Some(waiting) = door.enter(source) else {
+            tracing::debug!(?source, "a connection too many is closed");
+            continue;
+        };
         let (acceptor, authority, ready) = (acceptor.clone(), authority.clone(), ready.clone());
         handshakes.spawn(async move {
-            let _slot = slot;
-            let source = address.map(|address| address.ip());
+            let turn = timeout(TURN_WITHIN, waiting.admitted()).await;
+            let Ok(Some(_admitted)) = turn else {
+                tracing::info!(?source, "a connection had no turn in time");
+                return;
+            };
             match timeout(HANDSHAKE_WITHIN, acceptor.accept(stream)).await {
                 Ok(Ok(stream)) => {
-                    if let Some(connection) = identify(stream, &authority, source) {
+                    if let Some(connection) = identify(stream, &authority, source, waiting) {
                         // The server has ended: so has the connection.
                         let _ = ready.send(Ok(connection)).await;
                     }
@@ -180,6 +194,7 @@ fn identify(
     stream: TlsStream<Box<dyn Io>>,
     authority: &Authority,
     source: Option<IpAddr>,
+    waiting: Waiting,
 ) -> Option<Connection> {
     let leaf = stream
         .get_ref()
@@ -194,8 +209,20 @@ fn identify(
             return None;
         }
     };
+    let cluster = identity
+        .as_ref()
+        .map(|identity: &Arc<(PeerIdentity, i64)>| identity.0.cluster);
+    let Some(place) = waiting.seated(cluster) else {
+        tracing::info!(?source, cluster = ?cluster, "too many connections: this one is closed");
+        return None;
+    };
+    let until = identity
+        .is_none()
+        .then(|| Box::pin(tokio::time::sleep(ANONYMOUS_WITHIN)));
     Some(Connection {
         stream,
         peer: Peer { source, identity },
+        until,
+        _place: place,
     })
 }

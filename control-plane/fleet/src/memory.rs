@@ -5,7 +5,7 @@
 
 use crate::store::{
     Begun, Body, Changes, Content, Desired, DesiredEntry, Event, FleetStore, Held, Hello, Hints, Observation,
-    Row, RunVerdict, Session, Stage, Standing, StoreError,
+    Row, RunVerdict, Session, Stage, Standing, StoreError, What,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -42,6 +42,8 @@ struct State {
     hints: BTreeMap<ClusterId, watch::Sender<u64>>,
     /// The database does not answer.
     away: bool,
+    /// How many calls it has not answered.
+    unanswered: std::sync::atomic::AtomicU64,
 }
 
 struct Token {
@@ -71,6 +73,8 @@ pub struct Cluster {
     /// By serial: its end, and whether it is revoked.
     certificates: BTreeMap<String, (i64, bool)>,
     deleted: bool,
+    /// Certificates are worth nothing from the moment they are issued.
+    revokes_new: bool,
 }
 
 /// A row of the desired set.
@@ -118,6 +122,7 @@ impl Memory {
             generations: BTreeMap::new(),
             certificates: BTreeMap::new(),
             deleted: false,
+            revokes_new: false,
         };
         self.state.lock().clusters.insert(cluster, fresh);
     }
@@ -175,6 +180,7 @@ impl Memory {
     /// A person allows so many deletions of a snapshot.
     pub fn approve_deletes(&self, cluster: ClusterId, deletes: u64) {
         self.with(cluster, |cluster| cluster.approved_deletes = deletes);
+        self.hint(cluster);
     }
 
     /// Revokes every certificate of a cluster.
@@ -209,6 +215,18 @@ impl Memory {
         self.state.lock().away = away;
     }
 
+    /// How many calls were not answered while it was away.
+    #[must_use]
+    pub fn refused_calls(&self) -> u64 {
+        let state = self.state.lock();
+        state.unanswered.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// Certificates issued to a cluster from now on are revoked at once, or are good again.
+    pub fn revoke_new(&self, cluster: ClusterId, revoke: bool) {
+        self.with(cluster, |cluster| cluster.revokes_new = revoke);
+    }
+
     /// What is known of a cluster.
     #[must_use]
     pub fn cluster(&self, cluster: ClusterId) -> Option<Cluster> {
@@ -225,6 +243,13 @@ impl Memory {
     #[must_use]
     pub fn events(&self) -> Vec<Event> {
         self.state.lock().audit.clone()
+    }
+
+    /// Wakes the cluster's session.
+    fn hint(&self, cluster: ClusterId) {
+        if let Some(hints) = self.state.lock().hints.get(&cluster) {
+            hints.send_modify(|_| {});
+        }
     }
 
     fn with(&self, cluster: ClusterId, change: impl FnOnce(&mut Cluster)) {
@@ -266,7 +291,10 @@ impl Memory {
 impl State {
     fn answers(&self) -> Result<(), StoreError> {
         match self.away {
-            true => Err(StoreError::Unavailable("the model is away".to_owned())),
+            true => {
+                self.unanswered.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                Err(StoreError::Unavailable("the model is away".to_owned()))
+            }
             false => Ok(()),
         }
     }
@@ -371,6 +399,22 @@ impl FleetStore for Memory {
         Ok((token.tenant, token.cluster))
     }
 
+    async fn enrolment_refused(
+        &self,
+        _secret: &str,
+        source: Option<IpAddr>,
+        detail: String,
+    ) -> Result<(), StoreError> {
+        let (peer, what) = (None, What::EnrolmentRefused);
+        let event = Event {
+            peer,
+            source,
+            what,
+            detail,
+        };
+        self.audit(event).await
+    }
+
     async fn certificate_issued(&self, peer: &PeerIdentity, not_after_ms: i64) -> Result<(), StoreError> {
         let mut state = self.state.lock();
         state.answers()?;
@@ -381,7 +425,7 @@ impl FleetStore for Memory {
             .ok_or_else(unknown)?;
         cluster
             .certificates
-            .insert(peer.serial.clone(), (not_after_ms, false));
+            .insert(peer.serial.clone(), (not_after_ms, cluster.revokes_new));
         Ok(())
     }
 
@@ -411,6 +455,7 @@ impl FleetStore for Memory {
             tombstone_floor: cluster.tombstone_floor,
             previous_incarnation,
             approved_deletes: cluster.approved_deletes,
+            held: cluster.held.is_some(),
         })
     }
 
@@ -497,6 +542,18 @@ impl FleetStore for Memory {
         })
     }
 
+    async fn snapshot_taken(&self, session: &Session, approved: u64, held: bool) -> Result<(), StoreError> {
+        self.write(session, |cluster| {
+            if !held {
+                cluster.held = None;
+            }
+            if !held || cluster.approved_deletes == approved {
+                cluster.approved_deletes = 0;
+            }
+            Ok(())
+        })
+    }
+
     async fn record_runs(
         &self,
         session: &Session,
@@ -546,6 +603,7 @@ impl FleetStore for Memory {
                 revision: cluster.revision,
                 epoch: cluster.epoch,
                 revoked,
+                approved_deletes: cluster.approved_deletes,
             })
         };
         Ok(peers.iter().map(standing).collect())

@@ -3,13 +3,14 @@
 //! A session is woken when its cluster's desired set changes, and ended when a newer one begins (here or on another
 //! replica), when its identity is revoked, or when the replica drains. Bulk and tunnel streams end with a revocation.
 
-use crate::store::Standing;
+use crate::{bucket::Bucket, store::Standing};
 use parking_lot::Mutex;
 use roadstead_authz::PeerIdentity;
 use roadstead_domain::ClusterId;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -20,6 +21,23 @@ pub(crate) enum Reason {
     Superseded,
     Revoked,
     Drain,
+}
+
+/// Sessions that one cluster agent may begin, a second and at once: admission to the hub is everybody's (S39).
+const SESSIONS: (f64, f64) = (0.5, 20.0);
+/// Events of one cluster, or of nobody, that are written to the audit log, a second and at once.
+const EVENTS: (f64, f64) = (0.5, 24.0);
+/// Open bulk and tunnel streams of one cluster: 256 calls, and what is parked.
+pub(crate) const STREAMS: usize = 320;
+/// Streams of one cluster that have not said Hello yet.
+const GREETINGS: usize = 4;
+/// How long a certificate may still be used on a live stream after its end: clocks differ (protocol.md §4).
+pub(crate) const EXPIRED_GRACE: Duration = Duration::from_secs(300);
+
+/// `true` once a certificate's time, in seconds since the Unix epoch, and the grace are over.
+pub(crate) fn is_over(not_after: i64, now_ms: i64) -> bool {
+    let grace = i64::try_from(EXPIRED_GRACE.as_millis()).unwrap_or(i64::MAX);
+    now_ms > not_after.saturating_mul(1_000).saturating_add(grace)
 }
 
 /// A session's place in the registry.
@@ -58,7 +76,12 @@ struct Turns {
 struct State {
     sessions: BTreeMap<ClusterId, Arc<Seat>>,
     /// Streams other than sessions, by certificate.
-    streams: BTreeMap<PeerKey, (PeerIdentity, CancellationToken, usize)>,
+    streams: BTreeMap<PeerKey, Streams>,
+    /// Streams that are to say Hello.
+    greetings: BTreeMap<ClusterId, usize>,
+    admissions: BTreeMap<ClusterId, Bucket>,
+    /// What the audit log still takes, and how many events it did not; `None` is nobody.
+    events: BTreeMap<Option<ClusterId>, (Bucket, u64)>,
     turns: BTreeMap<ClusterId, Turns>,
     /// When sessions ended; milliseconds since the Unix epoch.
     gone: BTreeMap<ClusterId, i64>,
@@ -69,12 +92,22 @@ struct State {
 
 type PeerKey = (ClusterId, String);
 
+/// The streams that one certificate has opened.
+#[derive(Debug)]
+struct Streams {
+    peer: PeerIdentity,
+    /// Seconds since the Unix epoch.
+    not_after: i64,
+    ended: CancellationToken,
+    open: usize,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Registry(Mutex<State>);
 
 /// Instances that take turns this often within [`TURNS_WITHIN`] share an identity. A restart is one turn.
 const TURNS: u32 = 4;
-const TURNS_WITHIN: std::time::Duration = std::time::Duration::from_secs(300);
+const TURNS_WITHIN: Duration = Duration::from_secs(300);
 
 impl Registry {
     /// Seats a session and ends an older one of the cluster. `None` when the replica drains, or when a newer session
@@ -143,20 +176,74 @@ impl Registry {
         found
     }
 
-    /// A token that is cancelled when the peer's certificate is revoked; held for as long as the stream lives.
-    pub(crate) fn stream(self: &Arc<Self>, peer: &PeerIdentity) -> StreamGuard {
+    /// A token that is cancelled when the peer's certificate is revoked or its time is over; held for as long as the
+    /// stream lives. `None` when the cluster has enough of them.
+    pub(crate) fn stream(self: &Arc<Self>, peer: &PeerIdentity, not_after: i64) -> Option<StreamGuard> {
         let key = (peer.cluster, peer.serial.clone());
         let mut state = self.0.lock();
-        let entry = state
+        let own = state
             .streams
-            .entry(key.clone())
-            .or_insert_with(|| (peer.clone(), CancellationToken::new(), 0));
-        entry.2 += 1;
-        StreamGuard {
+            .values()
+            .filter(|streams| streams.peer.cluster == peer.cluster);
+        if own.map(|streams| streams.open).sum::<usize>() >= STREAMS {
+            return None;
+        }
+        let entry = state.streams.entry(key.clone()).or_insert_with(|| Streams {
+            peer: peer.clone(),
+            not_after,
+            ended: CancellationToken::new(),
+            open: 0,
+        });
+        entry.open += 1;
+        Some(StreamGuard {
             registry: self.clone(),
             key,
-            revoked: entry.1.clone(),
+            revoked: entry.ended.clone(),
+        })
+    }
+
+    /// A place for a stream that is to say Hello; `None` when the cluster has enough of them.
+    pub(crate) fn greeting(self: &Arc<Self>, cluster: ClusterId) -> Option<Greeting> {
+        let mut state = self.0.lock();
+        let waiting = state.greetings.entry(cluster).or_insert(0);
+        if *waiting >= GREETINGS {
+            return None;
         }
+        *waiting += 1;
+        Some(Greeting {
+            registry: self.clone(),
+            cluster,
+        })
+    }
+
+    /// Whether the cluster may begin a session now, or how long until then.
+    pub(crate) fn admit(&self, cluster: ClusterId) -> Result<(), Duration> {
+        let mut state = self.0.lock();
+        let fresh = || Bucket::new(SESSIONS.0, SESSIONS.1);
+        state.admissions.entry(cluster).or_insert_with(fresh).take()
+    }
+
+    /// Whether one more event of the cluster is to be written to the audit log: then how many were not written since
+    /// the last one. Whoever is refused can come again and again; the log says so without growing with it.
+    pub(crate) fn notes(&self, cluster: Option<ClusterId>) -> Option<u64> {
+        let mut state = self.0.lock();
+        let fresh = || (Bucket::new(EVENTS.0, EVENTS.1), 0);
+        let (bucket, dropped) = state.events.entry(cluster).or_insert_with(fresh);
+        if bucket.take().is_err() {
+            *dropped += 1;
+            return None;
+        }
+        Some(std::mem::take(dropped))
+    }
+
+    /// Ends streams whose certificate's time is over.
+    pub(crate) fn end_expired(&self, now_ms: i64) {
+        let state = self.0.lock();
+        let over = state
+            .streams
+            .values()
+            .filter(|streams| is_over(streams.not_after, now_ms));
+        over.for_each(|streams| streams.ended.cancel());
     }
 
     /// Everybody whose standing is worth a look: one entry for each certificate.
@@ -164,7 +251,7 @@ impl Registry {
         let state = self.0.lock();
         let mut seen = BTreeSet::new();
         let sessions = state.sessions.values().map(|seat| &seat.peer);
-        let streams = state.streams.values().map(|(peer, ..)| peer);
+        let streams = state.streams.values().map(|streams| &streams.peer);
         sessions
             .chain(streams)
             .filter(|peer| seen.insert((peer.cluster, peer.serial.clone())))
@@ -176,8 +263,8 @@ impl Registry {
     pub(crate) fn stands(&self, peer: &PeerIdentity, standing: Option<Standing>) {
         let state = self.0.lock();
         let revoked = standing.is_none_or(|standing| standing.revoked);
-        if revoked && let Some((_, token, _)) = state.streams.get(&(peer.cluster, peer.serial.clone())) {
-            token.cancel();
+        if revoked && let Some(streams) = state.streams.get(&(peer.cluster, peer.serial.clone())) {
+            streams.ended.cancel();
         }
         let Some(seat) = state.sessions.get(&peer.cluster) else {
             return;
@@ -185,6 +272,7 @@ impl Registry {
         match standing {
             _ if revoked && seat.peer.serial == peer.serial => seat.end(Reason::Revoked),
             Some(standing) if standing.epoch > seat.epoch => seat.end(Reason::Superseded),
+            Some(standing) if standing.approved_deletes > 0 => seat.wake.notify_one(),
             Some(standing) if standing.revision > seat.read.load(std::sync::atomic::Ordering::Relaxed) => {
                 seat.wake.notify_one();
             }
@@ -199,8 +287,8 @@ impl Registry {
         for seat in state.sessions.values() {
             seat.end(Reason::Drain);
         }
-        for (_, token, _) in state.streams.values() {
-            token.cancel();
+        for streams in state.streams.values() {
+            streams.ended.cancel();
         }
     }
 
@@ -248,9 +336,28 @@ impl Drop for StreamGuard {
     fn drop(&mut self) {
         let mut state = self.registry.0.lock();
         if let Some(entry) = state.streams.get_mut(&self.key) {
-            entry.2 -= 1;
-            if entry.2 == 0 {
+            entry.open -= 1;
+            if entry.open == 0 {
                 state.streams.remove(&self.key);
+            }
+        }
+    }
+}
+
+/// A stream that is to say Hello; see [`Registry::greeting`].
+#[derive(Debug)]
+pub(crate) struct Greeting {
+    registry: Arc<Registry>,
+    cluster: ClusterId,
+}
+
+impl Drop for Greeting {
+    fn drop(&mut self) {
+        let mut state = self.registry.0.lock();
+        if let Some(waiting) = state.greetings.get_mut(&self.cluster) {
+            *waiting -= 1;
+            if *waiting == 0 {
+                state.greetings.remove(&self.cluster);
             }
         }
     }
@@ -287,12 +394,13 @@ mod tests {
     #[test]
     fn a_revoked_certificate_ends_only_what_it_opened() {
         let registry = Arc::new(Registry::default());
-        let old = registry.stream(&peer("old"));
+        let old = registry.stream(&peer("old"), i64::MAX).unwrap();
         let seat = registry.seat(peer("new"), 1).unwrap();
         let revoked = Standing {
             revision: 0,
             epoch: 1,
             revoked: true,
+            approved_deletes: 0,
         };
         registry.stands(&peer("old"), Some(revoked));
         assert!(old.revoked.is_cancelled());
@@ -301,6 +409,34 @@ mod tests {
         assert_eq!(seat.reason(), Reason::Revoked);
         drop(old);
         assert_eq!(registry.peers().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn s39_one_cluster_leaves_admission_log_and_streams_to_the_others() {
+        let registry = Arc::new(Registry::default());
+        let cluster = peer("a").cluster;
+        let count = |n: usize| (0..1_000).take_while(|_| registry.admit(cluster).is_ok()).count() == n;
+        assert!(count(20) && count(0));
+        assert_eq!(
+            (0..100)
+                .filter(|_| registry.notes(Some(cluster)).is_some())
+                .count(),
+            24
+        );
+        assert_eq!(registry.notes(None), Some(0));
+        let opened = (0..1_000)
+            .map_while(|_| registry.stream(&peer("a"), 0))
+            .collect::<Vec<_>>();
+        assert_eq!(opened.len(), STREAMS);
+        registry.end_expired(i64::MAX);
+        assert!(opened[0].revoked.is_cancelled());
+        drop(opened);
+        let hellos = (0..9)
+            .map_while(|_| registry.greeting(cluster))
+            .collect::<Vec<_>>();
+        assert_eq!(hellos.len(), GREETINGS);
+        drop(hellos);
+        assert!(registry.greeting(cluster).is_some());
     }
 
     #[tokio::test]

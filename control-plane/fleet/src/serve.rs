@@ -2,7 +2,9 @@
 
 use crate::{
     bucket::Bucket,
-    bulk, enrolment,
+    bulk,
+    door::Door,
+    enrolment,
     listen::{Listen, Peer, accept, status},
     pki::{Authority, PkiError},
     registry::Registry,
@@ -10,14 +12,15 @@ use crate::{
     sync, tls,
     tunnel::{self, Tunnels},
 };
+use roadstead_authz::PeerIdentity;
 use roadstead_contract::fleet::{
-    HubKeys, MAX_FRAME, bulk_server::BulkServer, enrolment_server::EnrolmentServer, sync_server::SyncServer,
-    tunnel_server::TunnelServer,
+    HubKeys, MAX_FRAME, TUNNEL_CHUNK, bulk_server::BulkServer, enrolment_server::EnrolmentServer,
+    sync_server::SyncServer, tunnel_server::TunnelServer,
 };
 use roadstead_domain::{Clock, ClusterId};
 use std::{fmt, sync::Arc, time::Duration};
 use tokio::{
-    sync::{Semaphore, mpsc, watch},
+    sync::{mpsc, watch},
     time::timeout,
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -35,8 +38,8 @@ const SEEN: Duration = Duration::from_secs(20);
 /// HTTP/2 pings (protocol.md §3 rule 8).
 const PING_EVERY: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
-/// One session, its tunnel streams and calls; more wait.
-const STREAMS: u32 = 1_024;
+/// One session, its tunnel streams and calls; more wait. See [`crate::registry::STREAMS`].
+const STREAMS: u32 = 320;
 const STREAM_WINDOW: u32 = 4 * MAX_FRAME as u32;
 const CONNECTION_WINDOW: u32 = 16 * STREAM_WINDOW;
 /// Reset streams that wait to be taken notice of; beyond it the connection is closed (CVE-2023-44487).
@@ -58,6 +61,8 @@ pub struct Settings {
     pub admission: f64,
     /// Snapshots admitted a second.
     pub snapshots: f64,
+    /// What is not taken by the other side for so long ends its stream.
+    pub stall: Duration,
 }
 
 impl Settings {
@@ -71,6 +76,7 @@ impl Settings {
             tunnel_streams: 4,
             admission: 200.0,
             snapshots: 50.0,
+            stall: Duration::from_secs(30),
         }
     }
 }
@@ -118,7 +124,7 @@ pub(crate) struct Inner {
     pub(crate) enrolments: enrolment::Limits,
     pub(crate) sessions: Bucket,
     pub(crate) snapshots: Bucket,
-    pub(crate) blobs: Arc<Semaphore>,
+    pub(crate) blobs: bulk::Blobs,
 }
 
 impl fmt::Debug for Inner {
@@ -140,14 +146,14 @@ impl Fleet {
             store: parts.store,
             authority: parts.authority,
             clock: parts.clock,
-            settings: parts.settings,
+            settings: parts.settings.clone(),
             keys: watch::channel(parts.keys).0,
             tunnels: Tunnels::new(registry.clone()),
             registry,
             enrolments: enrolment::Limits::new(),
             sessions: Bucket::new(admission, admission),
             snapshots: Bucket::new(snapshots, snapshots),
-            blobs: Arc::new(Semaphore::new(bulk::BLOBS)),
+            blobs: bulk::Blobs::new(parts.settings.stall),
         }))
     }
 
@@ -168,9 +174,11 @@ impl Fleet {
         self.0.keys.send_replace(keys);
     }
 
-    /// Looks now at how the live clusters stand in the database, instead of within two seconds: after a revocation.
-    pub async fn look(&self) {
-        self.0.look().await;
+    /// Looks now at how a cluster stands in the database, instead of within two seconds: after a revocation.
+    pub async fn look_at(&self, cluster: ClusterId) {
+        let mut peers = self.0.registry.peers();
+        peers.retain(|peer| peer.cluster == cluster);
+        self.0.look_at(&peers).await;
     }
 
     /// Serves until `stop`; then tells every cluster agent to come back elsewhere, and gives calls a little time.
@@ -182,8 +190,8 @@ impl Fleet {
         let (refused, refusals) = mpsc::channel(64);
         let tls = tls::server_config(inner.authority.clone(), inner.settings.names.clone(), refused)?;
         let (ready, connections) = mpsc::channel(16);
-        let admission = Arc::new(Bucket::new(inner.settings.admission, inner.settings.admission));
-        let accepting = accept(listener, tls, inner.authority.clone(), admission, ready);
+        let door = Door::new(inner.settings.admission);
+        let accepting = accept(listener, tls, inner.authority.clone(), door, ready);
         let _beside = [
             AbortOnDropHandle::new(tokio::spawn(accepting)),
             AbortOnDropHandle::new(tokio::spawn(audit_refusals(inner.clone(), refusals))),
@@ -215,7 +223,7 @@ impl Fleet {
 }
 
 fn router(inner: &Arc<Inner>) -> Router {
-    let limit = 2 * MAX_FRAME;
+    let limit = 2 * TUNNEL_CHUNK;
     Server::builder()
         .http2_keepalive_interval(Some(PING_EVERY))
         .http2_keepalive_timeout(Some(PING_TIMEOUT))
@@ -233,20 +241,21 @@ fn router(inner: &Arc<Inner>) -> Router {
 }
 
 impl Inner {
-    /// The peer's certificate is good in the store too; a refusal is audited.
-    pub(crate) async fn authenticate(&self, peer: &Peer) -> Result<(), Status> {
+    /// The peer's certificate is good in the store too; a refusal is audited, once for each stream that was opened
+    /// (`opening` says which kind).
+    pub(crate) async fn authenticate(&self, peer: &Peer, opening: &str) -> Result<(), Status> {
         let (identity, not_after) = peer.identified()?;
         let checked = match self.clock.now_ms() >= not_after.saturating_mul(1_000) {
             true => Err(StoreError::Refused("the certificate has expired".to_owned())),
             false => self.store.authenticate(identity).await,
         };
         if let Err(error) = &checked {
-            self.refuse(peer, error).await;
+            self.refuse(peer, opening, error).await;
         }
         checked.map_err(|error| status(&error))
     }
 
-    pub(crate) async fn refuse(&self, peer: &Peer, error: &StoreError) {
+    pub(crate) async fn refuse(&self, peer: &Peer, opening: &str, error: &StoreError) {
         if let (StoreError::Refused(why), Ok((identity, _))) = (error, peer.identified()) {
             let peer_identity = Some(identity.clone());
             let what = What::IdentityRefused;
@@ -254,15 +263,30 @@ impl Inner {
                 peer: peer_identity,
                 source: peer.source,
                 what,
-                detail: why.clone(),
+                detail: format!("{opening}: {why}"),
             })
             .await;
         }
     }
 
     /// Writes to the audit log. What it records was refused already, so a failure here changes nothing but the log.
-    pub(crate) async fn audit(&self, event: Event) {
+    pub(crate) async fn audit(&self, mut event: Event) {
         let action = event.what.action();
+        let limited = !matches!(event.what, What::Enrolled | What::Renewed);
+        if limited {
+            let cluster = event.peer.as_ref().map(|peer| peer.cluster);
+            let Some(before) = self.registry.notes(cluster) else {
+                tracing::debug!(
+                    action,
+                    ?cluster,
+                    "one more of many fleet events: counted, not written"
+                );
+                return;
+            };
+            if before > 0 {
+                event.detail = format!("{} ({before} events before were not written)", event.detail);
+            }
+        }
         tracing::warn!(action, peer = ?event.peer, source = ?event.source, detail = event.detail, "fleet event");
         if let Err(error) = self.store.audit(event).await {
             tracing::error!(action, %error, "an audit record is not written");
@@ -270,11 +294,15 @@ impl Inner {
     }
 
     async fn look(&self) {
+        self.registry.end_expired(self.clock.now_ms());
         let peers = self.registry.peers();
-        if peers.is_empty() {
-            return;
+        if !peers.is_empty() {
+            self.look_at(&peers).await;
         }
-        match self.store.standing(&peers).await {
+    }
+
+    async fn look_at(&self, peers: &[PeerIdentity]) {
+        match self.store.standing(peers).await {
             Ok(standings) => {
                 for (peer, standing) in peers.iter().zip(standings) {
                     self.registry.stands(peer, standing);

@@ -17,7 +17,7 @@ use roadstead_contract::{
     run::RunRecord,
 };
 use roadstead_domain::{ClusterId, ConflictReason, Error, ObjectId, TenantId};
-use roadstead_service::{authenticate, fleet};
+use roadstead_service::{authenticate, fleet, platform};
 use roadstead_store::{Change, NewStatus, Store};
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use tokio_stream::wrappers::WatchStream;
@@ -196,6 +196,16 @@ impl FleetStore for Sql {
         consumed.map_err(|error| wire(&error))
     }
 
+    async fn enrolment_refused(
+        &self,
+        secret: &str,
+        source: Option<IpAddr>,
+        detail: String,
+    ) -> Result<(), StoreError> {
+        let kept = fleet::enrolment_refused(&self.store, secret, &detail, request(source)).await;
+        kept.map_err(|error| wire(&error))
+    }
+
     async fn certificate_issued(&self, peer: &PeerIdentity, not_after_ms: i64) -> Result<(), StoreError> {
         let noted = fleet::certificate_issued(&self.store, peer, not_after_ms, request(None)).await;
         noted.map_err(|error| wire(&error))
@@ -224,6 +234,7 @@ impl FleetStore for Sql {
             tombstone_floor: begun.cluster.tombstone_floor,
             previous_incarnation: previous,
             approved_deletes: begun.cluster.approved_deletes,
+            held: begun.cluster.held.is_some(),
         })
     }
 
@@ -298,6 +309,12 @@ impl FleetStore for Sql {
         kept.map_err(|error| wire(&error))
     }
 
+    async fn snapshot_taken(&self, session: &Session, approved: u64, held: bool) -> Result<(), StoreError> {
+        let context = self.context(&session.peer).await?;
+        let kept = fleet::snapshot_taken(&context, &self.store, session.epoch, approved, held).await;
+        kept.map_err(|error| wire(&error))
+    }
+
     async fn record_runs(
         &self,
         session: &Session,
@@ -345,8 +362,9 @@ impl FleetStore for Sql {
             return Ok(());
         }
         let Some(peer) = &event.peer else {
-            // Nobody's log; the line that the caller wrote is all there is.
-            return Ok(());
+            let source = request(event.source);
+            let kept = platform::record(&self.store, event.what.action(), &event.detail, source).await;
+            return kept.map_err(|error| wire(&error));
         };
         let mut detail = serde_json::Map::new();
         detail.insert("detail".to_owned(), event.detail.into());
@@ -380,5 +398,6 @@ async fn stand(
         revision: standing.revision,
         epoch: standing.epoch,
         revoked: standing.revoked,
+        approved_deletes: standing.approved_deletes,
     }))
 }

@@ -54,6 +54,8 @@ pub struct Begun {
     pub previous_incarnation: Option<String>,
     /// Deletions of a snapshot beyond the budget that a person allowed.
     pub approved_deletes: u64,
+    /// Deletions wait for a person, as far as the database knows.
+    pub held: bool,
 }
 
 /// A session that writes: every write fails once a newer epoch has begun.
@@ -189,6 +191,8 @@ pub struct Standing {
     pub epoch: u64,
     /// Certificate revoked, or cluster deleted.
     pub revoked: bool,
+    /// Deletions of a snapshot beyond the budget that a person allowed.
+    pub approved_deletes: u64,
 }
 
 /// Something that the audit log must hold.
@@ -254,6 +258,18 @@ pub trait FleetStore: Send + Sync + fmt::Debug + 'static {
         source: Option<IpAddr>,
     ) -> Result<(TenantId, ClusterId), StoreError>;
 
+    /// Writes to the audit log that an enrolment was refused for something else than its token, which is not used up:
+    /// in the log of the token's tenant where the token is known.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn enrolment_refused(
+        &self,
+        secret: &str,
+        source: Option<IpAddr>,
+        detail: String,
+    ) -> Result<(), StoreError>;
+
     /// Notes a certificate before it is handed out.
     ///
     /// # Errors
@@ -309,11 +325,18 @@ pub trait FleetStore: Send + Sync + fmt::Debug + 'static {
     /// does not exist yet: then none is written.
     async fn observe(&self, session: &Session, observations: Vec<Observation>) -> Result<(), StoreError>;
 
-    /// Deletions wait for a person.
+    /// Deletions wait for a person: they do until a snapshot is taken without a hold.
     ///
     /// # Errors
     /// See above.
     async fn held(&self, session: &Session, held: Held) -> Result<(), StoreError>;
+
+    /// A snapshot that carried `approved` was taken: that approval is used up, whatever came of it. Unless deletions are
+    /// `held` again, nothing waits for a person any more, and no approval stands.
+    ///
+    /// # Errors
+    /// See above.
+    async fn snapshot_taken(&self, session: &Session, approved: u64, held: bool) -> Result<(), StoreError>;
 
     /// Commits run records, each once, and says what became of each, in the same order.
     ///

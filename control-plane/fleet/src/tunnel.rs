@@ -23,7 +23,7 @@ use std::{
 };
 use tokio::{
     sync::{Notify, mpsc},
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
@@ -31,6 +31,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 /// For a stream to be parked, while the cluster's session lives: a burst took them all, or the tunnel is being made.
 const PARK_WITHIN: Duration = Duration::from_secs(5);
+/// For a stream to say what it is.
+const SAY_WITHIN: Duration = Duration::from_secs(15);
 /// Streams of one cluster that wait here; more are closed.
 const PARKED: usize = 64;
 
@@ -377,20 +379,24 @@ impl tunnel_server::Tunnel for Service {
         request: Request<Streaming<TunnelUp>>,
     ) -> Result<Response<Self::OpenStream>, Status> {
         let peer = peer(&request)?;
-        let (identity, _) = peer.identified()?;
-        self.0.authenticate(&peer).await?;
-        let guard = self.0.registry.stream(identity);
+        let (identity, not_after) = peer.identified()?;
+        self.0.authenticate(&peer, "tunnel").await?;
+        let guard = self.0.registry.stream(identity, *not_after);
+        let guard = guard.ok_or_else(|| Status::resource_exhausted("too many streams of this cluster"))?;
         let (cluster, mut up) = (identity.cluster, request.into_inner());
         // One message ahead: the connection's flow control is the limit, not a queue of ours.
         let (down, outgoing) = mpsc::channel(1);
         let tunnels = self.0.tunnels.clone();
         tokio::spawn(async move {
-            let first = up.message().await;
+            let first = tokio::select! {
+                () = guard.revoked.cancelled() => return,
+                first = timeout(SAY_WITHIN, up.message()) => first,
+            };
             let parked = matches!(
                 first,
-                Ok(Some(TunnelUp {
+                Ok(Ok(Some(TunnelUp {
                     body: Some(tunnel_up::Body::Park(_))
-                }))
+                })))
             );
             let kept = match parked {
                 true => tunnels.park(

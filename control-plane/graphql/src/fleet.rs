@@ -33,6 +33,9 @@ pub trait Fleet: Send + Sync + fmt::Debug + 'static {
     /// Whether the cluster has a session now; `None` where only another replica would know.
     fn connected(&self, cluster: ClusterId) -> Option<bool>;
 
+    /// Looks now at how the cluster stands in the database, so that a revocation ends its session at once.
+    async fn look(&self, cluster: ClusterId);
+
     /// The token to show, made of its secret part: with the pin of the hub's authority.
     fn join_token(&self, secret: &SecretString) -> SecretString;
 

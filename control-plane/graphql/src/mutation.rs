@@ -210,6 +210,15 @@ pub(crate) struct RevokeApiTokenInput {
     pub(crate) id: ID,
 }
 
+/// The deletions that wait on a cluster (`Cluster.heldDeletes`), allowed by a person.
+#[derive(InputObject, Clone, Debug)]
+pub(crate) struct ApproveDeletesInput {
+    pub(crate) cluster: ID,
+    /// The number that the person saw: when another number waits by now, the answer is CONFLICT.
+    pub(crate) deletes: u64,
+    pub(crate) idempotency_key: String,
+}
+
 /// Builds the payload of an expected outcome; a fault stays an error.
 macro_rules! settle {
     ($outcome:expr, $payload:ident) => {
@@ -330,9 +339,25 @@ impl Mutation {
         let cluster = id(&input.cluster, "cluster")?;
         let serial = input.serial.as_deref();
         let revoked = clusters::revoke_certificates(caller, store, cluster, serial).await;
+        let revoked = settle!(revoked, RevokedPayload);
+        calls::app(ctx).fleet.look(cluster).await;
         Ok(RevokedPayload {
-            revoked: settle!(revoked, RevokedPayload),
+            revoked,
             errors: Vec::new(),
+        })
+    }
+
+    /// Allows the deletions that wait on a cluster, for one snapshot: a cluster that is connected carries them out at
+    /// once.
+    #[graphql(complexity = "10 + child_complexity")]
+    async fn approve_deletes(&self, ctx: &Context<'_>, input: ApproveDeletesInput) -> Result<ClusterPayload> {
+        let (caller, store) = calls::both(ctx);
+        let cluster = id(&input.cluster, "cluster")?;
+        let key = Some(input.idempotency_key.as_str());
+        let approved = clusters::approve_deletes(caller, store, cluster, input.deletes, key).await;
+        Ok(ClusterPayload {
+            object: Some(Cluster(settle!(approved, ClusterPayload))),
+            ..ClusterPayload::default()
         })
     }
 
@@ -343,6 +368,7 @@ impl Mutation {
         let cluster = id(&input.cluster, "cluster")?;
         let before = settle!(clusters::get(caller, store, cluster).await, ClusterPayload);
         settle!(clusters::delete(caller, store, cluster).await, ClusterPayload);
+        calls::app(ctx).fleet.look(cluster).await;
         Ok(ClusterPayload {
             object: Some(Cluster(before.cluster)),
             ..ClusterPayload::default()

@@ -101,6 +101,10 @@ impl roadstead_graphql::Fleet for Engines {
         Some(self.fleet.live().contains(&cluster))
     }
 
+    async fn look(&self, cluster: ClusterId) {
+        self.fleet.look_at(cluster).await;
+    }
+
     fn join_token(&self, secret: &SecretString) -> SecretString {
         match JoinToken::new(secret.expose_secret().to_owned(), self.pin) {
             Ok(token) => token.expose().into(),

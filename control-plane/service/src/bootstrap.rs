@@ -9,7 +9,7 @@ use roadstead_authz::{
     RequestInfo, Role, Scope, SystemContext, SystemTask, TenantContext, TenantRecord, act,
 };
 use roadstead_contract::documents::Name;
-use roadstead_domain::Error;
+use roadstead_domain::{ConflictReason, Error};
 use roadstead_store::{AuditEntry, Cluster, Project, Store};
 use std::collections::BTreeMap;
 
@@ -76,6 +76,10 @@ pub async fn with_cluster(
 /// # Errors
 /// [`Error::Conflict`] when the name is taken; [`Error::Unavailable`], [`Error::Internal`].
 pub async fn tenant(store: &Store, tenant: &Name, project: &Name) -> Result<Owner, Error> {
+    if tenant.as_str() == crate::platform::PLATFORM {
+        let message = format!("the name {tenant} is the platform's own");
+        return Err(Error::conflict(ConflictReason::Exists, message));
+    }
     create_tenant(store, tenant).await?;
     found_or_made(store, tenant, project).await
 }

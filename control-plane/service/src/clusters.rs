@@ -1,10 +1,11 @@
 //! Clusters: registered by an owner, joined by a single-use token, shut out at once.
 
+use crate::documents::Idempotency;
 use crate::placement;
 use crate::stop::{Stop, allow, settle, viewing};
 use roadstead_authz::{SecretKind, TenantContext, act, mint};
 use roadstead_contract::documents::Name;
-use roadstead_domain::{ClusterId, Error, Page, PageRequest, Problem};
+use roadstead_domain::{ClusterId, ConflictReason, Error, Page, PageRequest, Problem};
 use roadstead_store::{AuditEntry, Certificate, Cluster, NewCluster, NewJoinToken, Store};
 use secrecy::SecretString;
 use std::collections::BTreeMap;
@@ -200,31 +201,58 @@ pub async fn revoke_certificates(
     settle(ctx, store, revoked).await
 }
 
-/// Allows the deletions that a held snapshot asks for, once.
+/// Allows the deletions that a held snapshot asks for, once: exactly as many as the person saw. A live session acts
+/// at once.
 ///
 /// # Errors
-/// [`Error::NotFound`], [`Error::Forbidden`].
+/// [`Error::NotFound`]; [`Error::Conflict`] when not that many wait, or for a used key; [`Error::Forbidden`].
 pub async fn approve_deletes(
     ctx: &TenantContext,
     store: &Store,
     id: ClusterId,
     deletes: u64,
-) -> Result<(), Error> {
+    idempotency_key: Option<&str>,
+) -> Result<Cluster, Error> {
     let approved = async {
+        let input = serde_json::json!(["approve deletes", id, deletes]);
+        let idempotency = Idempotency::new(idempotency_key, &input)?;
         let mut tx = store.tenant(ctx).write_audited().await?;
         let cluster = tx
             .cluster(id)
             .await?
             .ok_or_else(|| Error::not_found(id.to_string()))?;
         let cluster = allow::<act::ManageClusters, _>(ctx, cluster, || id.to_string())?;
-        tx.approve_deletes(&cluster, deletes).await?;
+        if let Some(idempotency) = &idempotency
+            && let Some(()) = idempotency.answer(&tx).await?
+        {
+            return Ok(cluster.into_inner());
+        }
+        if deletes == 0 || !tx.approve_deletes(&cluster, deletes).await? {
+            return Err(not_held(&cluster, deletes).into());
+        }
         let entry = AuditEntry::allowed("approve deletes", id, cluster.grant()).with("deletes", deletes);
         tx.audit(entry).await?;
+        if let Some(idempotency) = &idempotency {
+            idempotency.remember(&tx, &()).await?;
+        }
+        let cluster = cluster.into_inner();
+        let cluster = tx.cluster(id).await?.unwrap_or(cluster);
         tx.commit().await?;
-        Ok::<_, Stop>(())
+        Ok::<_, Stop>(cluster)
     };
     let approved = approved.await;
     settle(ctx, store, approved).await
+}
+
+fn not_held(cluster: &Cluster, deletes: u64) -> Error {
+    let message = match cluster.held {
+        None => format!("no deletions wait on the cluster {}", cluster.name),
+        Some((_, held)) => format!(
+            "{held} deletions wait on the cluster {}, not {deletes}: look again and approve that number",
+            cluster.name
+        ),
+    };
+    Error::conflict(ConflictReason::Revision, message)
 }
 
 /// Deletes a cluster: its certificates are revoked, its sessions fenced off, its desired set forgotten; its runs

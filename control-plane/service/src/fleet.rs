@@ -2,6 +2,7 @@
 //! carries; every write of a session carries the session's epoch and fails once a newer session has begun.
 
 use crate::authenticate;
+use crate::platform;
 use crate::stop::record;
 use roadstead_authz::{
     PeerIdentity, Presented, RequestInfo, SecretKind, SystemContext, SystemTask, TenantContext, act,
@@ -10,7 +11,7 @@ use roadstead_contract::fleet::Digest;
 use roadstead_contract::run::{Outcome as RunOutcome, RunRecord};
 use roadstead_domain::{AgentId, ClusterId, Error, ObjectId, RunId, TenantId};
 use roadstead_store::{
-    AuditEntry, Change, DesiredEntry, NewRun, NewStatus, Outcome, Reported, Session, Stage, Store,
+    AuditEntry, Change, DesiredEntry, JoinRecord, NewRun, NewStatus, Outcome, Reported, Session, Stage, Store,
 };
 use serde_json::{Map, Value as Json};
 use std::collections::BTreeMap;
@@ -73,7 +74,8 @@ fn own(ctx: &TenantContext) -> Result<ClusterId, Error> {
 /// revoked.
 ///
 /// # Errors
-/// [`Error::Unauthenticated`], alike for unknown, used and expired; a known one's refusal is recorded.
+/// [`Error::Unauthenticated`], alike for unknown, used and expired. A refusal is recorded: in the log of the token's
+/// tenant, or in the platform's.
 pub async fn consume_join_token(
     store: &Store,
     secret: &str,
@@ -81,13 +83,11 @@ pub async fn consume_join_token(
     request: RequestInfo,
 ) -> Result<(TenantId, ClusterId), Error> {
     let refused = || SecretKind::JoinToken.refused();
-    let presented = Presented::parse(SecretKind::JoinToken, secret)?;
     let system = SystemContext::new(SystemTask::Authenticate);
-    let join = store
-        .system(&system)
-        .find_join_token(&presented)
-        .await?
-        .ok_or_else(refused)?;
+    let Some(join) = find_join_token(store, &system, secret).await? else {
+        platform::record(store, "enrol", "an unknown join token", request).await?;
+        return Err(refused());
+    };
     let ctx = authenticate::system(&system, join.tenant.clone(), request);
     let mut tx = store.tenant(&ctx).write_audited().await?;
     if tx.consume_join_token(&join, version).await? {
@@ -102,6 +102,40 @@ pub async fn consume_join_token(
         AuditEntry::refused(Outcome::Refused, "enrol", join.cluster).with("token", join.id.to_string());
     record(&ctx, store, entry).await?;
     Err(refused())
+}
+
+async fn find_join_token(
+    store: &Store,
+    system: &SystemContext,
+    secret: &str,
+) -> Result<Option<JoinRecord>, Error> {
+    match Presented::parse(SecretKind::JoinToken, secret) {
+        Ok(presented) => store.system(system).find_join_token(&presented).await,
+        // A text that cannot be a token is nobody's.
+        Err(_) => Ok(None),
+    }
+}
+
+/// Records that an enrolment was refused for something else than its token, which is not used up: in the log of the
+/// token's tenant, or in the platform's where the token is unknown.
+///
+/// # Errors
+/// [`Error::Unavailable`], [`Error::Internal`].
+pub async fn enrolment_refused(
+    store: &Store,
+    secret: &str,
+    why: &str,
+    request: RequestInfo,
+) -> Result<(), Error> {
+    let system = SystemContext::new(SystemTask::Authenticate);
+    let Some(join) = find_join_token(store, &system, secret).await? else {
+        return platform::record(store, "enrol", why, request).await;
+    };
+    let ctx = authenticate::system(&system, join.tenant.clone(), request);
+    let entry = AuditEntry::refused(Outcome::Refused, "enrol", join.cluster)
+        .with("token", join.id.to_string())
+        .with("detail", cut(why, REPORT));
+    record(&ctx, store, entry).await
 }
 
 /// Notes a certificate before it is handed out.
@@ -313,17 +347,35 @@ pub async fn held(
     tx.commit().await
 }
 
+/// A snapshot that carried `approved` was taken: that approval is used up; without a hold nothing waits any more.
+///
+/// # Errors
+/// [`Error::Conflict`] (superseded).
+pub async fn snapshot_taken(
+    ctx: &TenantContext,
+    store: &Store,
+    epoch: u64,
+    approved: u64,
+    held: bool,
+) -> Result<(), Error> {
+    own(ctx)?;
+    let tx = store.tenant(ctx).write().await?;
+    tx.snapshot_taken(epoch, approved, held).await?;
+    tx.commit().await
+}
+
 /// Commits run records, each once, and says what became of each, in the same order.
 ///
 /// # Errors
-/// [`Error::Conflict`] (superseded). A record of a foreign agent is no error but a refusal, and is recorded.
+/// [`Error::Conflict`] (superseded). A record of a foreign agent is no error but a refusal: the caller, who knows what
+/// becomes of it, records that ([`audit_event`]).
 pub async fn record_runs(
     ctx: &TenantContext,
     store: &Store,
     epoch: u64,
     records: &[RunRecord],
 ) -> Result<Vec<RunVerdict>, Error> {
-    let cluster = own(ctx)?;
+    own(ctx)?;
     let tx = store.tenant(ctx).write().await?;
     tx.fence(epoch).await?;
     let mut verdicts = Vec::new();
@@ -347,14 +399,6 @@ pub async fn record_runs(
         verdicts.push(verdict);
     }
     tx.commit().await?;
-    let refused = verdicts
-        .iter()
-        .filter(|v| matches!(v, RunVerdict::Refused(_)))
-        .count();
-    if refused > 0 {
-        let entry = AuditEntry::refused(Outcome::Refused, "record runs", cluster).with("count", refused);
-        record(ctx, store, entry).await?;
-    }
     Ok(verdicts)
 }
 
@@ -421,9 +465,9 @@ pub async fn audit_event(
     request: RequestInfo,
 ) -> Result<(), Error> {
     let system = SystemContext::new(SystemTask::Authenticate);
-    // A name that no tenant has belongs in no tenant's log; the caller's own log line tells of it.
     let Some(tenant) = store.system(&system).tenant(peer.tenant).await? else {
-        return Ok(());
+        let what = format!("a certificate of {}, which is not here", peer.cluster);
+        return platform::record(store, action, &what, request).await;
     };
     let ctx = authenticate::system(&system, tenant, request);
     let outcome = if accepted {

@@ -13,6 +13,7 @@ pub mod clusters;
 pub mod documents;
 pub mod fleet;
 pub mod housekeeping;
+pub mod platform;
 pub mod projects;
 pub mod runs;
 pub mod tokens;

@@ -246,7 +246,8 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Allows that many deletions beyond the budget, once.
+    /// Allows the deletions that wait, once; `false` when not that many wait. Decided by the row itself: what a person
+    /// saw may have changed since.
     ///
     /// # Errors
     /// [`Error::Unavailable`], [`Error::Internal`].
@@ -254,12 +255,13 @@ impl Tx<'_> {
         &mut self,
         cluster: &Authorized<Cluster, act::ManageClusters>,
         deletes: u64,
-    ) -> Result<(), Error> {
-        let sql = "UPDATE cluster SET approved_deletes = $3 WHERE tenant_id = $1 AND id = $2";
-        self.run(sql, values![cluster.id.as_uuid(), deletes.cast_signed()])
-            .await?;
+    ) -> Result<bool, Error> {
+        let sql = "UPDATE cluster SET approved_deletes = $3
+            WHERE tenant_id = $1 AND id = $2 AND held_deletes = $3 AND deleted_ms IS NULL";
+        let deletes = i64::try_from(deletes).unwrap_or(i64::MAX);
+        let approved = self.run(sql, values![cluster.id.as_uuid(), deletes]).await? > 0;
         self.touch(cluster.id);
-        Ok(())
+        Ok(approved)
     }
 
     /// Begins a session of the cluster agent behind the context: the epochs before it are worth nothing from the
@@ -314,7 +316,8 @@ impl Tx<'_> {
         }
     }
 
-    /// Notes how far the cluster agent has come; never backwards. Deletions that were held up to there are over.
+    /// Notes how far the cluster agent has come; never backwards. Deletions that are held stay held: see
+    /// [`Self::snapshot_taken`].
     ///
     /// # Errors
     /// [`Error::Conflict`] (superseded); [`Error::Invalid`] for a revision that the hub has not given out.
@@ -322,10 +325,7 @@ impl Tx<'_> {
         let id = own_cluster(self.ctx)?;
         let sql = match stage {
             Stage::Persisted => {
-                "UPDATE cluster SET persisted = CASE WHEN persisted > $4 THEN persisted ELSE $4 END,
-                approved_deletes = CASE WHEN held_revision <= $4 THEN 0 ELSE approved_deletes END,
-                held_deletes = CASE WHEN held_revision <= $4 THEN NULL ELSE held_deletes END,
-                held_revision = CASE WHEN held_revision <= $4 THEN NULL ELSE held_revision END
+                "UPDATE cluster SET persisted = CASE WHEN persisted > $4 THEN persisted ELSE $4 END
                 WHERE tenant_id = $1 AND id = $2 AND epoch = $3 AND revision >= $4 AND deleted_ms IS NULL"
             }
             Stage::Applied => {
@@ -385,6 +385,29 @@ impl Tx<'_> {
         let wide = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
         self.run(sql, values![id.as_uuid(), wide(revision), wide(deletes)])
             .await?;
+        Ok(())
+    }
+
+    /// Notes that a snapshot was taken which carried `approved`: that approval is used up. Without a hold nothing waits
+    /// for a person any more, and no approval may stand for a later accident.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] (superseded).
+    pub async fn snapshot_taken(&self, epoch: u64, approved: u64, held: bool) -> Result<(), Error> {
+        let id = self.fence(epoch).await?;
+        let approved = i64::try_from(approved).unwrap_or(i64::MAX);
+        match held {
+            true => {
+                let sql = "UPDATE cluster SET approved_deletes = 0
+                    WHERE tenant_id = $1 AND id = $2 AND approved_deletes = $3";
+                self.run(sql, values![id.as_uuid(), approved]).await?
+            }
+            false => {
+                let sql = "UPDATE cluster SET approved_deletes = 0, held_revision = NULL, held_deletes = NULL
+                    WHERE tenant_id = $1 AND id = $2";
+                self.run(sql, values![id.as_uuid()]).await?
+            }
+        };
         Ok(())
     }
 

@@ -1,18 +1,39 @@
-//! A hub on loopback, over the model in memory.
+//! A hub on loopback, over the model in memory or another truth.
 
 use crate::{cluster, eventually, install_crypto, tenant};
 use roadstead_contract::fleet::{HubKeys, JoinToken};
 use roadstead_domain::{Clock, OsRandom, SystemClock};
-use roadstead_fleet::{Authority, Fleet, Folder, Parts, Settings, memory::Memory, store::What};
+use roadstead_fleet::{Authority, Fleet, FleetStore, Folder, Parts, Settings, memory::Memory, store::What};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, runtime::Runtime, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
+/// What a hub keeps: shared by all replicas, and what is left of a hub that was killed.
+pub trait Truth: Clone + Send + Sync + 'static {
+    /// As the fleet sees it.
+    fn fleet_store(&self) -> Arc<dyn FleetStore>;
+
+    /// The secret of a new join token for the cluster number `n`.
+    fn secret(&self, n: u64) -> impl Future<Output = String> + Send;
+}
+
+impl Truth for Memory {
+    fn fleet_store(&self) -> Arc<dyn FleetStore> {
+        Arc::new(self.clone())
+    }
+
+    async fn secret(&self, n: u64) -> String {
+        let secret = format!("raw{n}");
+        self.add_token(&secret, tenant(1), cluster(n), i64::MAX);
+        secret
+    }
+}
+
 /// A running hub. Dropping it is a crash.
 #[derive(Debug)]
-pub struct Hub {
-    pub store: Memory,
+pub struct Hub<S = Memory> {
+    pub store: S,
     pub fleet: Fleet,
     pub authority: Arc<Authority>,
     pub address: SocketAddr,
@@ -29,6 +50,8 @@ pub struct Wishes {
     pub heartbeat: Duration,
     pub clock: Arc<dyn Clock>,
     pub tunnel_streams: u32,
+    pub stall: Duration,
+    pub admission: f64,
 }
 
 impl Default for Wishes {
@@ -38,6 +61,8 @@ impl Default for Wishes {
             heartbeat: Duration::from_secs(25),
             clock: Arc::new(SystemClock),
             tunnel_streams: 4,
+            stall: Duration::from_secs(30),
+            admission: 200.0,
         }
     }
 }
@@ -50,14 +75,53 @@ impl Hub {
 
     /// As [`Self::start`], with wishes.
     pub async fn with(wishes: Wishes) -> Self {
-        install_crypto();
-        let folder = tempfile::tempdir().expect("a folder");
         let store = Memory::new(wishes.clock.clone());
         store.add_cluster(tenant(1), cluster(1));
+        Self::over(store, wishes).await
+    }
+
+    /// A join token for the cluster number `n` of tenant 1.
+    #[must_use]
+    pub fn token(&self, n: u64, secret: &str) -> JoinToken {
+        self.store.add_token(secret, tenant(1), cluster(n), i64::MAX);
+        JoinToken::new(secret.to_owned(), self.authority.pin().expect("a pin")).expect("a token")
+    }
+
+    /// Which kinds of stream were refused to a certificate that TLS accepts, in the order of the audit log.
+    #[must_use]
+    pub fn refused_streams(&self) -> Vec<String> {
+        let events = self.store.events().into_iter();
+        let refused = events.filter(|event| event.what == What::IdentityRefused);
+        let kind = |detail: &str| detail.split(':').next().unwrap_or_default().to_owned();
+        refused.map(|event| kind(&event.detail)).collect()
+    }
+
+    /// How often the audit log has an event of this kind.
+    #[must_use]
+    pub fn audited(&self, what: What) -> usize {
+        self.store
+            .events()
+            .iter()
+            .filter(|event| event.what == what)
+            .count()
+    }
+}
+
+impl<S: Truth> Hub<S> {
+    /// A hub over this truth.
+    pub async fn over(store: S, wishes: Wishes) -> Self {
+        install_crypto();
+        let folder = tempfile::tempdir().expect("a folder");
         Self::on(folder, store, wishes, "127.0.0.1:0").await
     }
 
-    async fn on(folder: TempDir, store: Memory, wishes: Wishes, address: &str) -> Self {
+    /// A join token for the cluster number `n`.
+    pub async fn join(&self, n: u64) -> JoinToken {
+        let secret = self.store.secret(n).await;
+        JoinToken::new(secret, self.authority.pin().expect("a pin")).expect("a token")
+    }
+
+    async fn on(folder: TempDir, store: S, wishes: Wishes, address: &str) -> Self {
         let keys = Folder(folder.path().to_owned());
         let authority = Authority::open(&keys, "test.roadstead", wishes.clock.clone(), Arc::new(OsRandom))
             .expect("an authority")
@@ -66,8 +130,10 @@ impl Hub {
         let mut settings = Settings::new(vec!["127.0.0.1".to_owned()], "0.1.0");
         settings.heartbeat = wishes.heartbeat;
         settings.tunnel_streams = wishes.tunnel_streams;
+        settings.stall = wishes.stall;
+        settings.admission = wishes.admission;
         let fleet = Fleet::new(Parts {
-            store: Arc::new(store.clone()),
+            store: store.fleet_store(),
             authority: authority.clone(),
             clock: wishes.clock,
             keys: HubKeys {
@@ -122,26 +188,9 @@ impl Hub {
         self.stop.cancel();
         (&mut self.serving).await.expect("the hub stops");
     }
-
-    /// A join token for the cluster number `n` of tenant 1.
-    #[must_use]
-    pub fn token(&self, n: u64, secret: &str) -> JoinToken {
-        self.store.add_token(secret, tenant(1), cluster(n), i64::MAX);
-        JoinToken::new(secret.to_owned(), self.authority.pin().expect("a pin")).expect("a token")
-    }
-
-    /// How often the audit log has an event of this kind.
-    #[must_use]
-    pub fn audited(&self, what: What) -> usize {
-        self.store
-            .events()
-            .iter()
-            .filter(|event| event.what == what)
-            .count()
-    }
 }
 
-impl Drop for Hub {
+impl<S> Drop for Hub<S> {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();

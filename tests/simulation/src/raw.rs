@@ -1,6 +1,10 @@
 //! A client that says whatever a test wants, with a certificate or without.
 
-use crate::{PATIENCE, hub::Hub, install_crypto};
+use crate::{
+    PATIENCE,
+    hub::{Hub, Truth},
+    install_crypto,
+};
 use roadstead_contract::fleet::{
     ClusterFrame, EnrolRequest, EnrolResponse, Hello, HubFrame, PROTOCOL_MAX, PROTOCOL_MIN, cluster_frame,
     enrol_request::Proof, enrolment_client::EnrolmentClient, hub_frame, sync_client::SyncClient,
@@ -116,7 +120,7 @@ pub fn modest() -> rcgen::CertificateParams {
 ///
 /// # Errors
 /// The hub refuses.
-pub async fn enrol(hub: &Hub, secret: &str, csr: Vec<u8>) -> Result<EnrolResponse, Status> {
+pub async fn enrol<S: Truth>(hub: &Hub<S>, secret: &str, csr: Vec<u8>) -> Result<EnrolResponse, Status> {
     let tls = tls(hub.authority.root_der(), None, &rustls::version::TLS13);
     let channel = channel(hub.address, tls).await.expect("a connection");
     let request = EnrolRequest {
@@ -131,9 +135,8 @@ pub async fn enrol(hub: &Hub, secret: &str, csr: Vec<u8>) -> Result<EnrolRespons
 }
 
 /// Enrols cluster `n` and gives its credentials.
-pub async fn credentials(hub: &Hub, n: u64) -> Credentials {
-    let secret = format!("raw{n}");
-    let _ = hub.token(n, &secret);
+pub async fn credentials<S: Truth>(hub: &Hub<S>, n: u64) -> Credentials {
+    let secret = hub.store.secret(n).await;
     let (csr, key) = request(&modest());
     let answer = enrol(hub, &secret, csr).await.expect("the hub enrols");
     Credentials {
@@ -146,7 +149,10 @@ pub async fn credentials(hub: &Hub, n: u64) -> Credentials {
 ///
 /// # Errors
 /// The hub, or TLS, refuses.
-pub async fn connect(hub: &Hub, credentials: &Credentials) -> Result<Channel, tonic::transport::Error> {
+pub async fn connect<S: Truth>(
+    hub: &Hub<S>,
+    credentials: &Credentials,
+) -> Result<Channel, tonic::transport::Error> {
     channel(
         hub.address,
         tls(

@@ -112,6 +112,16 @@ impl Script {
 
     /// Takes the Hello and welcomes.
     pub async fn welcome(&mut self, mode: Mode, target_revision: u64) -> roadstead_contract::fleet::Hello {
+        self.welcome_beating(mode, target_revision, 60_000).await
+    }
+
+    /// As [`Self::welcome`], with a heartbeat in milliseconds.
+    pub async fn welcome_beating(
+        &mut self,
+        mode: Mode,
+        target_revision: u64,
+        heartbeat_ms: u32,
+    ) -> roadstead_contract::fleet::Hello {
         let Some(cluster_frame::Body::Hello(hello)) = self.hear().await else {
             panic!("expected a Hello")
         };
@@ -119,7 +129,7 @@ impl Script {
             epoch: 1,
             mode: mode.into(),
             target_revision,
-            heartbeat_ms: 60_000,
+            heartbeat_ms,
             reconnect_window_ms: 10,
             limits: Some(Limits::default()),
             trust: None,

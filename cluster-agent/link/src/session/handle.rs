@@ -1,6 +1,6 @@
 //! What a session does with each frame, timer and report.
 
-use super::{End, Line, Renewal, Session, attempt, beside, lost, ms};
+use super::{End, Line, Renewal, Session, Step, attempt, beside, lost, ms, open};
 use crate::{HubKeys, Identity, bulk, convert, identity::Request};
 use roadstead_contract::fleet::{
     Ack, Batch, Digest, HAVE_PAGE, Have, HaveEntry, Heartbeat, Held, Nack, RenewRequest, Renewed, Resume,
@@ -8,13 +8,13 @@ use roadstead_contract::fleet::{
     hub_frame,
 };
 use roadstead_inbox::{Outcome, Position, Purpose, SnapshotOutcome};
-use rustls::ClientConfig;
-use std::sync::Arc;
 use tokio::time::Instant;
-use tonic::transport::Channel;
+use tokio_util::task::AbortOnDropHandle;
 
 /// Run records in one frame, where the hub names no number.
 const RUNS: usize = 64;
+/// Documents of one frame that come by Bulk, in bytes: they are in memory at once. The hub sends a quarter of it.
+const FETCHED: u64 = 64 * 1024 * 1024;
 
 impl Session<'_> {
     pub(super) async fn handle(&mut self, body: Option<hub_frame::Body>) -> Result<(), End> {
@@ -46,7 +46,12 @@ impl Session<'_> {
             Some(Hub::Drain(drain)) => Err(End::Drained(ms(drain.within_ms))),
             Some(Hub::Throttle(throttle)) => Err(End::Throttled(ms(throttle.retry_after_ms))),
             Some(Hub::Revoked(revoked)) => Err(End::Revoked(revoked.reason)),
-            Some(Hub::Heartbeat(_)) => Ok(()),
+            Some(Hub::Heartbeat(echo)) => {
+                if echo.reconnect_window_ms > 0 {
+                    self.window = ms(echo.reconnect_window_ms);
+                }
+                Ok(())
+            }
             Some(Hub::Welcome(_)) => Err(lost("a second Welcome")),
             // A frame of a newer hub: it does without an answer.
             None => Ok(()),
@@ -57,6 +62,9 @@ impl Session<'_> {
         let mut parsed = convert::batch(batch).map_err(End::Lost)?;
         if parsed.absent.is_empty() {
             return self.apply(parsed).await;
+        }
+        if parsed.weight() > FETCHED {
+            return Err(lost("a frame refers to more documents than fit into memory"));
         }
         let (route, tls) = (self.context.route.clone(), self.line.tls.clone());
         let fetch = async move {
@@ -170,8 +178,9 @@ impl Session<'_> {
                     documents = waiting.documents,
                     "a snapshot would delete more than the budget: nothing is deleted until a person allows it"
                 );
-                self.acknowledge(position.cursor).await?;
+                // Before the acknowledgement: without it, that would say that nothing waits any more.
                 self.send(Body::Held(held(waiting))).await?;
+                self.acknowledge(position.cursor).await?;
                 self.tell().await
             }
             // A new session begins anew; nothing was deleted.
@@ -288,17 +297,25 @@ impl Session<'_> {
                 "the hub refuses a run record"
             );
         }
-        let mut ids = ack.kept;
-        ids.extend(ack.refused.into_iter().map(|refused| refused.id));
-        let count = ids.len();
-        self.context.inbox.forget_runs(ids).await.map_err(End::Inbox)?;
+        let count = ack.kept.len() + ack.refused.len();
+        let refused = ack
+            .refused
+            .into_iter()
+            .map(|refused| (refused.id, refused.reason));
+        let refused: Vec<_> = refused.collect();
+        let inbox = &self.context.inbox;
+        if !refused.is_empty() {
+            inbox.set_runs_aside(refused).await.map_err(End::Inbox)?;
+        }
+        inbox.forget_runs(ack.kept).await.map_err(End::Inbox)?;
         self.runs.acknowledged(count, Instant::now());
         self.send_runs().await
     }
 
     pub(super) async fn tick(&mut self) -> Result<(), End> {
         let now = Instant::now();
-        if self.timers.silent(now) {
+        let reading = !matches!(self.renewal, Renewal::Greeting(_));
+        if reading && self.timers.silent(now) {
             return Err(lost("the hub is silent"));
         }
         if now >= self.timers.beat_at {
@@ -360,28 +377,55 @@ impl Session<'_> {
         }
     }
 
-    /// The new certificate connects: the session goes on there. It does not: the old one goes on here.
-    pub(super) fn renewed(&mut self, tried: Result<(Arc<ClientConfig>, Channel), String>) -> Result<(), End> {
-        let Renewal::Trying(identity, _) = std::mem::replace(&mut self.renewal, Renewal::Idle) else {
-            return Ok(());
-        };
-        match tried {
-            Ok((tls, channel)) => {
-                tracing::info!(not_after = identity.not_after, "the certificate is renewed");
-                Err(End::Handover(Box::new(Line {
+    /// The new certificate connects, is welcomed: the session goes on there. Whatever fails before: the old one goes on
+    /// here, also when the hub says that the new one is worth nothing.
+    pub(super) fn renewed(&mut self, step: Step) -> Result<(), End> {
+        match (std::mem::replace(&mut self.renewal, Renewal::Idle), step) {
+            (Renewal::Trying(identity, _), Step::Tried(Ok((tls, channel)))) => {
+                self.renewal = Renewal::Connected(Box::new(Line {
                     identity: *identity,
                     tls,
                     channel,
                     fresh: true,
-                })))
+                }));
+                Ok(())
             }
-            Err(error) => {
+            (_, Step::Tried(Err(error))) => {
                 tracing::warn!(
                     error,
                     "the renewed certificate does not connect; the old one stays"
                 );
                 Ok(())
             }
+            (_, Step::Opened(Ok(opened))) => {
+                tracing::info!("the certificate is renewed");
+                Err(End::Handover(opened))
+            }
+            (_, Step::Opened(Err(end))) => {
+                let reason = end.reason();
+                tracing::warn!(
+                    reason,
+                    "the renewed certificate is not welcomed; the old one stays"
+                );
+                self.timers.heard();
+                Ok(())
+            }
+            (before, Step::Tried(Ok(_))) => {
+                self.renewal = before;
+                Ok(())
+            }
+        }
+    }
+
+    /// Says Hello with the renewed identity, once nothing of this session is half done.
+    pub(super) fn greet(&mut self) {
+        if self.fetching.is_some() || !matches!(self.renewal, Renewal::Connected(_)) {
+            return;
+        }
+        if let Renewal::Connected(line) = std::mem::replace(&mut self.renewal, Renewal::Idle) {
+            let context = self.context.clone();
+            let opening = tokio::spawn(async move { open(&context, *line).await });
+            self.renewal = Renewal::Greeting(AbortOnDropHandle::new(opening));
         }
     }
 

@@ -63,9 +63,19 @@ pub(crate) enum End {
     Throttled(Duration),
     Drained(Duration),
     Revoked(String),
-    /// A renewed identity has a connection of its own: go on there.
-    Handover(Box<Line>),
+    /// The hub has welcomed a renewed identity on a connection of its own: go on there.
+    Handover(Box<Opened>),
     Inbox(InboxError),
+}
+
+/// A session that the hub has welcomed.
+pub(crate) struct Opened {
+    line: Line,
+    frames: mpsc::Sender<fleet::ClusterFrame>,
+    inbound: Streaming<HubFrame>,
+    welcome: Welcome,
+    /// The inbox's cursor that the Hello named.
+    cursor: u64,
 }
 
 /// How a session went.
@@ -79,34 +89,25 @@ pub(crate) struct Report {
     pub(crate) identity: Identity,
 }
 
-pub(crate) async fn run(context: &Context, line: Line, stop: &CancellationToken) -> Report {
-    let identity = line.identity.clone();
-    match open(context, line).await {
-        Err(end) => Report {
-            end,
-            lived: None,
-            window: None,
-            identity,
-        },
-        Ok((mut session, welcome)) => {
-            let began = Instant::now();
-            let end = match session.live(&welcome, stop).await {
-                Ok(never) => match never {},
-                Err(end) => end,
-            };
-            context.tunnels.send_replace(None);
-            Report {
-                end,
-                lived: Some(began.elapsed()),
-                window: Some(Duration::from_millis(u64::from(welcome.reconnect_window_ms))),
-                identity: session.line.identity,
-            }
-        }
+pub(crate) async fn run(context: &Arc<Context>, opened: Opened, stop: &CancellationToken) -> Report {
+    let began = Instant::now();
+    let welcome = opened.welcome.clone();
+    let mut session = Session::new(context, opened);
+    let end = match session.live(&welcome, stop).await {
+        Ok(never) => match never {},
+        Err(end) => end,
+    };
+    context.tunnels.send_replace(None);
+    Report {
+        end,
+        lived: Some(began.elapsed()),
+        window: Some(session.window),
+        identity: session.line.identity,
     }
 }
 
 struct Session<'a> {
-    context: &'a Context,
+    context: &'a Arc<Context>,
     line: Line,
     frames: mpsc::Sender<fleet::ClusterFrame>,
     inbound: Streaming<HubFrame>,
@@ -125,6 +126,8 @@ struct Session<'a> {
     /// A batch whose large documents are being fetched.
     fetching: Option<Task<Parsed>>,
     renewal: Renewal,
+    /// How widely the fleet's return is to be spread, as the hub said last.
+    window: Duration,
 }
 
 enum Renewal {
@@ -133,11 +136,22 @@ enum Renewal {
     Asked(Box<Request>),
     /// The new identity tries its connection.
     Trying(Box<Identity>, Task<(Arc<ClientConfig>, Channel)>),
+    /// It connects; its Hello waits until nothing of this session is half done.
+    Connected(Box<Line>),
+    /// It has said Hello. No frame of this session is read meanwhile: the inbox stays where the Hello said it is.
+    Greeting(AbortOnDropHandle<Result<Opened, End>>),
+}
+
+/// What a renewal under way has come to.
+enum Step {
+    Tried(Result<(Arc<ClientConfig>, Channel), String>),
+    Opened(Result<Box<Opened>, End>),
 }
 
 enum Never {}
 
-async fn open(context: &Context, line: Line) -> Result<(Session<'_>, Welcome), End> {
+/// Says Hello and waits for the Welcome.
+pub(crate) async fn open(context: &Context, line: Line) -> Result<Opened, End> {
     let position = context.inbox.position().await.map_err(End::Inbox)?;
     let (frames, outgoing) = mpsc::channel(OUTGOING);
     let hello = hello(context, &position);
@@ -168,26 +182,13 @@ async fn open(context: &Context, line: Line) -> Result<(Session<'_>, Welcome), E
             welcome.protocol
         )));
     }
-    let now = Instant::now();
-    let timers = Timers::new(now, ms(welcome.heartbeat_ms), &line.identity, context);
-    let session = Session {
-        context,
+    Ok(Opened {
         line,
         frames,
         inbound,
-        limits: welcome.limits.unwrap_or_default(),
-        timers,
-        runs: Window::new(now),
-        told: 0,
-        heartbeats: 0,
-        resumed_at: None,
-        compare_at: (welcome.mode() == Mode::Delta && position.cursor < welcome.target_revision)
-            .then_some(welcome.target_revision),
-        snapshot_due: welcome.mode() == Mode::Snapshot,
-        fetching: None,
-        renewal: Renewal::Idle,
-    };
-    Ok((session, welcome))
+        welcome,
+        cursor: position.cursor,
+    })
 }
 
 fn hello(context: &Context, position: &Position) -> Hello {
@@ -204,6 +205,37 @@ fn hello(context: &Context, position: &Position) -> Hello {
     }
 }
 
+impl<'a> Session<'a> {
+    fn new(context: &'a Arc<Context>, opened: Opened) -> Self {
+        let Opened {
+            line,
+            frames,
+            inbound,
+            welcome,
+            cursor,
+        } = opened;
+        let now = Instant::now();
+        let behind = welcome.mode() == Mode::Delta && cursor < welcome.target_revision;
+        Self {
+            context,
+            frames,
+            inbound,
+            limits: welcome.limits.unwrap_or_default(),
+            timers: Timers::new(now, ms(welcome.heartbeat_ms), &line.identity, context),
+            line,
+            runs: Window::new(now),
+            told: 0,
+            heartbeats: 0,
+            resumed_at: None,
+            compare_at: behind.then_some(welcome.target_revision),
+            snapshot_due: welcome.mode() == Mode::Snapshot,
+            fetching: None,
+            renewal: Renewal::Idle,
+            window: ms(welcome.reconnect_window_ms),
+        }
+    }
+}
+
 impl Session<'_> {
     async fn live(&mut self, welcome: &Welcome, stop: &CancellationToken) -> Result<Never, End> {
         self.welcomed(welcome)?;
@@ -212,7 +244,9 @@ impl Session<'_> {
         self.tell().await?;
         self.send_runs().await?;
         loop {
+            self.greet();
             let next = self.timers.next(&self.runs);
+            let reading = self.fetching.is_none() && !matches!(self.renewal, Renewal::Greeting(_));
             // In this order: the end first, then what is half done, then what is new.
             tokio::select! {
                 biased;
@@ -225,8 +259,8 @@ impl Session<'_> {
                     self.fetching = None;
                     self.apply(fetched.map_err(End::Lost)?).await?;
                 }
-                tried = self.renewal.tried() => self.renewed(tried)?,
-                frame = self.inbound.message(), if self.fetching.is_none() => {
+                step = self.renewal.step() => self.renewed(step)?,
+                frame = self.inbound.message(), if reading => {
                     let frame = frame.map_err(|status| refused(&status))?;
                     let body = frame.ok_or_else(|| lost("the hub closed the stream"))?.body;
                     self.timers.heard();
@@ -293,11 +327,32 @@ impl Session<'_> {
 }
 
 impl Renewal {
-    /// Ends when a new identity's connection is made or cannot be.
-    async fn tried(&mut self) -> Result<(Arc<ClientConfig>, Channel), String> {
+    /// Ends when a new identity's connection is made, or its session welcomed, or when that cannot be.
+    async fn step(&mut self) -> Step {
         match self {
-            Self::Trying(_, attempt) => done(attempt).await,
+            Self::Trying(_, attempt) => Step::Tried(done(attempt).await),
+            Self::Greeting(opening) => {
+                let opened = opening
+                    .await
+                    .unwrap_or_else(|error| Err(End::Lost(error.to_string())));
+                Step::Opened(opened.map(Box::new))
+            }
             _ => std::future::pending().await,
+        }
+    }
+}
+
+impl End {
+    /// Why, for a log.
+    fn reason(&self) -> String {
+        match self {
+            Self::Shutdown => "shutdown".to_owned(),
+            Self::Lost(why) | Self::Refused(why) => why.clone(),
+            Self::Revoked(why) => format!("revoked: {why}"),
+            Self::Throttled(_) => "the hub is busy".to_owned(),
+            Self::Drained(_) => "the hub replica drains".to_owned(),
+            Self::Handover(_) => "handed over".to_owned(),
+            Self::Inbox(error) => error.to_string(),
         }
     }
 }

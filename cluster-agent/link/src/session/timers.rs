@@ -11,6 +11,8 @@ const ROOT_EVERY: (Duration, Duration) = (Duration::from_secs(480), Duration::fr
 const MISSED: u32 = 4;
 /// Without a heartbeat interval from the hub.
 const HEARTBEAT: Duration = Duration::from_secs(25);
+/// Whatever the hub names: neither a busy loop nor a hub that is never missed.
+const HEARTBEATS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(600));
 /// A renewal that brought nothing is tried again after this part of the certificate's life, so that several
 /// attempts fit into what is left of it.
 const RENEW_AGAIN: u32 = 20;
@@ -26,7 +28,10 @@ pub(super) struct Timers {
 
 impl Timers {
     pub(super) fn new(now: Instant, heartbeat: Duration, identity: &Identity, context: &Context) -> Self {
-        let heartbeat = if heartbeat.is_zero() { HEARTBEAT } else { heartbeat };
+        let heartbeat = match heartbeat.is_zero() {
+            true => HEARTBEAT,
+            false => heartbeat.clamp(HEARTBEATS.0, HEARTBEATS.1),
+        };
         let mut timers = Self {
             heartbeat,
             beat_at: now,

@@ -3,14 +3,17 @@
 use super::{
     diff::Diff,
     frames::hub,
+    hear::waiting,
     mode::{self, Resume},
-    session::{End, FRAMES, RENEWALS, RESUMES, SEND_WITHIN, Session},
+    owed::Owed,
+    session::{End, FRAMES, RENEWALS, RESUMES, ROOTS, Seated, Session},
     write::Writer,
 };
 use crate::store::Stage;
 use crate::{
     bucket::Bucket,
     listen::{Peer, status},
+    registry::Greeting,
     serve::Inner,
     store::{Begun, Event, Hello, Session as Fence, StoreError, What},
 };
@@ -36,6 +39,7 @@ pub(super) async fn begin(
     peer: Peer,
     mut inbound: Streaming<ClusterFrame>,
     frames: mpsc::Sender<Result<HubFrame, Status>>,
+    greeting: Greeting,
 ) -> Result<Session, End> {
     let first = timeout(HELLO_WITHIN, inbound.message()).await;
     let first = first.map_err(|_| End::Status(Status::deadline_exceeded("no Hello")))?;
@@ -45,16 +49,22 @@ pub(super) async fn begin(
             "expected Hello as the first frame",
         )));
     };
-    if let Err(wait) = hub.sessions.take() {
+    drop(greeting);
+    let (identity, _) = peer.identified().map_err(End::Status)?.clone();
+    // The cluster's own share first: what one takes too often is not taken from all (S39).
+    if let Err(wait) = hub
+        .registry
+        .admit(identity.cluster)
+        .and_then(|()| hub.sessions.take())
+    {
         return Err(End::last(throttle(wait)));
     }
     let protocol = protocol(&hello)?;
     let said = said(&hello)?;
-    let (identity, _) = peer.identified().map_err(End::Status)?.clone();
     let begun = match begin_stored(&hub, &peer, &said).await {
         Ok(begun) => begun,
         Err(error @ StoreError::Refused(_)) => {
-            hub.refuse(&peer, &error).await;
+            hub.refuse(&peer, "session", &error).await;
             return Err(End::last(Body::Revoked(Revoked {
                 reason: error.to_string(),
             })));
@@ -62,7 +72,7 @@ pub(super) async fn begin(
         Err(error) => return Err(End::Status(status(&error))),
     };
     suspect_clone(&hub, &peer, &said, &begun).await;
-    let held = hello.held.is_some();
+    let (held, stall) = (hello.held.is_some(), hub.settings.stall);
     let resume = resume(&hub, &peer, &said, &hello, &begun).await?;
     if resume == Resume::Snapshot
         && let Err(wait) = hub.snapshots.take()
@@ -74,12 +84,16 @@ pub(super) async fn begin(
         .registry
         .seat(identity.clone(), begun.epoch)
         .ok_or_else(superseded)?;
+    let seat = Seated {
+        seat,
+        hub: hub.clone(),
+    };
     let welcome = welcome(&hub, &begun, &resume, protocol);
     let hints = hub.store.hints(&identity);
     let mut session = Session {
         hints,
         keys: hub.keys.subscribe(),
-        writer: Writer::new(&said, &begun, &resume),
+        writer: Writer::new(&said, &begun, &resume, (held, stall)),
         diff: Diff::default(),
         hub,
         peer,
@@ -92,29 +106,30 @@ pub(super) async fn begin(
         frames,
         held,
         accused: false,
+        held_at: hello.held.as_ref().map_or(0, |held| held.revision),
+        owed: Owed::default(),
         behind: matches!(resume, Resume::Behind(_)),
         flood: Bucket::new(FRAMES.0, FRAMES.1),
         resumes: Bucket::new(RESUMES.0, RESUMES.1),
         renewals: Bucket::new(RENEWALS.0, RENEWALS.1),
+        roots: Bucket::new(ROOTS.0, ROOTS.1),
         heard: Instant::now(),
     };
     session.keys.mark_unchanged();
-    let sent = timeout(SEND_WITHIN, session.frames.send(Ok(hub_welcome(welcome)))).await;
+    let sent = timeout(stall, session.frames.send(Ok(hub_welcome(welcome)))).await;
     if !matches!(sent, Ok(Ok(()))) {
-        session
-            .hub
-            .registry
-            .leave(&session.seat, session.hub.clock.now_ms());
         return Err(End::Gone);
     }
-    // The acknowledgement of the session before may have been lost with it: the cursor says what is on disk.
-    if matches!(resume, Resume::Delta | Resume::Diff)
-        && let Err(error) = (session.hub.store)
-            .ack(&session.fence, said.cursor, Stage::Persisted)
-            .await
-    {
-        return Err(session.store(error).await);
+    // What was said in the session before may have been lost with it: the Hello says what is on disk.
+    match &hello.held {
+        Some(held) => session.owed.held(waiting(held)),
+        None if begun.held || begun.approved_deletes > 0 => session.owed.taken(0, false),
+        None => {}
     }
+    if matches!(resume, Resume::Delta | Resume::Diff) {
+        session.owed.ack(said.cursor, Stage::Persisted);
+    }
+    session.settle_owed().await?;
     if resume == Resume::Diff {
         session.ask_difference().await?;
     }

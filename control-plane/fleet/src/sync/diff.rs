@@ -4,8 +4,8 @@
 //! snapshot, whose deletions are verified and budgeted.
 
 use super::session::{End, Session};
-use crate::store::{Content, Desired, DesiredEntry};
-use roadstead_contract::fleet::{Digest, Have, HaveRequest, hub_frame::Body};
+use crate::store::{Content, Desired, DesiredEntry, Row, StoreError};
+use roadstead_contract::fleet::{Digest, HAVE_PAGE, Have, HaveRequest, hub_frame::Body};
 use std::{collections::BTreeMap, time::Duration};
 use tokio::time::Instant;
 
@@ -13,6 +13,12 @@ use tokio::time::Instant;
 const AGAIN: Duration = Duration::from_secs(5);
 /// Documents of one cluster; more is no honest inbox.
 const MAX_ENTRIES: usize = 100_000;
+/// Ids that the hub gives are shorter.
+const MAX_UID: usize = 64;
+/// For the whole list.
+const LIST_WITHIN: Duration = Duration::from_secs(60);
+/// Documents that are read and sent at once.
+const PAGE: usize = 64;
 
 #[derive(Debug, Default)]
 pub(super) struct Diff {
@@ -21,10 +27,13 @@ pub(super) struct Diff {
     last: Option<Instant>,
     /// Repairs in a row that did not bring the roots together.
     futile: u32,
+    /// The database did not answer: the list is asked for again.
+    again: Option<Instant>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Pages {
+    since: Instant,
     next: u32,
     entries: BTreeMap<String, (u64, Digest)>,
 }
@@ -33,6 +42,16 @@ impl Diff {
     /// The list is on its way.
     pub(super) fn pending(&self) -> bool {
         self.pages.is_some()
+    }
+
+    /// When the list is asked for again; `None` unless the database did not answer.
+    pub(super) fn again_at(&self) -> Option<Instant> {
+        self.again
+    }
+
+    /// When the list takes too long; `None` without one.
+    pub(super) fn late_at(&self) -> Option<Instant> {
+        self.pages.as_ref().map(|pages| pages.since + LIST_WITHIN)
     }
 }
 
@@ -80,7 +99,11 @@ impl Session {
         }
         self.diff.last = Some(now);
         self.diff.request += 1;
-        self.diff.pages = Some(Pages::default());
+        self.diff.pages = Some(Pages {
+            since: now,
+            next: 0,
+            entries: BTreeMap::new(),
+        });
         tracing::info!(cluster.id = %self.fence.peer.cluster, "state roots differ: asking for the inbox's list");
         self.send(Body::HaveRequest(HaveRequest {
             request: self.diff.request,
@@ -95,8 +118,13 @@ impl Session {
         if have.request != self.diff.request || have.page < pages.next {
             return Ok(());
         }
-        if have.page > pages.next || pages.entries.len() + have.entries.len() > MAX_ENTRIES {
-            return Err(self.abuse("Have pages out of order, or too many").await);
+        let too_many =
+            have.entries.len() > HAVE_PAGE || pages.entries.len() + have.entries.len() > MAX_ENTRIES;
+        let too_long = have.entries.iter().any(|entry| entry.uid.len() > MAX_UID);
+        if have.page > pages.next || too_many || too_long {
+            return Err(self
+                .abuse("Have pages out of order, too many, or too large")
+                .await);
         }
         pages.next += 1;
         for entry in have.entries {
@@ -120,30 +148,58 @@ impl Session {
     async fn settle(&mut self, cursor: u64, have: &BTreeMap<String, (u64, Digest)>) -> Result<(), End> {
         let desired = match self.hub.store.desired(&self.fence.peer).await {
             Ok(desired) => desired,
-            Err(error) => return Err(self.store(error).await),
+            Err(error) => return self.postponed(error).await,
         };
         let Desired { entries, .. } = &desired;
         let verdict = compare(entries, have);
-        let asked: Vec<String> = verdict.send.iter().chain(&verdict.extra).cloned().collect();
-        let rows = match self.hub.store.rows(&self.fence.peer, &asked).await {
+        let buried = match self.hub.store.rows(&self.fence.peer, &verdict.extra).await {
             Ok(rows) => rows,
-            Err(error) => return Err(self.store(error).await),
+            Err(error) => return self.postponed(error).await,
         };
-        let buried = rows.iter().filter(|row| row.content == Content::Gone).count();
-        let unexplained = verdict.extra.len() > buried;
+        let buried: Vec<_> = buried
+            .into_iter()
+            .filter(|row| row.content == Content::Gone)
+            .collect();
+        let unexplained = verdict.extra.len() > buried.len();
         tracing::info!(
             cluster.id = %self.fence.peer.cluster,
             send = verdict.send.len(), extra = verdict.extra.len(), ahead = verdict.ahead.len(), unexplained,
             "a difference is known"
         );
         self.diff.futile += 1;
-        // Only rows that the cursor covers: the rest comes with the delta in its order.
-        let rows: Vec<_> = rows.into_iter().filter(|row| row.revision <= cursor).collect();
         if unexplained || self.diff.futile > 3 {
             self.writer.begin_snapshot();
             return Ok(());
         }
-        self.repair(cursor, rows, desired.root()).await
+        // Only rows that the cursor covers: the rest comes with the delta in its order.
+        let covered = |rows: Vec<Row>| rows.into_iter().filter(|row| row.revision <= cursor).collect();
+        let mut page: Vec<Row> = covered(buried);
+        for uids in verdict.send.chunks(PAGE) {
+            self.repair(cursor, std::mem::take(&mut page), None).await?;
+            page = match self.hub.store.rows(&self.fence.peer, uids).await {
+                Ok(rows) => covered(rows),
+                Err(error) => return self.postponed(error).await,
+            };
+        }
+        self.repair(cursor, page, Some(desired.root())).await
+    }
+
+    /// Sessions stay up without the database: the difference is looked into again in a while.
+    async fn postponed(&mut self, error: StoreError) -> Result<(), End> {
+        if let StoreError::Unavailable(_) = error {
+            self.diff.again = Some(Instant::now() + AGAIN);
+            return Ok(());
+        }
+        Err(self.store(error).await)
+    }
+
+    /// Asks for the list again if that is due.
+    pub(super) async fn resume_difference(&mut self) -> Result<(), End> {
+        if self.diff.again.is_none_or(|at| Instant::now() < at) {
+            return Ok(());
+        }
+        (self.diff.again, self.diff.last) = (None, None);
+        self.ask_difference().await
     }
 
     /// The roots agree.

@@ -10,6 +10,22 @@ use roadstead_contract::fleet::{
 /// room for at least three more and for the frame's own fields.
 const FRAME_BYTES: usize = MAX_FRAME - 16 * 1024;
 
+/// Bytes of documents that one frame refers to without holding them: the cluster agent fetches those of a frame
+/// together.
+const REFERRED: u64 = 16 * 1024 * 1024;
+
+/// What a row weighs outside its frame.
+fn referred(row: &Row) -> u64 {
+    match &row.content {
+        Content::Document {
+            size,
+            body: Body::Large,
+            ..
+        } => *size,
+        _ => 0,
+    }
+}
+
 pub(super) fn change(row: Row) -> Change {
     let (revision, uid, generation) = (row.revision, row.uid, row.generation);
     let what = match row.content {
@@ -57,12 +73,14 @@ pub(super) fn deltas(from: u64, rows: Vec<Row>) -> Vec<fleet::Batch> {
         ..fleet::Batch::default()
     };
     let mut bytes = 0;
+    let mut weight = 0;
     let mut rows = rows.into_iter().peekable();
     while let Some(row) = rows.next() {
         let revision = row.revision;
+        let heavy = referred(&row);
         let change = change(row);
         let size = change.encoded_len() + 8;
-        if bytes + size > FRAME_BYTES && !open.changes.is_empty() {
+        if (bytes + size > FRAME_BYTES || weight + heavy > REFERRED) && !open.changes.is_empty() {
             let cursor = open.through;
             batches.push(std::mem::replace(
                 &mut open,
@@ -72,10 +90,11 @@ pub(super) fn deltas(from: u64, rows: Vec<Row>) -> Vec<fleet::Batch> {
                     ..fleet::Batch::default()
                 },
             ));
-            bytes = 0;
+            (bytes, weight) = (0, 0);
         }
         open.changes.push(change);
         bytes += size;
+        weight += heavy;
         // While more of this revision follows, the batch stays where it is.
         if rows.peek().is_none_or(|next| next.revision > revision) {
             open.through = revision;
@@ -98,15 +117,18 @@ pub(super) fn parts(cursor: u64, purpose: fleet::batch::Purpose, rows: Vec<Row>)
     let mut batches = Vec::new();
     let mut open = fresh();
     let mut bytes = 0;
+    let mut weight = 0;
     for row in rows {
+        let heavy = referred(&row);
         let change = change(row);
         let size = change.encoded_len() + 8;
-        if bytes + size > FRAME_BYTES && !open.changes.is_empty() {
+        if (bytes + size > FRAME_BYTES || weight + heavy > REFERRED) && !open.changes.is_empty() {
             batches.push(std::mem::replace(&mut open, fresh()));
-            bytes = 0;
+            (bytes, weight) = (0, 0);
         }
         open.changes.push(change);
         bytes += size;
+        weight += heavy;
     }
     if !open.changes.is_empty() {
         batches.push(open);

@@ -5,11 +5,11 @@ use super::session::{End, Session};
 use crate::{
     enrolment::certificate,
     pki::CheckedRequest,
-    store::{Condition, Event, Held, Observation, RunVerdict, Stage, StoreError, What},
+    store::{Condition, Event, Held, Observation, Stage, StoreError, What},
 };
 use roadstead_contract::{
     fleet::{
-        Ack, DocumentStatus, Heartbeat, HeartbeatEcho, Nack, NackCode, RenewRequest, Renewed, RunAck,
+        self, Ack, DocumentStatus, Heartbeat, HeartbeatEcho, Nack, NackCode, RenewRequest, Renewed,
         RunRecords, RunRefused, StateRoot, cluster_frame::Body, hub_frame::Body as Hub,
     },
     run::RunRecord,
@@ -19,6 +19,8 @@ use tonic::Status;
 /// Longest text of a status or a refusal; longer ones are cut.
 const MAX_TEXT: usize = 1_024;
 const MAX_CONDITIONS: usize = 16;
+/// Ids that the hub gives are shorter.
+const MAX_UID: usize = 64;
 /// Records in one frame; the Welcome says 64.
 const MAX_RUNS: usize = 256;
 
@@ -38,16 +40,9 @@ impl Session {
             Some(Body::Runs(runs)) => self.runs(runs).await,
             Some(Body::Resume(resume)) => self.resume(resume.cursor).await,
             Some(Body::Held(held)) => {
-                self.held = true;
-                let held = Held {
-                    revision: held.revision,
-                    deletes: held.deletes,
-                    documents: held.documents,
-                };
-                match self.hub.store.held(&self.fence, held).await {
-                    Ok(()) => Ok(()),
-                    Err(error) => Err(self.store(error).await),
-                }
+                (self.held, self.held_at) = (true, held.revision);
+                self.owed.held(waiting(&held));
+                self.settle_owed().await
             }
             Some(Body::Goodbye(goodbye)) => {
                 tracing::debug!(cluster.id = %self.fence.peer.cluster, reason = cut(goodbye.reason), "goodbye");
@@ -74,11 +69,14 @@ impl Session {
             return Err(self.forged(what).await);
         }
         for stage in stages {
-            if let Err(error) = self.hub.store.ack(&self.fence, ack.revision, *stage).await {
-                return Err(self.store(error).await);
-            }
+            self.owed.ack(ack.revision, *stage);
         }
-        Ok(())
+        if let Some(approved) = self.writer.taken.take() {
+            // A hold is said before the acknowledgement of its snapshot.
+            self.held &= self.held_at == ack.revision;
+            self.owed.taken(approved, self.held);
+        }
+        self.settle_owed().await
     }
 
     async fn nack(&mut self, nack: Nack) -> Result<(), End> {
@@ -124,29 +122,25 @@ impl Session {
         .await
     }
 
-    /// A report of a document that is not this cluster's is refused and audited, once a session (S45). The session
-    /// lives: an inbox from a backup, or deletions that wait for a person, hold what the hub has forgotten, and only a
-    /// session can mend that.
     async fn observe(&mut self, observation: Observation) -> Result<(), End> {
-        match self.hub.store.observe(&self.fence, vec![observation]).await {
-            Ok(()) => Ok(()),
-            Err(StoreError::Foreign(what)) => {
-                if !self.held && !std::mem::replace(&mut self.accused, true) {
-                    self.tell(What::Forged, cut(what)).await;
-                }
-                Ok(())
-            }
-            Err(error) => Err(self.store(error).await),
+        if observation.uid.len() > MAX_UID {
+            return Err(self.forged("a document id that the hub never gave").await);
         }
+        if !self.owed.observe(observation) {
+            return Err(Self::too_many());
+        }
+        self.settle_owed().await
     }
 
     /// Compares, if both sides are at the same revision and nothing is on its way.
     async fn root(&mut self, root: &StateRoot) -> Result<(), End> {
-        if self.held || !self.writer.idle_at(root.cursor) {
+        if self.held || !self.writer.idle_at(root.cursor) || self.roots.take().is_err() {
             return Ok(());
         }
         let desired = match self.hub.store.desired(&self.fence.peer).await {
             Ok(desired) => desired,
+            // They are compared again, in ten minutes at the latest.
+            Err(StoreError::Unavailable(_)) => return Ok(()),
             Err(error) => return Err(self.store(error).await),
         };
         if desired.revision != root.cursor {
@@ -164,6 +158,7 @@ impl Session {
         self.hub.registry.heard(&self.fence.peer, self.hub.clock.now_ms());
         self.send(Hub::Heartbeat(HeartbeatEcho {
             sequence: beat.sequence,
+            reconnect_window_ms: self.hub.window_ms(),
         }))
         .await
     }
@@ -179,11 +174,12 @@ impl Session {
             Err(error) => return Err(self.forged(&error.to_string()).await),
         };
         let (tenant, cluster) = (self.fence.peer.tenant, self.fence.peer.cluster);
-        let (issued, peer) = self
-            .hub
-            .issue(checked, tenant, cluster)
-            .await
-            .map_err(End::Status)?;
+        let (issued, peer) = match self.hub.issue(checked, tenant, cluster).await {
+            Ok(issued) => issued,
+            // Without an answer it asks again; there is time.
+            Err(status) if status.code() == tonic::Code::Unavailable => return Ok(()),
+            Err(status) => return Err(End::Status(status)),
+        };
         let detail = format!("until {}", issued.not_after);
         self.hub
             .audit(Event {
@@ -204,31 +200,18 @@ impl Session {
         if runs.records.len() > MAX_RUNS {
             return Err(self.abuse("too many run records in a frame").await);
         }
-        let mut ack = RunAck::default();
+        let mut refused = Vec::new();
         let mut records = Vec::with_capacity(runs.records.len());
         for run in runs.records {
+            let bytes = run.json.len();
             match serde_json::from_slice::<RunRecord>(&run.json) {
-                Ok(record) if record.id == run.id => records.push(record),
-                Ok(_) => ack.refused.push(refuse(run.id, "the record has another id")),
-                Err(_) => ack.refused.push(refuse(run.id, "no run record")),
+                Ok(record) if record.id == run.id => records.push((record, bytes)),
+                Ok(_) => refused.push(refuse(run.id, "the record has another id")),
+                Err(_) => refused.push(refuse(run.id, "no run record")),
             }
         }
-        let ids: Vec<_> = records.iter().map(|record| record.id.clone()).collect();
-        let verdicts = match self.hub.store.record_runs(&self.fence, records).await {
-            Ok(verdicts) => verdicts,
-            Err(error) => return Err(self.store(error).await),
-        };
-        for (id, verdict) in ids.into_iter().zip(verdicts) {
-            match verdict {
-                RunVerdict::Kept => ack.kept.push(id),
-                RunVerdict::Refused(reason) => {
-                    self.tell(What::Forged, format!("run record {}: {reason}", cut(id.clone())))
-                        .await;
-                    ack.refused.push(refuse(id, &reason));
-                }
-            }
-        }
-        self.send(Hub::RunAck(ack)).await
+        self.owed.runs(records, refused);
+        self.settle_owed().await
     }
 
     async fn resume(&mut self, cursor: u64) -> Result<(), End> {
@@ -246,6 +229,15 @@ fn refuse(id: String, reason: &str) -> RunRefused {
     RunRefused {
         id,
         reason: reason.to_owned(),
+    }
+}
+
+/// Deletions that wait, as the store keeps them.
+pub(super) fn waiting(held: &fleet::Held) -> Held {
+    Held {
+        revision: held.revision,
+        deletes: held.deletes,
+        documents: held.documents,
     }
 }
 

@@ -5,6 +5,7 @@ mod diff;
 mod frames;
 mod hear;
 mod mode;
+mod owed;
 mod session;
 mod write;
 
@@ -30,9 +31,13 @@ impl Sync for Service {
     ) -> Result<Response<Self::SessionStream>, Status> {
         let peer = peer(&request)?;
         // Without a certificate there is nobody to talk to.
-        peer.identified()?;
+        let cluster = peer.identified()?.0.cluster;
+        let greeting = self.0.registry.greeting(cluster);
+        let greeting =
+            greeting.ok_or_else(|| Status::resource_exhausted("too many streams without a Hello"))?;
         let (frames, outgoing) = mpsc::channel(OUTGOING);
-        tokio::spawn(session::run(self.0.clone(), peer, request.into_inner(), frames));
+        let inbound = request.into_inner();
+        tokio::spawn(session::run(self.0.clone(), peer, inbound, frames, greeting));
         Ok(Response::new(ReceiverStream::new(outgoing)))
     }
 }

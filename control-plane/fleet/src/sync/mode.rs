@@ -83,6 +83,7 @@ mod tests {
             tombstone_floor: 4,
             previous_incarnation: Some("known".to_owned()),
             approved_deletes: 0,
+            held: false,
         }
     }
 

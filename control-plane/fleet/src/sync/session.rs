@@ -3,11 +3,11 @@
 //! It holds nothing that the database does not: where the cluster agent is, what was sent and not acknowledged yet,
 //! and a difference being looked into. Closing it at any point loses nothing.
 
-use super::{begin, diff::Diff, frames::hub, write::Writer};
+use super::{begin, diff::Diff, frames::hub, owed::Owed, write::Writer};
 use crate::{
     bucket::Bucket,
     listen::{Peer, status},
-    registry::{Reason, Seat},
+    registry::{EXPIRED_GRACE, Greeting, Reason, Seat, is_over},
     serve::Inner,
     store::{Event, Hints, Session as Fence, StoreError, What},
 };
@@ -20,8 +20,6 @@ use tokio::{
 };
 use tonic::{Status, Streaming};
 
-/// A frame that the connection does not take for so long ends the session (protocol.md §3 rule 7).
-pub(super) const SEND_WITHIN: Duration = Duration::from_secs(30);
 /// Heartbeats in a row that were missed (protocol.md §3 rule 8).
 const MISSED: u32 = 4;
 /// Frames a second from one cluster agent, and at once: far more than one ever has to say (S51).
@@ -30,8 +28,8 @@ pub(super) const FRAMES: (f64, f64) = (1_000.0, 8_000.0);
 pub(super) const RESUMES: (f64, f64) = (0.2, 20.0);
 /// Renewals: one in two days is usual, a few more after failures.
 pub(super) const RENEWALS: (f64, f64) = (0.02, 5.0);
-/// How long a certificate may still be used on a live session after its end: clocks differ (protocol.md §4).
-const EXPIRED_GRACE: Duration = Duration::from_secs(300);
+/// Comparisons of state roots, each of which reads the whole set without content: one in ten minutes is usual.
+pub(super) const ROOTS: (f64, f64) = (0.2, 10.0);
 
 /// Why a session ends.
 #[derive(Debug)]
@@ -50,10 +48,29 @@ impl End {
     }
 }
 
+/// A seat that is left when the session ends, however it does.
+pub(super) struct Seated {
+    pub(super) seat: Arc<Seat>,
+    pub(super) hub: Arc<Inner>,
+}
+
+impl Drop for Seated {
+    fn drop(&mut self) {
+        self.hub.registry.leave(&self.seat, self.hub.clock.now_ms());
+    }
+}
+
+impl std::ops::Deref for Seated {
+    type Target = Seat;
+    fn deref(&self) -> &Seat {
+        &self.seat
+    }
+}
+
 pub(super) struct Session {
     pub(super) hub: Arc<Inner>,
     pub(super) peer: Peer,
-    pub(super) seat: Arc<Seat>,
+    pub(super) seat: Seated,
     pub(super) fence: Fence,
     pub(super) inbound: Streaming<ClusterFrame>,
     /// Yields when the desired set may have changed.
@@ -65,12 +82,16 @@ pub(super) struct Session {
     pub(super) held: bool,
     /// A report of a foreign document was audited in this session.
     pub(super) accused: bool,
+    /// The revision of the snapshot that would have deleted them.
+    pub(super) held_at: u64,
+    pub(super) owed: Owed,
     /// The cluster is ahead of this hub: what it says of its documents is of another timeline.
     pub(super) behind: bool,
     pub(super) keys: watch::Receiver<HubKeys>,
     pub(super) flood: Bucket,
     pub(super) resumes: Bucket,
     pub(super) renewals: Bucket,
+    pub(super) roots: Bucket,
     pub(super) heard: Instant,
 }
 
@@ -79,15 +100,16 @@ pub(super) async fn run(
     peer: Peer,
     inbound: Streaming<ClusterFrame>,
     frames: mpsc::Sender<Result<HubFrame, Status>>,
+    greeting: Greeting,
 ) {
-    let end = match begin::begin(hub.clone(), peer, inbound, frames.clone()).await {
+    let stall = hub.settings.stall;
+    let end = match begin::begin(hub.clone(), peer, inbound, frames.clone(), greeting).await {
         Err(end) => end,
         Ok(mut session) => {
             let end = match session.live().await {
                 Ok(never) => match never {},
                 Err(end) => end,
             };
-            hub.registry.leave(&session.seat, hub.clock.now_ms());
             let cluster = session.fence.peer.cluster;
             tracing::info!(cluster.id = %cluster, epoch = session.fence.epoch, ?end, "a session ended");
             end
@@ -99,14 +121,14 @@ pub(super) async fn run(
         End::Last(body) => Ok(super::frames::hub(*body)),
     };
     // The connection may be gone; then nobody is there to be told.
-    let _ = timeout(SEND_WITHIN, frames.send(last)).await;
+    let _ = timeout(stall, frames.send(last)).await;
 }
 
 pub(super) enum Never {}
 
 impl Session {
     async fn live(&mut self) -> Result<Never, End> {
-        let seat = self.seat.clone();
+        let seat = self.seat.seat.clone();
         loop {
             // While a difference is looked into, the cursor must stay where it is.
             let ready = self.writer.ready() && !self.diff.pending();
@@ -120,17 +142,28 @@ impl Session {
                     if self.flood.take().is_err() {
                         return Err(self.abuse("too many frames").await);
                     }
+                    self.expired()?;
                     self.hear(frame.body).await?;
                 }
                 () = std::future::ready(()), if ready => self.write().await?,
-                Some(()) = self.hints.next() => self.writer.stir(),
-                () = seat.wake.notified() => self.writer.stir(),
+                Some(()) = self.hints.next() => {
+                    self.writer.stir();
+                    self.approved().await;
+                }
+                () = seat.wake.notified() => {
+                    self.writer.stir();
+                    self.approved().await;
+                }
                 changed = self.keys.changed() => {
                     changed.map_err(|_| End::Gone)?;
                     let keys = self.keys.borrow_and_update().clone();
                     self.send(Body::Keys(keys)).await?;
                 }
-                () = tokio::time::sleep_until(until) => self.check()?,
+                () = tokio::time::sleep_until(until) => {
+                    self.check()?;
+                    self.settle_owed().await?;
+                    self.resume_difference().await?;
+                }
             }
         }
     }
@@ -138,10 +171,24 @@ impl Session {
     /// When something is to be looked at if nothing happens before.
     fn until(&self) -> Instant {
         let silent = self.heard + self.hub.settings.heartbeat * MISSED;
-        match self.writer.stalled_at() {
-            Some(stalled) => silent.min(stalled),
-            None => silent,
-        }
+        let others = [
+            self.writer.stalled_at(),
+            self.writer.again_at(),
+            self.diff.late_at(),
+            self.diff.again_at(),
+            self.owed.again_at(),
+            self.over_at(),
+        ];
+        others.into_iter().flatten().fold(silent, Instant::min)
+    }
+
+    /// When the certificate's time is over, by the clock as it goes now.
+    fn over_at(&self) -> Option<Instant> {
+        let not_after = self.peer.identified().ok()?.1;
+        let end = not_after.saturating_mul(1_000);
+        let left =
+            Duration::from_millis(u64::try_from(end.saturating_sub(self.hub.clock.now_ms())).unwrap_or(0));
+        Instant::now().checked_add(left + EXPIRED_GRACE + Duration::from_millis(1))
     }
 
     fn check(&self) -> Result<(), End> {
@@ -154,14 +201,18 @@ impl Session {
                 "batches are not acknowledged",
             )));
         }
-        Ok(())
+        if self.diff.late_at().is_some_and(|at| now >= at) {
+            return Err(End::Status(Status::deadline_exceeded(
+                "the inbox's list takes too long",
+            )));
+        }
+        self.expired()
     }
 
     /// The certificate's time is over: a live stream does not outlive it.
     pub(super) fn expired(&self) -> Result<(), End> {
         let not_after = self.peer.identified().map_err(End::Status)?.1;
-        let grace = i64::try_from(EXPIRED_GRACE.as_millis()).unwrap_or(i64::MAX);
-        if self.hub.clock.now_ms() > not_after.saturating_mul(1_000).saturating_add(grace) {
+        if is_over(not_after, self.hub.clock.now_ms()) {
             return Err(End::Status(Status::unauthenticated(
                 "the certificate has expired",
             )));
@@ -182,7 +233,7 @@ impl Session {
     }
 
     pub(super) async fn send(&self, body: Body) -> Result<(), End> {
-        match timeout(SEND_WITHIN, self.frames.send(Ok(hub(body)))).await {
+        match timeout(self.hub.settings.stall, self.frames.send(Ok(hub(body)))).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(End::Gone),
             Err(_) => Err(End::Status(Status::deadline_exceeded(
@@ -191,20 +242,17 @@ impl Session {
         }
     }
 
-    /// What a store's error does to the session. Without the database it lives on: the frame is lost, and said again
-    /// when the session is resumed; here the simplest resumption is a new session, once the database answers.
+    /// How a store's error ends the session. Without the database it goes on: see [`super::owed`].
     pub(super) async fn store(&self, error: StoreError) -> End {
         match &error {
             StoreError::Foreign(what) => {
                 let what = what.clone();
                 self.forged(&what).await
             }
-            StoreError::Refused(_) => {
-                self.hub.refuse(&self.peer, &error).await;
-                End::last(Body::Revoked(Revoked {
-                    reason: error.to_string(),
-                }))
-            }
+            // The revocation, or the deletion of the cluster, is in the audit log; that it took effect is no event.
+            StoreError::Refused(_) => End::last(Body::Revoked(Revoked {
+                reason: error.to_string(),
+            })),
             StoreError::Superseded | StoreError::Unavailable(_) => End::Status(status(&error)),
         }
     }

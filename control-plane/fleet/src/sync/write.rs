@@ -6,18 +6,20 @@
 use super::{
     frames::{deltas, parts},
     mode::Resume,
-    session::{End, SEND_WITHIN, Session},
+    session::{End, Session},
 };
-use crate::store::{Begun, Content, Hello};
+use crate::store::{Begun, Content, Hello, StoreError};
 use prost::Message as _;
 use roadstead_contract::fleet::{
     Digest, SnapshotBegin, SnapshotEnd, StateSum, batch::Purpose, hub_frame::Body,
 };
-use std::{collections::VecDeque, sync::atomic::Ordering};
+use std::{collections::VecDeque, sync::atomic::Ordering, time::Duration};
 use tokio::time::Instant;
 
 /// Frames on their way.
 const CREDIT_FRAMES: usize = 64;
+/// Before the database is read again after it did not answer.
+const AGAIN: Duration = Duration::from_secs(1);
 /// Bytes on their way.
 const CREDIT_BYTES: usize = 1024 * 1024;
 /// Rows of one read. With documents of the largest inline size this is 4 MiB for a moment.
@@ -39,6 +41,12 @@ pub(super) struct Writer {
     /// The desired set may hold more than was sent.
     stirred: bool,
     approved_deletes: u64,
+    /// The approval that a snapshot carried which was just taken.
+    pub(super) taken: Option<u64>,
+    /// What is not acknowledged for twice this long has stalled.
+    stall: Duration,
+    /// The database did not answer: nothing is read before.
+    paused_until: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -71,7 +79,12 @@ impl Snapshot {
 }
 
 impl Writer {
-    pub(super) fn new(hello: &Hello, begun: &Begun, resume: &Resume) -> Self {
+    pub(super) fn new(
+        hello: &Hello,
+        begun: &Begun,
+        resume: &Resume,
+        (held, stall): (bool, Duration),
+    ) -> Self {
         let task = match resume {
             Resume::Delta | Resume::Diff => Task::Delta,
             Resume::Snapshot => Task::Snapshot(Snapshot::new()),
@@ -85,7 +98,11 @@ impl Writer {
             outstanding: VecDeque::new(),
             waiting_since: Instant::now(),
             stirred: true,
-            approved_deletes: begun.approved_deletes,
+            // An approval is for the hold that the inbox tells of; without one it is of another time.
+            approved_deletes: if held { begun.approved_deletes } else { 0 },
+            taken: None,
+            stall,
+            paused_until: None,
         }
     }
 
@@ -96,6 +113,9 @@ impl Writer {
 
     /// `true` when there is work and credit for it.
     pub(super) fn ready(&self) -> bool {
+        if self.paused_until.is_some_and(|until| Instant::now() < until) {
+            return false;
+        }
         match &self.task {
             Task::Delta => {
                 let bytes: usize = self.outstanding.iter().map(|(_, bytes)| bytes).sum();
@@ -110,7 +130,7 @@ impl Writer {
     pub(super) fn stalled_at(&self) -> Option<Instant> {
         let waits = !self.outstanding.is_empty() || matches!(self.task, Task::Acknowledgement(_));
         // Twice: a large document that is fetched by Bulk holds up its batch.
-        waits.then(|| self.waiting_since + SEND_WITHIN * 2)
+        waits.then(|| self.waiting_since + self.stall * 2)
     }
 
     /// Nothing is on its way and nothing more is known to send.
@@ -125,6 +145,7 @@ impl Writer {
         {
             self.task = Task::Delta;
             self.stirred = true;
+            self.taken = Some(std::mem::take(&mut self.approved_deletes));
         }
         if revision > self.reached {
             return false;
@@ -163,6 +184,26 @@ impl Writer {
             self.outstanding.clear();
             self.task = Task::Snapshot(Snapshot::new());
         }
+    }
+
+    /// Carries out deletions that a person allowed. Not while another snapshot is under way: the look around comes
+    /// back to it.
+    pub(super) fn approve(&mut self, deletes: u64) {
+        if matches!(self.task, Task::Delta) {
+            self.approved_deletes = deletes;
+            self.begin_snapshot();
+        }
+    }
+
+    /// When the database is asked again after it did not answer; `None` while it does.
+    pub(super) fn again_at(&self) -> Option<Instant> {
+        self.paused_until.filter(|until| Instant::now() < *until)
+    }
+
+    /// The database did not answer: the same again in a while.
+    fn pause(&mut self) {
+        self.stirred = true;
+        self.paused_until = Some(Instant::now() + AGAIN);
     }
 
     pub(super) fn holds(&self) -> bool {
@@ -208,7 +249,7 @@ impl Session {
             .await;
         let changes = match read {
             Ok(changes) => changes,
-            Err(error) => return Err(self.store(error).await),
+            Err(error) => return self.unread(error).await,
         };
         let last = changes.rows.last().map_or(self.writer.sent, |row| row.revision);
         // What was read, not what the revision says: it may be ahead of the rows, and a hint may be lost meanwhile.
@@ -226,7 +267,10 @@ impl Session {
         let Some(revision) = snapshot.begun else {
             let desired = match self.hub.store.desired(&self.fence.peer).await {
                 Ok(desired) => desired,
-                Err(error) => return Err(self.store(error).await),
+                Err(error) => {
+                    self.writer.task = Task::Snapshot(snapshot);
+                    return self.unread(error).await;
+                }
             };
             let begin = SnapshotBegin {
                 revision: desired.revision,
@@ -240,10 +284,14 @@ impl Session {
         if snapshot.uids.is_empty() {
             return self.end_snapshot(revision, &snapshot).await;
         }
-        let page = snapshot.uids.split_off(snapshot.uids.len().saturating_sub(PAGE));
+        let mut page = snapshot.uids.split_off(snapshot.uids.len().saturating_sub(PAGE));
         let mut rows = match self.hub.store.rows(&self.fence.peer, &page).await {
             Ok(rows) => rows,
-            Err(error) => return Err(self.store(error).await),
+            Err(error) => {
+                snapshot.uids.append(&mut page);
+                self.writer.task = Task::Snapshot(snapshot);
+                return self.unread(error).await;
+            }
         };
         // Deleted meanwhile: not part of the snapshot; its tombstone follows with the delta. Changed meanwhile: sent
         // as it is now, and counted so.
@@ -259,6 +307,15 @@ impl Session {
             self.send(Body::Batch(batch)).await?;
         }
         Ok(())
+    }
+
+    /// Sessions stay up without the database; any other error ends them.
+    async fn unread(&mut self, error: StoreError) -> Result<(), End> {
+        if let StoreError::Unavailable(_) = error {
+            self.writer.pause();
+            return Ok(());
+        }
+        Err(self.store(error).await)
     }
 
     async fn end_snapshot(&mut self, revision: u64, snapshot: &Snapshot) -> Result<(), End> {
@@ -280,10 +337,10 @@ impl Session {
         &mut self,
         cursor: u64,
         rows: Vec<crate::store::Row>,
-        root: Digest,
+        root: Option<Digest>,
     ) -> Result<(), End> {
         let mut batches = parts(cursor, Purpose::Repair, rows);
-        if let Some(last) = batches.last_mut() {
+        if let (Some(last), Some(root)) = (batches.last_mut(), root) {
             last.root = root.to_vec();
         }
         for batch in batches {

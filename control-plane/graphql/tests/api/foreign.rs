@@ -50,6 +50,10 @@ const BY_ID: &[(&str, &str)] = &[
         "mutation($id: ID!) { revokeClusterCertificate(input: {cluster: $id}) { revoked errors { code message path } } }",
     ),
     (
+        "ApproveDeletesInput.cluster",
+        "mutation($id: ID!) { approveDeletes(input: {cluster: $id, deletes: 1, idempotencyKey: \"k\"}) { object { id } errors { code message path } } }",
+    ),
+    (
         "DeleteClusterInput.cluster",
         "mutation($id: ID!) { deleteCluster(input: {cluster: $id}) { object { id } errors { code message path } } }",
     ),

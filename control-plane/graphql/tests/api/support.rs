@@ -25,7 +25,8 @@ pub(crate) struct World {
     pub(crate) acme: Tenant,
     pub(crate) globex: Tenant,
     graphql: Arc<Graphql>,
-    _database: TestDatabase,
+    pub(crate) fleet: Arc<FakeFleet>,
+    pub(crate) database: TestDatabase,
 }
 
 /// A tenant with the project `support` and the cluster `edge`.
@@ -36,13 +37,19 @@ pub(crate) struct Tenant {
 }
 
 /// Clusters that are connected and log two lines.
-#[derive(Debug)]
-struct FakeFleet;
+#[derive(Debug, Default)]
+pub(crate) struct FakeFleet {
+    /// Clusters that were to be looked at.
+    pub(crate) looked: std::sync::Mutex<Vec<ClusterId>>,
+}
 
 #[async_trait::async_trait]
 impl Fleet for FakeFleet {
     fn connected(&self, _: ClusterId) -> Option<bool> {
         None
+    }
+    async fn look(&self, cluster: ClusterId) {
+        self.looked.lock().expect("no panic holds it").push(cluster);
     }
     fn join_token(&self, secret: &SecretString) -> SecretString {
         format!("{}.pin", secret.expose_secret()).into()
@@ -97,9 +104,10 @@ impl World {
         let clock = Arc::new(FakeClock::at(NOW_MS));
         let store = database.open(clock, Arc::new(SeededRandom::new(1)), None).await;
         let (acme, globex) = (tenant(&store, "acme").await, tenant(&store, "globex").await);
+        let fleet = Arc::new(FakeFleet::default());
         let graphql = Arc::new(Graphql::new(Parts {
             store: store.clone(),
-            fleet: Arc::new(FakeFleet),
+            fleet: fleet.clone(),
             authenticate: Arc::new(Tokens(store.clone())),
             origins: Vec::new(),
             limits: Limits::default(),
@@ -112,7 +120,8 @@ impl World {
             acme,
             globex,
             graphql,
-            _database: database,
+            fleet,
+            database,
         }
     }
 

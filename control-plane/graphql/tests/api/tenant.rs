@@ -35,6 +35,49 @@ async fn a_new_cluster_comes_with_a_join_token_that_is_shown_once() {
         world.ask(&revoke).await["revokeClusterCertificate"],
         json!({"revoked": 0, "errors": []})
     );
+    let looked = world.fleet.looked.lock().unwrap();
+    assert_eq!(
+        looked.iter().map(|cluster| json!(cluster)).collect::<Vec<_>>(),
+        [id.clone()]
+    );
+}
+
+#[tokio::test]
+async fn deletions_that_wait_are_allowed_by_an_owner_for_the_number_they_saw() {
+    let world = World::new().await;
+    let cluster = "{ clusters(first: 1) { nodes { id heldDeletes } } }";
+    let id = world.ask(cluster).await["clusters"]["nodes"][0]["id"].clone();
+    let approve = |deletes: u64, key: &str| {
+        format!(
+            "mutation {{ approveDeletes(input: {{cluster: {id}, deletes: {deletes}, idempotencyKey: {key:?}}})
+            {{ object {{ heldDeletes }} errors {{ code message }} }} }}"
+        )
+    };
+    let refused = world.ask(&approve(12, "a")).await["approveDeletes"].clone();
+    assert_eq!(
+        refused["errors"][0]["code"], "CONFLICT",
+        "nothing waits: {refused}"
+    );
+    let hold = "UPDATE cluster SET held_revision = 3, held_deletes = 12";
+    world.database.tamper(hold).await;
+    assert_eq!(
+        world.ask(cluster).await["clusters"]["nodes"][0]["heldDeletes"],
+        12
+    );
+    let editor = world.holder(Role::Editor, Scope::Write).await;
+    let refused = world.data(&editor, &approve(12, "b"), Value::Null).await["approveDeletes"].clone();
+    assert_eq!(refused["errors"][0]["code"], "FORBIDDEN", "{refused}");
+    let other = world.ask(&approve(11, "c")).await["approveDeletes"].clone();
+    assert_eq!(other["errors"][0]["code"], "CONFLICT", "{other}");
+    for _ in 0..2 {
+        let approved = world.ask(&approve(12, "d")).await["approveDeletes"].clone();
+        assert_eq!(approved, json!({"object": {"heldDeletes": 12}, "errors": []}));
+    }
+    let log = world
+        .ask("{ auditRecords { nodes { action decision } } }")
+        .await
+        .to_string();
+    assert_eq!(log.matches("approve deletes").count(), 1, "{log}");
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ pub use roll_back::{RollBackInput, roll_back};
 use roadstead_contract::documents::{Kind, Name};
 use roadstead_domain::{ConflictReason, Error, ObjectId, Problem};
 use roadstead_store::{Object, Tx};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
 
 /// How an object is named by a caller.
@@ -106,14 +106,14 @@ pub struct Answer {
 
 /// A key under which a write's answer is remembered for 24 h.
 #[derive(Clone, Debug)]
-struct Idempotency {
+pub(crate) struct Idempotency {
     key: String,
     digest: Vec<u8>,
 }
 
 impl Idempotency {
     /// `input` is everything that the answer depends on, in one fixed form.
-    fn new(key: Option<&str>, input: &impl Serialize) -> Result<Option<Self>, Error> {
+    pub(crate) fn new(key: Option<&str>, input: &impl Serialize) -> Result<Option<Self>, Error> {
         let Some(key) = key else { return Ok(None) };
         if key.is_empty() || key.len() > 200 || !key.bytes().all(|c| c.is_ascii_graphic()) {
             let found = format!("{} bytes", key.len());
@@ -133,7 +133,7 @@ impl Idempotency {
     }
 
     /// The answer that was given to the same input before.
-    async fn answer(&self, tx: &Tx<'_>) -> Result<Option<Answer>, Error> {
+    pub(crate) async fn answer<T: DeserializeOwned>(&self, tx: &Tx<'_>) -> Result<Option<T>, Error> {
         let Some(remembered) = tx.remembered(&self.key).await? else {
             return Ok(None);
         };
@@ -146,7 +146,7 @@ impl Idempotency {
             .map_err(Error::internal)
     }
 
-    async fn remember(&self, tx: &Tx<'_>, answer: &Answer) -> Result<(), Error> {
+    pub(crate) async fn remember<T: Serialize>(&self, tx: &Tx<'_>, answer: &T) -> Result<(), Error> {
         let text = serde_json::to_string(answer).map_err(Error::internal)?;
         tx.remember(&self.key, &self.digest, &text).await
     }

@@ -375,26 +375,50 @@ mod tests {
             .expect("begun")
             .cluster
             .epoch;
+        let seen = async || {
+            let detail = clusters::get(&world.acme.owner, store, id).await.expect("there");
+            (detail.cluster.held, detail.cluster.approved_deletes)
+        };
+        let approve = async |deletes, key| {
+            clusters::approve_deletes(&world.acme.owner, store, id, deletes, key)
+                .await
+                .map(|cluster| cluster.approved_deletes)
+        };
+        let conflict = |result: Result<u64, Error>| matches!(result, Err(Error::Conflict { .. }));
+        assert!(conflict(approve(12, None).await), "nothing waits");
         fleet::held(&ctx, store, epoch, 1, 12).await.expect("noted");
-        clusters::approve_deletes(&world.acme.owner, store, id, 12)
-            .await
-            .expect("approved");
-        let seen = clusters::get(&world.acme.owner, store, id)
-            .await
-            .expect("there")
-            .cluster;
-        assert_eq!((seen.held, seen.approved_deletes), (Some((1, 12)), 12));
-        fleet::ack(&ctx, store, epoch, Stage::Persisted, 1)
-            .await
-            .expect("taken");
-        let seen = clusters::get(&world.acme.owner, store, id)
-            .await
-            .expect("there")
-            .cluster;
+        for revision in [1, 1] {
+            fleet::ack(&ctx, store, epoch, Stage::Persisted, revision)
+                .await
+                .expect("taken");
+        }
         assert_eq!(
-            (seen.held, seen.approved_deletes),
-            (None, 0),
-            "the approval was for once"
+            seen().await,
+            (Some((1, 12)), 0),
+            "it stays through acknowledgements"
         );
+        assert!(conflict(approve(11, None).await) && conflict(approve(0, None).await));
+        assert_eq!(approve(12, Some("k")).await.expect("approved"), 12);
+        // A snapshot that began before, and was held again for more: the approval is for another number.
+        fleet::held(&ctx, store, epoch, 1, 13).await.expect("noted");
+        fleet::snapshot_taken(&ctx, store, epoch, 0, true)
+            .await
+            .expect("noted");
+        assert_eq!(seen().await, (Some((1, 13)), 12));
+        // The one that carried it uses it up, also when it is held.
+        fleet::snapshot_taken(&ctx, store, epoch, 12, true)
+            .await
+            .expect("noted");
+        assert_eq!(seen().await, (Some((1, 13)), 0));
+        assert_eq!(approve(12, Some("k")).await.expect("the same request again"), 0);
+        assert!(
+            conflict(approve(13, Some("k")).await),
+            "another request under that key"
+        );
+        approve(13, None).await.expect("approved");
+        fleet::snapshot_taken(&ctx, store, epoch, 0, false)
+            .await
+            .expect("noted");
+        assert_eq!(seen().await, (None, 0), "nothing waits: nothing stands");
     }
 }

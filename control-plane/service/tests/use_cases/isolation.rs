@@ -63,7 +63,7 @@ mod tests {
                 clusters::revoke_certificates(ctx, store, id, Some("01")).await,
                 &id,
             ),
-            said(clusters::approve_deletes(ctx, store, id, 1).await, &id),
+            said(clusters::approve_deletes(ctx, store, id, 1, None).await, &id),
             said(clusters::delete(ctx, store, id).await, &id),
         ]
     }

@@ -74,6 +74,14 @@ impl FleetStore for Moody {
     ) -> Result<(TenantId, ClusterId), StoreError> {
         self.model.consume_token(secret, version, source).await
     }
+    async fn enrolment_refused(
+        &self,
+        secret: &str,
+        source: Option<IpAddr>,
+        detail: String,
+    ) -> Result<(), StoreError> {
+        self.model.enrolment_refused(secret, source, detail).await
+    }
     async fn certificate_issued(&self, peer: &PeerIdentity, not_after_ms: i64) -> Result<(), StoreError> {
         self.model.certificate_issued(peer, not_after_ms).await
     }
@@ -118,6 +126,12 @@ impl FleetStore for Moody {
     async fn held(&self, session: &Session, held: Held) -> Result<(), StoreError> {
         self.mood().await?;
         self.model.held(session, held).await?;
+        self.witness(session);
+        Ok(())
+    }
+    async fn snapshot_taken(&self, session: &Session, approved: u64, held: bool) -> Result<(), StoreError> {
+        self.mood().await?;
+        self.model.snapshot_taken(session, approved, held).await?;
         self.witness(session);
         Ok(())
     }

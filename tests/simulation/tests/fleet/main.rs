@@ -1,6 +1,7 @@
 //! Both sides over loopback with real TLS.
 
 mod enrolment;
+mod faults;
 mod replay;
 mod security;
 mod session;

@@ -164,10 +164,16 @@ async fn a_cursor_below_the_floor_gets_a_snapshot_that_deletes_within_the_budget
     place(&hub, "new", Some(prompt("new", "x")));
     agent.holds("new", 1).await;
 
-    let folder = agent.kill().await;
+    // Allowed while the session lives: it acts at once, and the approval is used up.
+    let epoch = agent.connected().await;
     hub.store.approve_deletes(cluster(1), 15);
-    let agent = ClusterAgent::again(folder, &hub.address.to_string()).await;
     agent.counts(11).await;
+    eventually("the hold is over", || async {
+        let cluster = hub.store.cluster(cluster(1))?;
+        (cluster.held.is_none() && cluster.approved_deletes == 0).then_some(())
+    })
+    .await;
+    assert_eq!(agent.connected().await, epoch);
     agent.stop().await.unwrap();
 }
 
@@ -199,8 +205,10 @@ async fn a_database_of_an_older_time_freezes_the_cluster() {
     place(&hub, "a", Some(prompt("a", "one")));
     let backup = hub.store.cluster(cluster(1)).unwrap();
     let agent = joined(&hub).await;
-    place(&hub, "b", Some(prompt("b", "one")));
+    let last = place(&hub, "b", Some(prompt("b", "one")));
     agent.counts(2).await;
+    // The hub has heard it: an acknowledgement that came after the restore would be of the future.
+    persisted(&hub, last).await;
     let folder = agent.kill().await;
     let mut older = backup;
     // Certificates are kept: the model's backup was made before the cluster joined.
@@ -362,16 +370,30 @@ async fn a_database_that_does_not_answer_costs_time_and_nothing_else() {
         .append_runs(vec![run("r1", "agent", 1)])
         .await
         .unwrap();
-    let state = agent.reports.state();
-    eventually("the session ends", || async {
-        matches!(*state.borrow(), LinkState::Away { .. }).then_some(())
+    agent.reports.status(DocumentStatus {
+        uid: "agent".to_owned(),
+        observed_generation: 1,
+        phase: "Ready".to_owned(),
+        conditions: Vec::new(),
+    });
+    agent.reports.applied(1);
+    let refused = hub.store.refused_calls();
+    eventually("the hub has tried to write", || async {
+        (hub.store.refused_calls() > refused + 1).then_some(())
     })
     .await;
+    let epoch = agent.connected().await;
     hub.store.set_away(false);
-    eventually("the record", || async {
-        (hub.store.runs().len() == 1).then_some(())
+    eventually("the record, the status and the revision", || async {
+        let cluster = hub.store.cluster(cluster(1))?;
+        let said = cluster.observations.contains_key("agent") && cluster.applied == 1;
+        (said && hub.store.runs().len() == 1).then_some(())
     })
     .await;
+    // What changes meanwhile is found as well.
+    place(&hub, "agent", Some(prompt("agent", "y")));
+    agent.holds("agent", 2).await;
+    assert_eq!(agent.connected().await, epoch, "the session stayed");
     agent.stop().await.unwrap();
 }
 

@@ -1,0 +1,131 @@
+//! How a cluster agent gets and loses its identity.
+
+crate::world::on_both!(
+    s42_a_join_token_works_once_and_refusals_are_recorded,
+    s43_a_request_that_asks_for_an_identity_is_recorded_and_costs_no_token,
+    s49_a_renewed_certificate_is_kept_before_it_is_handed_out,
+    s49_a_revocation_closes_a_live_session_within_5_s,
+    s49_a_deleted_cluster_is_refused_when_it_comes_back,
+);
+
+mod tests {
+    use crate::world::World;
+    use roadstead_contract::fleet::{RenewRequest, cluster_frame::Body, hub_frame};
+    use roadstead_link::LinkError;
+    use roadstead_service::clusters;
+    use roadstead_simulation::{
+        agent::ClusterAgent,
+        hub::Truth as _,
+        raw::{self, RawSession},
+        tenant,
+    };
+    use std::time::Duration;
+    use tonic::Code;
+
+    pub(super) async fn s42_a_join_token_works_once_and_refusals_are_recorded(world: World) {
+        let hub = world.hub().await;
+        let secret = world.secret(1).await;
+        let csr = || raw::request(&raw::modest()).0;
+        assert!(raw::enrol(&hub, &secret, csr()).await.is_ok());
+        let used = raw::enrol(&hub, &secret, csr()).await.unwrap_err();
+        let unknown = raw::enrol(&hub, "unknown", csr()).await.unwrap_err();
+        assert_eq!(
+            (used.code(), unknown.code()),
+            (Code::Unauthenticated, Code::Unauthenticated)
+        );
+        assert_eq!(used.message(), unknown.message());
+        // The known one is its tenant's to hear of, the other nobody's.
+        assert_eq!(world.refused("enrol").await, 1);
+        assert_eq!(world.refused_of_nobody("enrol").await, 1);
+        world.chains_hold().await;
+    }
+
+    pub(super) async fn s43_a_request_that_asks_for_an_identity_is_recorded_and_costs_no_token(world: World) {
+        let hub = world.hub().await;
+        let secret = world.secret(1).await;
+        let mut other = raw::modest();
+        let uri = format!(
+            "spiffe://test.roadstead/tenant/{}/cluster/{}",
+            tenant(2),
+            world.edge()
+        );
+        let name = rcgen::SanType::URI(uri.as_str().try_into().unwrap());
+        other.subject_alt_names.push(name);
+        let refused = raw::enrol(&hub, &secret, raw::request(&other).0)
+            .await
+            .unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument);
+        assert_eq!(world.refused("enrol").await, 1);
+        let record = world.audit().await.remove(0);
+        assert!(!record.detail.to_string().contains(&secret));
+        let stranger = raw::enrol(&hub, "unknown", raw::request(&other).0)
+            .await
+            .unwrap_err();
+        assert_eq!(stranger.code(), Code::InvalidArgument);
+        assert_eq!(world.refused_of_nobody("enrol").await, 1);
+        assert!(
+            raw::enrol(&hub, &secret, raw::request(&raw::modest()).0)
+                .await
+                .is_ok()
+        );
+        world.chains_hold().await;
+    }
+
+    pub(super) async fn s49_a_renewed_certificate_is_kept_before_it_is_handed_out(world: World) {
+        let hub = world.hub().await;
+        let mut credentials = raw::credentials(&hub, 1).await;
+        let channel = raw::connect(&hub, &credentials).await.unwrap();
+        let mut session = RawSession::open(channel, Body::Hello(raw::hello(0)))
+            .await
+            .unwrap();
+        let (csr, key) = raw::request(&raw::modest());
+        session.say(Body::Renew(RenewRequest { csr })).await;
+        let renewed = loop {
+            if let Some(hub_frame::Body::Renewed(renewed)) = session.next().await.unwrap() {
+                break renewed;
+            }
+        };
+        credentials.key = key;
+        credentials.chain = renewed.certificate.unwrap().chain;
+        let channel = raw::connect(&hub, &credentials).await.unwrap();
+        let mut newer = RawSession::open(channel, Body::Hello(raw::hello(0)))
+            .await
+            .unwrap();
+        assert!(matches!(
+            newer.next().await,
+            Ok(Some(hub_frame::Body::Welcome(_)))
+        ));
+        assert_eq!(session.end().await.code(), Code::Aborted);
+        let detail = clusters::get(world.owner(), world.store(), world.edge())
+            .await
+            .unwrap();
+        assert_eq!(detail.certificates.len(), 2);
+        assert!(detail.certificates.iter().all(|kept| kept.revoked_ms.is_none()));
+    }
+
+    pub(super) async fn s49_a_revocation_closes_a_live_session_within_5_s(world: World) {
+        let hub = world.hub().await;
+        let agent = world.joined(&hub).await;
+        let revoked = clusters::revoke_certificates(world.owner(), world.store(), world.edge(), None).await;
+        assert_eq!(revoked.unwrap(), 1);
+        let ended = tokio::time::timeout(Duration::from_secs(5), agent.ended()).await;
+        let ended = ended.expect("within 5 s");
+        assert!(matches!(ended, Err(LinkError::Revoked(_))), "{ended:?}");
+    }
+
+    pub(super) async fn s49_a_deleted_cluster_is_refused_when_it_comes_back(world: World) {
+        let hub = world.hub().await;
+        let agent = world.joined(&hub).await;
+        let folder = agent.kill().await;
+        clusters::delete(world.owner(), world.store(), world.edge())
+            .await
+            .unwrap();
+        let agent = ClusterAgent::again(folder, &hub.address.to_string()).await;
+        assert!(matches!(agent.ended().await, Err(LinkError::Revoked(_))));
+        let log = world.audit().await;
+        let sessions = log.iter().filter(|record| {
+            record.action == "fleet.identity.refused" && record.detail.to_string().contains("session: ")
+        });
+        assert_eq!(sessions.count(), 1);
+    }
+}
