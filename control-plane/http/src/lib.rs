@@ -11,6 +11,7 @@
 mod authenticate;
 mod caller;
 mod guard;
+mod metrics;
 mod problem;
 mod session;
 
