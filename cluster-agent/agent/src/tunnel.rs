@@ -17,7 +17,7 @@ use hyper_util::{
 use roadstead_contract::logs::{self, Line, Query};
 use roadstead_link::{TunnelBody, TunnelCall, TunnelFailure, TunnelHandler, TunnelKind, TunnelReply};
 use roadstead_runtime::{Local, Phase};
-use roadstead_telemetry::{Histogram, Label, meter, propagate};
+use roadstead_telemetry::{Histogram, Label, SECONDS, meter, propagate};
 use std::{collections::BTreeMap, fmt, net::SocketAddr, time::Duration};
 use tokio::time::Instant;
 
@@ -57,6 +57,7 @@ impl Tunnel {
         let duration = meter("roadstead-agent")
             .f64_histogram("roadstead.agent.tunnel.duration")
             .with_unit("s")
+            .with_boundaries(SECONDS.to_vec())
             .with_description("From a call of the hub to the head of its answer, by kind and outcome")
             .build();
         Self {

@@ -45,6 +45,10 @@ impl Backoff {
     pub(crate) fn next(&mut self, ending: Ending, lived: Duration, random: &dyn Random) -> Duration {
         if lived >= SETTLED {
             self.attempt = 0;
+        } else if !lived.is_zero() {
+            // It worked: a hub that is restarted now and then is soon met again, and one that ends every session at
+            // once is not met in a loop.
+            self.attempt = self.attempt.min(1);
         }
         let attempt = self.attempt;
         self.attempt = attempt.saturating_add(1);
@@ -97,6 +101,18 @@ mod tests {
             assert!(backoff.next(Ending::Lost, Duration::ZERO, &random) <= limit);
         }
         assert!(backoff.next(Ending::Lost, SETTLED, &random) <= Duration::from_millis(100));
+    }
+
+    #[test]
+    fn a_session_that_worked_is_soon_tried_again_however_often_it_is_lost() {
+        let mut backoff = Backoff::new();
+        for _ in 0..20 {
+            for _ in 0..3 {
+                backoff.next(Ending::Lost, Duration::ZERO, &Most);
+            }
+            let wait = backoff.next(Ending::Lost, Duration::from_millis(1), &Most);
+            assert!(wait > Duration::ZERO && wait <= 2 * FIRST, "{wait:?}");
+        }
     }
 
     #[test]

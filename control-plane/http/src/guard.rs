@@ -2,7 +2,7 @@
 //!
 //! The id is always the hub's own: one that a caller sends would let it write into other people's log lines.
 
-use crate::{Problem, REQUEST_ID};
+use crate::{Problem, REQUEST_ID, metrics};
 use axum::{
     extract::{FromRequestParts, Request},
     middleware::Next,
@@ -12,7 +12,7 @@ use futures::FutureExt as _;
 use http::{HeaderValue, StatusCode, request::Parts};
 use roadstead_domain::{OsRandom, Random as _};
 use roadstead_telemetry::propagate;
-use std::{convert::Infallible, fmt, panic::AssertUnwindSafe, sync::Arc};
+use std::{convert::Infallible, fmt, panic::AssertUnwindSafe, sync::Arc, time::Instant};
 
 /// The id of one request: 32 hexadecimal digits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,13 +53,19 @@ impl<S: Send + Sync> FromRequestParts<S> for RequestId {
     }
 }
 
-/// Gives the request its id, writes one line about it, and answers a panic with a problem.
+/// Gives the request its id, writes one line about it, measures it, and answers a panic with a problem.
 /// For `axum::middleware::from_fn`, outside everything else.
 pub async fn guard(mut request: Request, next: Next) -> Response {
     let id = RequestId::generate();
     request.extensions_mut().insert(id.clone());
+    let began = Instant::now();
+    let (verb, face) = (
+        metrics::method(request.method()),
+        metrics::face(request.uri().path()),
+    );
     let span = tracing::info_span!(
         "request",
+        otel.name = format!("{verb} {face}"),
         otel.kind = "server",
         request.id = %id,
         http.request.method = %request.method(),
@@ -77,6 +83,7 @@ pub async fn guard(mut request: Request, next: Next) -> Response {
             let detail = "the hub failed; the request id leads to the reason in its log";
             Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", detail).response(&id)
         });
+        metrics::answered(verb, face, response.status(), began.elapsed());
         let status = response.status().as_u16();
         tracing::Span::current().record("http.response.status_code", status);
         tracing::debug!(%method, path, status, "answered");

@@ -13,6 +13,7 @@ mod authenticate;
 mod bodies;
 mod caller;
 mod guard;
+mod metrics;
 mod problem;
 mod session;
 

@@ -83,10 +83,7 @@ impl Hub {
         let fleet = fleet(config, &store, authority.clone(), &engine_keys);
         let stop = CancellationToken::new();
         let mut tasks = vec![serve_fleet(fleet.clone(), fleet_listener, stop.clone())];
-        let engines = Engines {
-            fleet,
-            pin: authority.pin()?,
-        };
+        let engines = Engines::new(fleet, authority.pin()?);
         let app = faces(&store, engines, engine_keys, public_url, &stop);
         tasks.push(serve_http(listener, app, stop.clone()));
         if let Some(address) = config.metrics_listen {

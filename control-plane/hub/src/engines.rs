@@ -13,8 +13,12 @@ use roadstead_domain::{ClusterId, Error};
 use roadstead_fleet as fleet;
 use roadstead_gateway::{Chunks, EngineAnswer, EngineCall, Tunnel, TunnelError};
 use roadstead_graphql::{LogLine, LogLines, LogRequest};
+use roadstead_telemetry::{Histogram, Label, SECONDS, meter};
 use secrecy::{ExposeSecret as _, SecretString};
-use std::{io, time::Duration};
+use std::{
+    io,
+    time::{Duration, Instant},
+};
 
 /// The longest that a followed log stays open; the CLI asks again.
 const FOLLOW: Duration = Duration::from_secs(24 * 60 * 60);
@@ -28,7 +32,55 @@ const LINE: usize = 64 * 1024;
 pub(crate) struct Engines {
     pub(crate) fleet: fleet::Fleet,
     /// Of the hub's authority; part of every join token.
-    pub(crate) pin: CaPin,
+    pin: CaPin,
+    /// Seconds from a call to the head of its answer.
+    duration: Histogram<f64>,
+}
+
+impl Engines {
+    /// With the instruments behind `/metrics`.
+    pub(crate) fn new(fleet: fleet::Fleet, pin: CaPin) -> Self {
+        let meter = meter("roadstead-hub");
+        let duration = meter
+            .f64_histogram("roadstead.hub.tunnel.duration")
+            .with_unit("s")
+            .with_boundaries(SECONDS.to_vec())
+            .with_description("From a call of an engine to the head of its answer, by kind and outcome")
+            .build();
+        let sessions = fleet.clone();
+        meter
+            .u64_observable_gauge("roadstead.hub.clusters.connected")
+            .with_description("Clusters with a live session on this replica")
+            .with_callback(move |observer| observer.observe(sessions.live().len() as u64, &[]))
+            .build();
+        Self { fleet, pin, duration }
+    }
+
+    async fn measured(
+        &self,
+        cluster: ClusterId,
+        request: fleet::TunnelRequest,
+        body: fleet::RequestBody,
+        deadline: Duration,
+    ) -> Result<fleet::TunnelResponse, fleet::TunnelError> {
+        let kind = match request.kind {
+            fleet::TunnelKind::A2a => "a2a",
+            fleet::TunnelKind::Logs => "logs",
+        };
+        let began = Instant::now();
+        let answer = self.fleet.tunnels().call(cluster, request, body, deadline).await;
+        let outcome = match &answer {
+            Ok(_) => "answered",
+            Err(fleet::TunnelError::Away { .. }) => "away",
+            Err(fleet::TunnelError::NotFound(_)) => "notFound",
+            Err(fleet::TunnelError::Unavailable(_)) => "unavailable",
+            Err(fleet::TunnelError::Deadline) => "deadline",
+            Err(fleet::TunnelError::Broken(_)) => "broken",
+        };
+        let labels = [Label::new("kind", kind), Label::new("outcome", outcome)];
+        self.duration.record(began.elapsed().as_secs_f64(), &labels);
+        answer
+    }
 }
 
 #[async_trait::async_trait]
@@ -52,12 +104,8 @@ impl Tunnel for Engines {
         // A request that breaks off ends as an empty rest: the engine sees a body that is too short and refuses it.
         let body = call.body.take_while(|chunk| std::future::ready(chunk.is_ok()));
         let body = body.filter_map(|chunk| std::future::ready(chunk.ok())).boxed();
-        let answer = self
-            .fleet
-            .tunnels()
-            .call(cluster, request, body, call.deadline)
-            .await
-            .map_err(failed)?;
+        let answer = self.measured(cluster, request, body, call.deadline).await;
+        let answer = answer.map_err(failed)?;
         let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::BAD_GATEWAY);
         Ok(EngineAnswer {
             status,
@@ -132,12 +180,8 @@ impl roadstead_graphql::Fleet for Engines {
         let none = stream::empty::<Bytes>().boxed();
         let unavailable =
             |error: fleet::TunnelError| Error::unavailable(format!("the log cannot be read: {error}"), error);
-        let answer = self
-            .fleet
-            .tunnels()
-            .call(cluster, request, none, deadline)
-            .await
-            .map_err(unavailable)?;
+        let answer = self.measured(cluster, request, none, deadline).await;
+        let answer = answer.map_err(unavailable)?;
         if answer.status != 200 {
             return Err(Error::unavailable(
                 "the cluster agent has no log of this engine",

@@ -36,6 +36,11 @@ pub use opentelemetry::{
     metrics::{Counter, Gauge, Histogram, Meter, UpDownCounter},
 };
 
+/// Buckets of durations in seconds, as the HTTP semantic conventions advise; the SDK's own are for milliseconds.
+pub const SECONDS: [f64; 14] = [
+    0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+];
+
 /// The longest that [`Telemetry::shutdown`] waits for the exporters.
 pub const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 
