@@ -12,7 +12,7 @@ use roadstead_link::{
     Clock as _, Identity, Link, LinkError, LinkState, OsRandom, Parts, Reports, Settings, SystemClock,
     TcpDial,
 };
-use roadstead_plan::Abilities;
+use roadstead_plan::{Abilities, Programs};
 use roadstead_runtime::{ConfigError, EngineStatus, Local, RunSink};
 use roadstead_telemetry::Metrics;
 use std::{
@@ -44,6 +44,8 @@ pub struct Config {
     pub engine: PathBuf,
     /// Environment variables whose values documents may have.
     pub offered: BTreeSet<String>,
+    /// Programs that tool servers may be; none by default.
+    pub programs: Programs,
     /// Set for every engine, over what it inherits.
     pub environment: BTreeMap<String, String>,
     /// Loopback address of `/livez`, `/readyz` and `/metrics`; `None`: nothing listens.
@@ -64,6 +66,7 @@ impl Config {
             join: None,
             engine,
             offered: BTreeSet::new(),
+            programs: Programs::None,
             environment: BTreeMap::new(),
             probe: None,
             metrics: Metrics::none(),
@@ -147,6 +150,7 @@ impl Agent {
         let stop = CancellationToken::new();
         let (health, healthy) = watch::channel(Health::default());
         let abilities = Abilities::local(config.offered.iter().cloned());
+        let abilities = abilities.with_programs(config.programs.clone());
         let controller = Controller::new(inbox, local.clone(), reports.clone(), abilities, health);
         probe::instruments(&local, &reports, &healthy);
         let mut tasks = vec![tokio::spawn(controller.run(stop.clone()))];

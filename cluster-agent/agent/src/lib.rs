@@ -27,7 +27,7 @@ mod tunnel;
 
 pub use agent::{Agent, Config, StartError, joined};
 pub use roadstead_link::{LinkError, LinkState};
-pub use roadstead_plan::MODEL_KEY;
+pub use roadstead_plan::{MODEL_KEY, Programs};
 pub use roadstead_runtime::{ConfigError, EngineStatus, Phase, find_engine};
 
 /// The version of this cluster agent.

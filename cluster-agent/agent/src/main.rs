@@ -5,6 +5,7 @@ use clap::{Args, Parser, Subcommand};
 use roadstead_agent::{Agent, Config, doctor};
 use roadstead_contract::fleet::JoinToken;
 use roadstead_link::{Clock as _, SystemClock};
+use roadstead_plan::Programs;
 use roadstead_runtime::find_engine;
 use roadstead_telemetry::{Options, Telemetry};
 use std::{
@@ -57,6 +58,10 @@ struct Run {
     /// An environment variable whose value documents may name ({env: NAME}). Repeat for more.
     #[arg(long = "env", value_name = "NAME")]
     offered: Vec<String>,
+    /// A program that tool servers may be, exactly as documents name it (`spec.stdio.command[0]`). Repeat for more;
+    /// `*` allows any: then whoever writes ToolServers has the rights of this process's user.
+    #[arg(long = "allow-program", value_name = "PROGRAM")]
+    programs: Vec<String>,
     /// Seconds that running tasks get when an engine is to end.
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     grace: u64,
@@ -103,6 +108,7 @@ async fn run_until_told(run: Run) -> Result<ExitCode> {
     let mut config = Config::new(run.place.hub, run.place.state, engine);
     config.join = run.join_token_file.as_deref().map(token).transpose()?;
     config.offered = run.offered.into_iter().collect();
+    config.programs = Programs::of(run.programs);
     config.probe = run.metrics;
     config.metrics = telemetry.metrics();
     config.grace = Duration::from_secs(run.grace);

@@ -94,7 +94,7 @@ fn answer(unit: &EngineUnit, status: Option<&EngineStatus>) -> Answer {
 fn nack_code(code: Code) -> NackCode {
     match code {
         Code::Unreadable | Code::Dangling | Code::DuplicateName | Code::MalformedUid => NackCode::NackInvalid,
-        Code::Unsupported | Code::Environment | Code::Dependency => NackCode::NackRefused,
+        Code::Unsupported | Code::Environment | Code::Program | Code::Dependency => NackCode::NackRefused,
     }
 }
 

@@ -15,17 +15,60 @@ pub struct Abilities {
     pub local: bool,
     /// Environment variables of the cluster agent that documents may name.
     pub environment: BTreeSet<String>,
+    /// Programs that documents may have run beside their engines.
+    pub programs: Programs,
+}
+
+/// Programs that documents may have run. Whoever writes a ToolServer, and the hub itself, has the rights of the
+/// cluster agent's user with any program of its choice: so the cluster decides, and by itself it allows none (S47).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Programs {
+    /// None.
+    #[default]
+    None,
+    /// Those whose name or path is exactly one of these.
+    Only(BTreeSet<String>),
+    /// Whatever a document names.
+    Any,
+}
+
+impl Programs {
+    /// From the words of a command line, where `*` is any.
+    #[must_use]
+    pub fn of(named: impl IntoIterator<Item = String>) -> Self {
+        let named: BTreeSet<String> = named.into_iter().collect();
+        match named.is_empty() {
+            true => Self::None,
+            false if named.contains("*") => Self::Any,
+            false => Self::Only(named),
+        }
+    }
+
+    fn allow(&self, program: &str) -> bool {
+        match self {
+            Self::None => false,
+            Self::Only(named) => named.contains(program),
+            Self::Any => true,
+        }
+    }
 }
 
 impl Abilities {
-    /// The local runtime, with these variables offered to documents. Those whose name begins with `ROADSTEAD_` are
+    /// The local runtime without any program, with these variables offered to documents. Those whose name begins with `ROADSTEAD_` are
     /// never offered: they configure Roadstead itself. The one exception is [`MODEL_KEY`].
     #[must_use]
     pub fn local(environment: impl IntoIterator<Item = String>) -> Self {
         Self {
             local: true,
             environment: environment.into_iter().filter(|name| !reserved(name)).collect(),
+            programs: Programs::None,
         }
+    }
+
+    /// With these programs allowed.
+    #[must_use]
+    pub fn with_programs(self, programs: Programs) -> Self {
+        Self { programs, ..self }
     }
 }
 
@@ -50,7 +93,28 @@ pub(crate) fn document(document: &Document, abilities: &Abilities) -> Vec<(Code,
             faults.push((Code::Environment, detail));
         }
     }
+    if let Some(program) = program(&document.body).filter(|program| !abilities.programs.allow(program)) {
+        let allowed = match &abilities.programs {
+            Programs::Only(named) => named.iter().map(String::as_str).collect::<Vec<_>>().join(", "),
+            Programs::None | Programs::Any => "none".to_owned(),
+        };
+        faults.push((
+            Code::Program,
+            format!(
+                "spec.stdio.command: expected a program that this cluster allows ({allowed}), found {program:?}: \
+                 start the cluster agent with --allow-program {program}"
+            ),
+        ));
+    }
     faults
+}
+
+/// The program that a document has run in the cluster.
+fn program(body: &Body) -> Option<&str> {
+    match body {
+        Body::ToolServer(spec) => spec.stdio.as_ref()?.command.first().map(String::as_str),
+        Body::Agent(_) | Body::Model(_) | Body::Prompt(_) => None,
+    }
 }
 
 fn refused(path: &str, variable: &str, abilities: &Abilities) -> Option<String> {

@@ -12,7 +12,7 @@ mod check;
 mod desired;
 
 pub use actions::{Action, actions};
-pub use check::{Abilities, MODEL_KEY, environment, reserved};
+pub use check::{Abilities, MODEL_KEY, Programs, environment, reserved};
 pub use desired::{MAX_UID, desired};
 
 use roadstead_contract::{bundle::Bundle, documents::Document};
@@ -128,6 +128,8 @@ pub enum Code {
     Unsupported,
     /// An environment variable that the cluster agent does not offer.
     Environment,
+    /// A program that the cluster does not allow.
+    Program,
     /// A document that this one refers to was refused.
     Dependency,
     /// Another document has the same kind, project and name.
@@ -144,6 +146,7 @@ impl Code {
             Self::Dangling => "dangling",
             Self::Unsupported => "unsupported",
             Self::Environment => "environment",
+            Self::Program => "program",
             Self::Dependency => "dependency",
             Self::DuplicateName => "duplicateName",
             Self::MalformedUid => "malformedUid",

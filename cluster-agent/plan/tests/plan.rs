@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 use roadstead_contract::documents::{API_VERSION, Body, Document, Metadata};
-use roadstead_plan::{Abilities, Action, Code, Content, Item, Observed, Plan, actions, desired};
+use roadstead_plan::{Abilities, Action, Code, Content, Item, Observed, Plan, Programs, actions, desired};
 use serde_json::{Value, json};
 
 fn document(kind: &str, name: &str, spec: Value) -> Document {
@@ -182,6 +182,31 @@ fn only_offered_variables_can_be_named() {
             "{name}"
         );
         assert!(plan.engines.is_empty());
+    }
+}
+
+#[test]
+fn s47_a_tool_server_runs_only_programs_that_the_cluster_allows() {
+    let server = |program: &str| {
+        let spec = json!({"stdio": {"command": [program, "--all"]}});
+        item("t1", 1, "ToolServer", "tools", spec)
+    };
+    let allowed = |named: &[&str]| {
+        let programs = Programs::of(named.iter().map(|name| (*name).to_owned()));
+        Abilities::local([]).with_programs(programs)
+    };
+    for (program, named, runs) in [
+        ("sh", &[][..], false),
+        ("mcp-server-time", &[][..], false),
+        ("mcp-server-time", &["mcp-server-time"][..], true),
+        ("/tmp/mcp-server-time", &["mcp-server-time"][..], false),
+        ("mcp-server-time", &["/opt/mcp-server-time"][..], false),
+        ("*", &["mcp-server-time"][..], false),
+        ("sh", &["*"][..], true),
+    ] {
+        let plan = desired(&[server(program)], &Observed::default(), &allowed(named));
+        let expected: &[_] = if runs { &[] } else { &[("t1", Code::Program)] };
+        assert_eq!(codes(&plan), expected, "{program} with {named:?}");
     }
 }
 

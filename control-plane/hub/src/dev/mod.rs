@@ -268,6 +268,8 @@ async fn start_agent(
     for name in ["OPENAI_API_KEY", "ANTHROPIC_API_KEY", "ROADSTEAD_MODEL_KEY"] {
         config.offered.insert(name.to_owned());
     }
+    // Whoever applies documents here is whoever runs this process.
+    config.programs = roadstead_agent::Programs::Any;
     config.metrics = metrics;
     config.grace = GRACE;
     Ok(Agent::start(config).await?)
