@@ -191,6 +191,8 @@ impl Client {
             | error_code::INVALID_REQUEST
             | error_code::CONTENT_TYPE_NOT_SUPPORTED => Exit::Invalid,
             error_code::TASK_NOT_CANCELABLE => Exit::Conflict,
+            // The engine's own way to say so: it has no code of the hub's.
+            _ if headers.contains_key(header::RETRY_AFTER) => Exit::Unavailable,
             _ => Exit::Failed,
         };
         let exit = ours

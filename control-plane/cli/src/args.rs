@@ -204,9 +204,10 @@ pub(crate) struct Delete {
 }
 
 #[derive(Debug, ClapArgs)]
+#[command(override_usage = "roadstead rollback [OPTIONS] [KIND] NAME")]
 pub(crate) struct Rollback {
     /// The kind (agent, model, toolserver or prompt; an agent where it is left out) and a name, or project/name.
-    #[arg(value_name = "[KIND] NAME", num_args = 1..=2, required = true)]
+    #[arg(value_name = "NAME", num_args = 1..=2, required = true)]
     pub(crate) document: Vec<String>,
     /// The revision to go back to; the one before the current one if it is left out.
     #[arg(long, value_name = "REVISION")]

@@ -2,7 +2,12 @@
 
 use super::SOON;
 use anyhow::{Context as _, Result};
-use roadstead_end_to_end::{binary, dev::Dev};
+use roadstead_end_to_end::{
+    binary,
+    dev::Dev,
+    processes::{Process, descendants},
+    wait,
+};
 use std::{
     path::{Path, PathBuf},
     process::Command,
@@ -99,6 +104,72 @@ async fn s84_a_conversation_is_typed_and_obeys_no_model() -> Result<()> {
         "{}",
         seen.screen
     );
+    Ok(())
+}
+
+/// An answer that takes a minute, in a hundred pieces.
+fn slowly() -> String {
+    let words: Vec<String> = (0..100).map(|n| format!("word{n}")).collect();
+    format!("think pondering\nchunks 100 600\nsay {}", words.join(" "))
+}
+
+#[tokio::test]
+async fn ctrl_c_stops_an_answer_and_not_the_agent() -> Result<()> {
+    let dev = Dev::start().await?;
+    dev.cli_with(&["apply", "-f", "-"], ECHO)?.ok()?;
+    let stops = [("word1", "\u{3}"), ("cancelling", "")];
+    let seen = at_terminal(&dev, &["chat", "echo", "-m", &slowly()], &stops)?;
+    assert_eq!(seen.code, Some(130), "{}", seen.screen);
+    assert!(
+        seen.screen.contains("the task canceled") && !seen.screen.contains("word99"),
+        "{}",
+        seen.screen
+    );
+    dev.cli(&["chat", "echo", "-m", "say hello"])?.ok()?;
+    let runs = wait::until("both runs", SOON, || async {
+        let runs = dev.cli(&["runs", "-o", "json"]).ok()?.json().ok()?;
+        (runs.as_array()?.len() == 2).then_some(runs)
+    });
+    assert!(runs.await?.to_string().contains("CANCELED"));
+    Ok(())
+}
+
+/// A terminal sends Ctrl-C to the whole group of processes in its foreground.
+#[tokio::test]
+async fn ctrl_c_where_dev_runs_ends_all_of_it_with_a_task_under_way() -> Result<()> {
+    let mut dev = Dev::start().await?;
+    dev.cli_with(&["apply", "-f", "-"], ECHO)?.ok()?;
+    let mut chat = Command::new(binary("roadstead"));
+    chat.args(["chat", "echo", "-m", &slowly()])
+        .env("ROADSTEAD_CONFIG", dev.folder().join("config.toml"));
+    let chat = Process::start(&mut chat, &dev.folder().join("chat.log"))?;
+    let mut hub = dev.take_hub()?;
+    wait::until("the task to be under way", SOON, || async {
+        chat.output().contains("pondering").then_some(())
+    })
+    .await?;
+    let children = descendants(hub.id())?;
+    assert!(!children.is_empty(), "dev has an engine");
+    let group = format!("-{}", hub.id());
+    assert!(
+        Command::new("kill")
+            .args(["-INT", "--", &group])
+            .status()?
+            .success()
+    );
+    let status = wait::until("dev to end", SOON, || {
+        let status = hub.exited();
+        async move { status.ok().flatten() }
+    });
+    assert!(status.await?.success(), "{}", hub.output());
+    for child in children {
+        let state = std::fs::read_to_string(format!("/proc/{child}/status")).unwrap_or_default();
+        let runs = state
+            .lines()
+            .any(|line| line.starts_with("State:") && !line.contains('Z'));
+        assert!(!runs, "left behind: {child}\n{state}");
+    }
+    drop(chat);
     Ok(())
 }
 

@@ -196,6 +196,7 @@ async fn agents_are_described_rolled_back_and_talked_to() -> Result<()> {
 async fn errors_say_what_to_do_next() -> Result<()> {
     let mut dev = Dev::start().await?;
     dev.cli_with(&["apply", "-f", "-"], &agent("Answer."))?.ok()?;
+    dev.cli(&["chat", "echo", "-m", "say hello"])?.ok()?;
     let dangling = agent("Answer.").replace("model: default", "model: nowhere");
     for (arguments, input, code) in [
         (&["apply", "-f", "-"][..], dangling.as_str(), 3),
