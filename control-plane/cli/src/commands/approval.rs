@@ -5,7 +5,7 @@ use crate::{
     failure::{Exit, Failure, Outcome},
     render::seconds,
     shell::Shell,
-    text::{explicit, line},
+    text::{explicit, line, shown},
 };
 use a2a::{Message, Part, Role};
 use serde_json::json;
