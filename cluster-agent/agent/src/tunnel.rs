@@ -23,6 +23,8 @@ use tokio::time::Instant;
 
 /// For an engine that is about to listen: it starts within milliseconds, or waits after a crash.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// For an agent that nothing is known of: its document is on the way when somebody calls right after placing it.
+const DELIVERY: Duration = Duration::from_secs(2);
 /// Kept connections to one engine, and for how long.
 const IDLE: usize = 4;
 const IDLE_FOR: Duration = Duration::from_secs(30);
@@ -71,12 +73,18 @@ impl Tunnel {
     async fn address(&self, uid: &str, deadline: Duration) -> Result<SocketAddr, TunnelFailure> {
         let mut changes = self.local.changes();
         let mut reason = "the engine starts".to_owned();
+        let begun = Instant::now();
         let found = async {
             loop {
                 let Some(status) = self.local.status(uid) else {
-                    return Err(TunnelFailure::NotFound(
-                        "no engine of that agent runs here".to_owned(),
-                    ));
+                    let left = DELIVERY.saturating_sub(begun.elapsed());
+                    match tokio::time::timeout(left, changes.changed()).await {
+                        Ok(Ok(())) => continue,
+                        _ => {
+                            let why = "no engine of that agent runs here".to_owned();
+                            return Err(TunnelFailure::NotFound(why));
+                        }
+                    }
                 };
                 match (status.phase, status.address, status.applied) {
                     (Phase::Draining | Phase::Ended, _, _) => {

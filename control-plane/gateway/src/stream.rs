@@ -16,8 +16,8 @@ use tokio::{
 };
 use tracing::Instrument as _;
 
-/// Chunks that may wait for a slow reader.
-const WAITING: usize = 8;
+/// Chunks that may wait for a slow reader; a chunk may have half a megabyte.
+const WAITING: usize = 2;
 /// For a reader to take the next one.
 const SLOW: Duration = Duration::from_secs(30);
 

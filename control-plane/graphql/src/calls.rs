@@ -17,7 +17,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
 };
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, Semaphore};
 
 /// What every resolver may use. In the schema's data.
 #[derive(Debug)]
@@ -27,11 +27,29 @@ pub(crate) struct App {
 }
 
 /// What is asked at most once for each request. In the request's data, so it never crosses tenants (S37).
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Once {
     agents: OnceCell<BTreeMap<ClusterId, u64>>,
+    /// The texts of revisions: asked for under many names they are read once.
+    revisions: Mutex<HashMap<(ObjectId, u64), Arc<OnceCell<String>>>>,
+    /// Resolvers of a list run at once; one request must not take every connection to the database.
+    turns: Semaphore,
     /// By id and revision: what was read before a write is not what is shown after it.
     described: Mutex<HashMap<(ObjectId, u64), Described>>,
+}
+
+/// Revisions that one request reads at once.
+const TURNS: usize = 2;
+
+impl Default for Once {
+    fn default() -> Self {
+        Self {
+            agents: OnceCell::new(),
+            revisions: Mutex::default(),
+            turns: Semaphore::new(TURNS),
+            described: Mutex::default(),
+        }
+    }
 }
 
 /// `None` inside: it is not there any more.
@@ -134,6 +152,20 @@ pub(crate) async fn document(ctx: &Context<'_>, object: &Object) -> Result<Value
             json(ctx, &found.document)
         }
     }
+}
+
+/// The text of one revision as JSON.
+pub(crate) async fn revision(ctx: &Context<'_>, object: ObjectId, number: u64) -> Result<Value> {
+    let (caller, store) = both(ctx);
+    let once = ctx.data_unchecked::<Once>();
+    let cell = once.revisions.lock().entry((object, number)).or_default().clone();
+    let read = async || {
+        let _turn = once.turns.acquire().await.map_err(Error::internal)?;
+        budget(ctx).check()?;
+        let found = roadstead_service::get_revision(caller, store, &Target::Id(object), number).await?;
+        Ok::<_, Fault>(found.document)
+    };
+    json(ctx, cell.get_or_try_init(read).await?)
 }
 
 /// A stored document as JSON, paid for.

@@ -17,7 +17,7 @@ use roadstead_domain::Error;
 use roadstead_http::Share;
 use std::sync::{
     Arc,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 /// How long a list without pages is taken to be.
@@ -37,6 +37,8 @@ pub(crate) struct Budget {
     requested: Arc<AtomicUsize>,
     bytes: usize,
     bytes_left: Arc<AtomicUsize>,
+    /// Something was too large.
+    spent: Arc<AtomicBool>,
     /// Of what all answers hold; given back with the last clone, so the answer takes one along.
     held: Option<Arc<Mutex<Share>>>,
 }
@@ -54,6 +56,7 @@ impl Budget {
             requested: Arc::default(),
             bytes,
             bytes_left: Arc::new(AtomicUsize::new(bytes)),
+            spent: Arc::default(),
             held: None,
         }
     }
@@ -72,11 +75,9 @@ impl Budget {
         let taken = self
             .bytes_left
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, take);
-        taken.map_err(|left| Error::Limit {
-            message: "the documents that the answer needs are too large together: ask for fewer, or for fewer at once"
-                .to_owned(),
-            current: (self.bytes - left).saturating_add(weight) as u64,
-            allowed: self.bytes as u64,
+        taken.map_err(|left| {
+            self.spent.store(true, Ordering::SeqCst);
+            self.too_large((self.bytes - left).saturating_add(weight))
         })?;
         match &self.held {
             Some(share) if share.lock().take(weight).is_err() => Err(Error::Limit {
@@ -85,6 +86,23 @@ impl Budget {
                 allowed: 0,
             }),
             _ => Ok(()),
+        }
+    }
+
+    /// Before more is read: nothing is, once something was too much.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        if self.spent.load(Ordering::SeqCst) {
+            return Err(self.too_large(self.bytes.saturating_add(1)));
+        }
+        Ok(())
+    }
+
+    fn too_large(&self, wanted: usize) -> Error {
+        Error::Limit {
+            message: "the documents that the answer needs are too large together: ask for fewer, or for fewer at once"
+                .to_owned(),
+            current: wanted as u64,
+            allowed: self.bytes as u64,
         }
     }
 

@@ -5,7 +5,7 @@ use crate::{calls, error::Result};
 use async_graphql::{Context, Enum, ID, Json, Object, SimpleObject};
 use chrono::{DateTime, Utc};
 use roadstead_contract::documents::Kind;
-use roadstead_service::{Target, get_revision, list_revisions};
+use roadstead_service::{Target, list_revisions};
 use serde_json::Value;
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -161,8 +161,6 @@ impl Revision {
     /// As its author wrote it, key order kept.
     #[graphql(complexity = "2")]
     async fn json(&self, ctx: &Context<'_>) -> Result<Json<Value>> {
-        let (caller, store) = calls::both(ctx);
-        let found = get_revision(caller, store, &Target::Id(self.0.object), self.0.number).await?;
-        Ok(Json(calls::json(ctx, &found.document)?))
+        Ok(Json(calls::revision(ctx, self.0.object, self.0.number).await?))
     }
 }

@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
+mod approvals;
+mod lasting;
+
 use async_trait::async_trait;
 use axum::{Router, body::Body, middleware::from_fn, response::Response};
 use bytes::Bytes;
@@ -372,56 +375,6 @@ async fn s33_s75_unknown_foreign_and_forbidden_agents_answer_alike() {
 }
 
 #[tokio::test]
-async fn s82_the_engine_is_told_whether_the_caller_may_approve() {
-    let edge = Edge::new();
-    for (path, approve) in [(NOTES, false), ("/a2a/acme/support/approvable", true)] {
-        edge.answer("application/json", vec!["{}"]);
-        edge.ask("POST", path, rpc("SendMessage")).await;
-        let seen = edge.tunnel.seen.lock().unwrap().pop().unwrap();
-        assert_eq!(edge.claims(&seen).approve, approve, "{path}");
-    }
-}
-
-/// The same decision by JSON-RPC and by HTTP+JSON: path and body.
-fn approvals() -> [(String, String); 3] {
-    let digest = "0a".repeat(32);
-    let part = json!({"data": {"approval": "a1", "decision": "approve", "digest": digest}});
-    let message = json!({"messageId": "m", "role": "ROLE_USER", "taskId": "t1", "parts": [part]});
-    let params = json!({"message": message});
-    let rpc = json!({"jsonrpc": "2.0", "id": 7, "method": "SendMessage", "params": params});
-    [
-        (NOTES.to_owned(), rpc.to_string()),
-        (format!("{NOTES}/message:send"), params.to_string()),
-        (format!("{NOTES}/v1/message:stream"), params.to_string()),
-    ]
-}
-
-#[tokio::test]
-async fn s89_decisions_on_approvals_are_recorded_before_they_are_passed_on() {
-    let edge = Edge::new();
-    for (path, body) in approvals() {
-        edge.answer("application/json", vec!["{}"]);
-        edge.ask("POST", &path, body.clone()).await;
-        let decided = edge.recorded.decided.lock().unwrap().pop().unwrap();
-        assert_eq!(
-            (decided.task.as_str(), decided.verdicts.len()),
-            ("t1", 1),
-            "{path}"
-        );
-        assert!(decided.verdicts[0].yes && decided.verdicts[0].digest.is_some());
-        let seen = edge.tunnel.seen.lock().unwrap().pop().unwrap();
-        assert_eq!(seen.body, body.as_bytes());
-    }
-    // What cannot be recorded does not happen.
-    edge.recorded.broken.store(true, Ordering::SeqCst);
-    for (path, body) in approvals() {
-        let (_, answer) = edge.ask("POST", &path, body).await;
-        assert!(String::from_utf8_lossy(&answer).contains("UNAVAILABLE"), "{path}");
-    }
-    assert!(edge.tunnel.seen.lock().unwrap().is_empty());
-}
-
-#[tokio::test]
 async fn s24_a_fault_says_nothing_of_the_inside() {
     let edge = Edge::new();
     let answer = edge.rpc("/a2a/acme/support/broken").await;
@@ -452,43 +405,6 @@ async fn without_login_nothing_is_answered() {
     assert!(response.headers().contains_key("www-authenticate"));
 }
 
-#[tokio::test]
-async fn events_come_through_one_by_one_and_leaving_cancels_the_call() {
-    let edge = Edge::new();
-    let (send, mut receive) = mpsc::channel::<io::Result<Bytes>>(1);
-    let body = stream::poll_fn(move |cx| receive.poll_recv(cx)).boxed();
-    let mut headers = HeaderMap::new();
-    headers.insert("content-type", HeaderValue::from_static("text/event-stream"));
-    edge.script(Script::Answer(StatusCode::OK, headers, body));
-    let response = edge
-        .send(edge.request("POST", NOTES, rpc("SendStreamingMessage")))
-        .await;
-    assert_eq!(response.headers()["content-type"], "text/event-stream");
-    assert_eq!(response.headers()["x-accel-buffering"], "no");
-    let mut body = response.into_body().into_data_stream();
-    for event in ["data: 1\n\n", "data: 2\n\n"] {
-        send.send(Ok(Bytes::from(event))).await.unwrap();
-        assert_eq!(body.next().await.unwrap().unwrap(), event);
-    }
-    drop(body);
-    tokio::time::timeout(Duration::from_secs(5), send.closed())
-        .await
-        .unwrap();
-}
-
-#[tokio::test]
-async fn a_caller_who_leaves_before_an_answer_cancels_the_call() {
-    let edge = Edge::new();
-    let request = edge.request("POST", NOTES, rpc("SendMessage"));
-    let call = tokio::spawn(edge.app.clone().oneshot(request));
-    while edge.tunnel.seen.lock().unwrap().is_empty() {
-        tokio::task::yield_now().await;
-    }
-    call.abort();
-    assert!(call.await.unwrap_err().is_cancelled());
-    assert!(edge.tunnel.hanging_dropped.load(Ordering::SeqCst));
-}
-
 #[tokio::test(start_paused = true)]
 async fn an_engine_that_never_answers_is_no_hang() {
     let edge = Edge::new();
@@ -500,123 +416,6 @@ async fn an_engine_that_never_answers_is_no_hang() {
         assert_eq!(problem["code"], "UNAVAILABLE");
     }
     assert_eq!(edge.rpc(NOTES).await["error"]["data"][0]["reason"], "UNAVAILABLE");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_stream_ends_at_its_deadline_with_an_error() {
-    let edge = Edge::new();
-    let first = stream::once(async { Ok(Bytes::from_static(b"data: 1\n\n")) });
-    let body = first.chain(stream::pending()).boxed();
-    edge.script(Script::Answer(StatusCode::OK, HeaderMap::new(), body));
-    let response = edge
-        .send(edge.request("POST", NOTES, rpc("SendStreamingMessage")))
-        .await;
-    let mut body = response.into_body().into_data_stream();
-    body.next().await.unwrap().unwrap();
-    body.next().await.unwrap().unwrap_err();
-    assert!(body.next().await.is_none());
-}
-
-/// Login that finds the token revoked, or will not say after too many failures.
-#[derive(Debug)]
-struct Refuses(StatusCode, &'static str);
-
-const REVOKED: Refuses = Refuses(StatusCode::UNAUTHORIZED, "UNAUTHENTICATED");
-
-#[async_trait]
-impl Authenticate for Refuses {
-    async fn bearer(&self, _: &str, _: RequestInfo) -> Result<TenantContext, Problem> {
-        Err(Problem::new(self.0, self.1, "the API token is not valid"))
-    }
-}
-
-impl Edge {
-    fn session(&self, login: Refuses) -> Session {
-        Session::new(Arc::new(login), self.token.clone(), RequestInfo::default())
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn s14_a_stream_ends_within_five_seconds_of_the_tokens_revocation() {
-    for login in [
-        REVOKED,
-        Refuses(StatusCode::TOO_MANY_REQUESTS, "LIMIT"),
-        Refuses(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL"),
-    ] {
-        let edge = Edge::new();
-        let why = login.1;
-        let body = stream::pending().boxed();
-        edge.script(Script::Answer(StatusCode::OK, HeaderMap::new(), body));
-        let mut request = edge.request("POST", NOTES, rpc("SendStreamingMessage"));
-        request.extensions_mut().insert(edge.session(login));
-        let begun = tokio::time::Instant::now();
-        let mut body = edge.send(request).await.into_body().into_data_stream();
-        body.next().await.unwrap().unwrap_err();
-        assert!(begun.elapsed() <= Duration::from_secs(5), "{why}");
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_store_that_is_away_ends_no_stream() {
-    let edge = Edge::new();
-    let (send, mut receive) = mpsc::channel::<io::Result<Bytes>>(1);
-    let body = stream::poll_fn(move |cx| receive.poll_recv(cx)).boxed();
-    edge.script(Script::Answer(StatusCode::OK, HeaderMap::new(), body));
-    let mut request = edge.request("POST", NOTES, rpc("SendStreamingMessage"));
-    let away = Refuses(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE");
-    request.extensions_mut().insert(edge.session(away));
-    let mut body = edge.send(request).await.into_body().into_data_stream();
-    tokio::time::advance(Duration::from_secs(60)).await;
-    send.send(Ok(Bytes::from_static(b"data: 1\n\n"))).await.unwrap();
-    assert_eq!(body.next().await.unwrap().unwrap(), "data: 1\n\n");
-}
-
-#[tokio::test(start_paused = true)]
-async fn s14_who_may_no_longer_call_gets_nothing_of_what_waits() {
-    let edge = Edge::new();
-    let chunk = || Ok(Bytes::from_static(b"data: secret\n\n"));
-    let body = stream::repeat_with(chunk).boxed();
-    edge.script(Script::Answer(StatusCode::OK, HeaderMap::new(), body));
-    let mut request = edge.request("POST", NOTES, rpc("SendStreamingMessage"));
-    request.extensions_mut().insert(edge.session(REVOKED));
-    let mut body = edge.send(request).await.into_body().into_data_stream();
-    // The caller reads nothing until the token has been found revoked.
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    body.next().await.unwrap().unwrap_err();
-    assert!(body.next().await.is_none());
-}
-
-#[tokio::test(start_paused = true)]
-async fn s14_a_token_revoked_while_an_answer_is_awaited_gets_none() {
-    let edge = Edge::new();
-    let mut request = edge.request("POST", NOTES, rpc("SendMessage"));
-    request.extensions_mut().insert(edge.session(REVOKED));
-    let begun = tokio::time::Instant::now();
-    let response = edge.send(request).await;
-    assert!(begun.elapsed() <= Duration::from_secs(5));
-    let body = response.into_body().collect().await.unwrap().to_bytes();
-    let answer: Value = serde_json::from_slice(&body).unwrap();
-    assert_eq!(answer["error"]["data"][0]["reason"], "UNAUTHENTICATED");
-    assert!(edge.tunnel.hanging_dropped.load(Ordering::SeqCst));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_caller_who_stops_reading_holds_no_call() {
-    let edge = Edge::new();
-    let gone = Arc::new(AtomicBool::new(false));
-    let guard = Dropped(gone.clone());
-    let chunk = move || {
-        let _ = &guard;
-        Ok(Bytes::from_static(b"data: 1\n\n"))
-    };
-    let body = stream::repeat_with(chunk).boxed();
-    edge.script(Script::Answer(StatusCode::OK, HeaderMap::new(), body));
-    let request = edge.request("POST", NOTES, rpc("SendStreamingMessage"));
-    let response = edge.send(request).await;
-    tokio::time::sleep(Duration::from_secs(60)).await;
-    assert!(gone.load(Ordering::SeqCst), "the call goes on for nobody");
-    let mut body = response.into_body().into_data_stream();
-    body.next().await.unwrap().unwrap_err();
 }
 
 #[tokio::test]
