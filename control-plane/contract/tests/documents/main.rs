@@ -1,8 +1,8 @@
 //! Documents from outside: what people write, what they are told, and what an attacker sends.
 
-mod bombs;
 mod cases;
 mod round_trip;
+mod sizes;
 
 use roadstead_contract::{
     bundle::Bundle,
