@@ -84,10 +84,17 @@ pub fn tests() -> anyhow::Result<Tests> {
     Ok(found)
 }
 
-/// The name in `fn s34_…(`, `async fn s34_…(` or `test("s34_…"`.
+/// The name in `fn s34_…(`, `pub(super) async fn s34_…(` or `test("s34_…"`.
 fn test_name(line: &str) -> Option<&str> {
     let line = line.trim_start();
-    let line = line.strip_prefix("pub ").unwrap_or(line);
+    let line = match line.strip_prefix("pub") {
+        // `pub(super)`: tests that a macro calls, once for each database.
+        Some(rest) => match rest.strip_prefix('(').and_then(|rest| rest.split_once(')')) {
+            Some((_, rest)) => rest.trim_start(),
+            None => rest.trim_start(),
+        },
+        None => line,
+    };
     let line = line.strip_prefix("async ").unwrap_or(line);
     let rest = line.strip_prefix("fn ").or_else(|| {
         ["test(\"", "it(\"", "test('", "it('"]
@@ -154,6 +161,10 @@ mod unit {
             Some("s34_s36_rows")
         );
         assert_eq!(ids("s34_s36_rows"), ["S34", "S36"]);
+        for visible in ["pub", "pub(super)", "pub(crate)", "pub(in crate::tests)"] {
+            let line = format!("    {visible} async fn s35_rows(world: World) {{");
+            assert_eq!(test_name(&line), Some("s35_rows"), "{line}");
+        }
         assert_eq!(
             test_name("test(\"s02_cookie\", async () => {"),
             Some("s02_cookie")
