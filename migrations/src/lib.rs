@@ -8,6 +8,7 @@
 //! Times are milliseconds since the Unix epoch, UTC, as integers: both databases keep them exactly alike.
 
 mod m0001_spine;
+mod m0002_guards;
 
 pub use sea_orm_migration::MigratorTrait;
 use sea_orm_migration::prelude::*;
@@ -20,7 +21,10 @@ pub struct Migrator;
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m0001_spine::Migration)]
+        vec![
+            Box::new(m0001_spine::Migration),
+            Box::new(m0002_guards::Migration),
+        ]
     }
 }
 
@@ -56,6 +60,14 @@ pub async fn pending(connection: &DatabaseConnection) -> Result<Vec<String>, DbE
     Ok(all.filter(|name| !done.contains(name)).collect())
 }
 
+/// `true` when the database has had a migration of the hub's: it is a hub's database, of this version or an older one.
+///
+/// # Errors
+/// What the database says.
+pub async fn known(connection: &DatabaseConnection) -> Result<bool, DbErr> {
+    Ok(pending(connection).await?.len() < Migrator::migrations().len())
+}
+
 /// Rights of the hub's role on PostgreSQL: rows, never the schema; revisions and audit records are only ever added.
 ///
 /// # Errors
@@ -71,7 +83,7 @@ pub async fn grant(connection: &DatabaseConnection, role: &str) -> Result<(), Db
     let schema: Option<String> = row.map(|r| r.try_get("", "name")).transpose()?;
     let schema = format!("\"{}\"", schema.unwrap_or_default().replace('"', "\"\""));
     let mut statements = format!("GRANT USAGE ON SCHEMA {schema} TO {quoted};");
-    for (table, rights) in m0001_spine::RIGHTS {
+    for (table, rights) in m0001_spine::RIGHTS.iter().chain(m0002_guards::RIGHTS) {
         statements.push_str(&format!("GRANT {rights} ON {schema}.{table} TO {quoted};"));
     }
     statements.push_str(&format!("GRANT SELECT ON {schema}.seaql_migrations TO {quoted};"));

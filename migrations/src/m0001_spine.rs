@@ -227,7 +227,7 @@ const TABLES: &[&str] = &[
 /// The tenant of the transaction; NULL, and so no rows, when the setting is missing or empty.
 const TENANT: &str = "NULLIF(current_setting('roadstead.tenant', true), '')::uuid";
 /// Set by the few acts of the system that find or make tenants.
-const SYSTEM: &str = "current_setting('roadstead.system', true) = 'on'";
+pub(crate) const SYSTEM: &str = "current_setting('roadstead.system', true) = 'on'";
 /// Whoever presents a secret sees the one row of its hash, before the tenant is known.
 const SECRET: &str = "hash = decode(NULLIF(current_setting('roadstead.secret_hash', true), ''), 'hex')";
 

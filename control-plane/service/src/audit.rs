@@ -29,7 +29,7 @@ pub async fn verify(store: &Store) -> Result<Vec<AuditReport>, Error> {
     let mut reports = Vec::new();
     for tenant in store.system(&system).tenants().await? {
         let ctx = authenticate::system(&system, tenant, RequestInfo::default());
-        reports.push(store.tenant(&ctx).read().await?.verify_audit().await?);
+        reports.push(store.tenant(&ctx).snapshot().await?.verify_audit().await?);
     }
     Ok(reports)
 }

@@ -321,6 +321,7 @@ impl Tx<'_> {
             hash.to_vec()
         ];
         self.run(sql, values).await?;
+        self.audited.push(entry.outcome.as_str());
         self.head = Some(Head {
             seq: head.seq + 1,
             hash,
@@ -363,7 +364,8 @@ impl Tx<'_> {
         self.all(sql, values![after, limit]).await
     }
 
-    /// Walks the whole chain.
+    /// Walks the whole chain. In a transaction of [`crate::TenantStore::snapshot`], so that a writer in between is not
+    /// taken for a forger.
     ///
     /// # Errors
     /// [`Error::Unavailable`], [`Error::Internal`]; a broken chain is no error but part of the report.

@@ -3,6 +3,7 @@
 //! Whatever a later try may cure is [`Error::Unavailable`], with a sentence that says what to look at; the rest is a
 //! fault. Statements and values never leave in the outward sentence.
 
+use crate::observe::failed;
 use roadstead_domain::{ConflictReason, Error};
 use sea_orm::{DbErr, RuntimeErr};
 
@@ -13,10 +14,13 @@ pub(crate) fn outward(error: DbErr) -> Error {
             let code = said.code().unwrap_or_default().into_owned();
             by_code(&code, error)
         }
-        Some(sqlx::Error::PoolTimedOut) => Error::unavailable(
-            "the database has no free connection; try again in a moment",
-            error,
-        ),
+        Some(sqlx::Error::PoolTimedOut) => {
+            failed("no_connection");
+            Error::unavailable(
+                "the database has no free connection; try again in a moment",
+                error,
+            )
+        }
         Some(
             sqlx::Error::Io(_)
             | sqlx::Error::Tls(_)
@@ -24,15 +28,21 @@ pub(crate) fn outward(error: DbErr) -> Error {
             | sqlx::Error::WorkerCrashed
             | sqlx::Error::Protocol(_),
         ) => gone(error),
-        Some(_) => Error::internal(error),
+        Some(_) => fault(error),
         None => match error {
             DbErr::Conn(_) | DbErr::ConnectionAcquire(_) => gone(error),
-            other => Error::internal(other),
+            other => fault(other),
         },
     }
 }
 
+fn fault(error: DbErr) -> Error {
+    failed("fault");
+    Error::internal(error)
+}
+
 fn gone(error: DbErr) -> Error {
+    failed("gone");
     Error::unavailable(
         "the database does not answer; nothing was changed, try again later",
         error,
@@ -54,27 +64,40 @@ fn by_code(code: &str, error: DbErr) -> Error {
         && code.len() < 5
     {
         return match number & 0xff {
-            5 | 6 => Error::unavailable(
-                "the database is locked by another process; nothing was changed, try again later",
-                error,
-            ),
+            5 | 6 => {
+                failed("locked");
+                Error::unavailable(
+                    "the database is locked by another process; nothing was changed, try again later",
+                    error,
+                )
+            }
             13 => full(error),
-            8 | 10 | 11 | 14 | 26 => Error::unavailable(
-                "the database file cannot be used (read-only, damaged or gone); nothing was changed",
-                error,
-            ),
+            8 | 10 | 11 | 14 | 26 => {
+                failed("unusable");
+                Error::unavailable(
+                    "the database file cannot be used (read-only, damaged or gone); nothing was changed",
+                    error,
+                )
+            }
             _ => unique_or_internal(matches!(number, 1555 | 2067), error),
         };
     }
     match code {
         "53100" => full(error),
         "40001" | "40P01" | "55P03" | "57014" => {
+            failed("busy");
             Error::unavailable("the database is too busy; nothing was changed, try again", error)
+        }
+        "25006" => {
+            failed("unusable");
+            Error::unavailable(
+                "the database only reads; nothing was changed, try again later",
+                error,
+            )
         }
         _ if ["08", "53", "57", "58"]
             .iter()
-            .any(|class| code.starts_with(class))
-            || code == "25006" =>
+            .any(|class| code.starts_with(class)) =>
         {
             gone(error)
         }
@@ -83,6 +106,7 @@ fn by_code(code: &str, error: DbErr) -> Error {
 }
 
 fn full(error: DbErr) -> Error {
+    failed("full");
     Error::unavailable(
         "the database's disk is full; nothing was changed: make room, then try again",
         error,
@@ -91,12 +115,13 @@ fn full(error: DbErr) -> Error {
 
 fn unique_or_internal(unique: bool, error: DbErr) -> Error {
     if unique {
+        failed("unique");
         Error::conflict(
             ConflictReason::Exists,
             "somebody else has just made the same; read again and retry",
         )
     } else {
-        Error::internal(error)
+        fault(error)
     }
 }
 

@@ -2,23 +2,35 @@
 
 use roadstead_domain::Error;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 
 /// Counts statements down and fails the one that was asked for, as if the database had.
 #[derive(Debug)]
 pub struct Faults {
     remaining: AtomicI64,
+    pages: AtomicU32,
 }
 
 impl Default for Faults {
     fn default() -> Self {
         Self {
             remaining: AtomicI64::new(-1),
+            pages: AtomicU32::new(0),
         }
     }
 }
 
 impl Faults {
+    /// A SQLite file that is opened with this has room for `pages` pages (of 4 KiB), as on a small disk: SQLite itself
+    /// then says that it is full.
+    pub fn small_disk(&self, pages: u32) {
+        self.pages.store(pages, Ordering::SeqCst);
+    }
+
+    pub(crate) fn pages(&self) -> Option<u32> {
+        Some(self.pages.load(Ordering::SeqCst)).filter(|pages| *pages > 0)
+    }
+
     /// The `n`th statement from now (0: the next) fails, once.
     pub fn fail_after(&self, n: u32) {
         self.remaining.store(i64::from(n), Ordering::SeqCst);

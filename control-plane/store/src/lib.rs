@@ -18,7 +18,9 @@ mod error;
 mod faults;
 mod idempotency;
 mod objects;
+mod observe;
 mod open;
+mod probe;
 mod projects;
 mod revisions;
 mod runs;
@@ -60,6 +62,8 @@ pub struct StoreOptions {
     pub url: String,
     pub clock: Arc<dyn Clock>,
     pub random: Arc<dyn Random>,
+    /// Only what is there, and only to look at it: nothing is made, migrated or written. For evidence.
+    pub read_only: bool,
     /// For tests only.
     pub faults: Option<Arc<Faults>>,
 }
@@ -71,6 +75,7 @@ impl StoreOptions {
             url: url.into(),
             clock: Arc::new(SystemClock),
             random: Arc::new(OsRandom),
+            read_only: false,
             faults: None,
         }
     }

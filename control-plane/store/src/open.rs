@@ -2,13 +2,9 @@
 
 use crate::error::outward;
 use crate::signal::Signals;
-use crate::tx::begin;
-use crate::{Faults, Store, StoreOptions};
+use crate::{Store, StoreOptions};
 use roadstead_domain::{Error, Problem};
-use sea_orm::{
-    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, SqliteTransactionMode,
-    Statement,
-};
+use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, Statement};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,16 +60,17 @@ fn identity(path: &std::path::Path) -> Option<(u64, u64)> {
 
 impl Store {
     /// Opens the database behind `options.url`: `sqlite:<path>` (made and migrated when needed) or
-    /// `postgres://…` (already migrated, by another role).
+    /// `postgres://…` (already migrated, by another role). Read only, it must be there already.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when it does not answer. [`Error::Invalid`] when the URL is of another kind, when
-    /// migrations are missing, or when the role on PostgreSQL could get around row-level security (S34).
+    /// migrations are missing, when the role on PostgreSQL could get around row-level security (S34), or when what is
+    /// only to be read is no hub's database.
     pub async fn open(options: StoreOptions) -> Result<Self, Error> {
         let (write, read, file) = if options.url.starts_with("sqlite:") {
-            sqlite(&options.url).await?
+            sqlite(&options).await?
         } else if options.url.starts_with("postgres:") || options.url.starts_with("postgresql:") {
-            let pool = postgres(&options.url).await?;
+            let pool = postgres(&options.url, options.read_only).await?;
             (pool.clone(), pool, None)
         } else {
             return Err(config(
@@ -91,7 +88,16 @@ impl Store {
             faults: options.faults,
             signals: Arc::new(Signals::default()),
         };
-        if store.backend() == DbBackend::Postgres {
+        if options.read_only {
+            // Of an older version too: whoever looks at evidence must not have to change it first.
+            if !roadstead_migrations::known(&store.read).await.map_err(outward)? {
+                return Err(config(
+                    "the database of a hub",
+                    "another or an empty one",
+                    "there is nothing to read",
+                ));
+            }
+        } else if store.backend() == DbBackend::Postgres {
             check_role(&store.write).await?;
             let pending = roadstead_migrations::pending(&store.write)
                 .await
@@ -109,25 +115,6 @@ impl Store {
 
     pub(crate) fn backend(&self) -> DbBackend {
         self.write.get_database_backend()
-    }
-
-    /// Asks the database: for `/readyz`. Liveness never does.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] with what is wrong.
-    pub async fn readiness(&self) -> Result<(), Error> {
-        if let Some(file) = &self.file {
-            file.check()?;
-        }
-        Faults::check(self.faults.as_ref(), "readiness")?;
-        let statement = Statement::from_string(self.backend(), "SELECT COUNT(*) FROM tenant WHERE 1 = 0");
-        self.read.query_one_raw(statement).await.map_err(outward)?;
-        if self.backend() == DbBackend::Sqlite {
-            // A write lock that is taken and given back: read-only and locked show here.
-            let lock = begin(&self.write, SqliteTransactionMode::Immediate).await?;
-            lock.rollback().await.map_err(outward)?;
-        }
-        Ok(())
     }
 
     /// Ends all connections; running transactions are rolled back.
@@ -157,9 +144,11 @@ pub async fn migrate(url: &str, app_role: Option<&str>) -> Result<(), Error> {
     closed.map_err(outward)
 }
 
-async fn sqlite(url: &str) -> Result<(DatabaseConnection, DatabaseConnection, Option<File>), Error> {
-    let path = url.trim_start_matches("sqlite:").trim_start_matches("//");
-    let path = PathBuf::from(path.split('?').next().unwrap_or_default());
+type Pools = (DatabaseConnection, DatabaseConnection, Option<File>);
+
+async fn sqlite(options: &StoreOptions) -> Result<Pools, Error> {
+    let url = options.url.as_str();
+    let path = sqlite_path(url);
     if path.as_os_str().is_empty() || path.starts_with(":memory:") {
         return Err(config(
             "sqlite:<path of a file>",
@@ -167,21 +156,66 @@ async fn sqlite(url: &str) -> Result<(DatabaseConnection, DatabaseConnection, Op
             "the hub keeps its state in a file",
         ));
     }
-    let write = Database::connect(sqlite_options(url, 1, false))
+    if options.read_only {
+        if !path.is_file() {
+            let found = format!("no file {}", path.display());
+            return Err(config(
+                "the database of a hub",
+                &found,
+                "there is nothing to read",
+            ));
+        }
+        let pool = Database::connect(evidence(url)).await.map_err(outward)?;
+        return Ok((pool.clone(), pool, Some(File::at(path))));
+    }
+    let pages = options.faults.as_ref().and_then(|faults| faults.pages());
+    let write = Database::connect(sqlite_options(url, 1, Role::Writer { pages }))
         .await
         .map_err(outward)?;
     roadstead_migrations::migrate(&write, None)
         .await
         .map_err(outward)?;
-    let read = Database::connect(sqlite_options(url, READERS, true))
+    let read = Database::connect(sqlite_options(url, READERS, Role::Reader))
         .await
         .map_err(outward)?;
     Ok((write, read, Some(File::at(path))))
 }
 
+/// The file that a `sqlite:` URL names.
+pub(crate) fn sqlite_path(url: &str) -> PathBuf {
+    let path = url.trim_start_matches("sqlite:").trim_start_matches("//");
+    PathBuf::from(path.split('?').next().unwrap_or_default())
+}
+
+/// SQLite itself then refuses whatever is not reading.
+fn evidence(url: &str) -> ConnectOptions {
+    let mut options = ConnectOptions::new(url);
+    options
+        .max_connections(1)
+        .acquire_timeout(ACQUIRE)
+        .sqlx_logging(false);
+    options.map_sqlx_sqlite_opts(|sqlite| {
+        sqlite
+            .read_only(true)
+            .create_if_missing(false)
+            .busy_timeout(BUSY)
+            .pragma("query_only", "1")
+    });
+    options
+}
+
+#[derive(Clone, Copy)]
+enum Role {
+    /// `pages`: the most that the file may have; a test's small disk.
+    Writer {
+        pages: Option<u32>,
+    },
+    Reader,
+}
+
 /// One connection writes, so that writers queue here and never meet as SQLITE_BUSY. `synchronous = NORMAL` in WAL
 /// mode: a committed write survives the end of the process at any moment; a power cut may take the last ones.
-fn sqlite_options(url: &str, connections: u32, readers: bool) -> ConnectOptions {
+fn sqlite_options(url: &str, connections: u32, role: Role) -> ConnectOptions {
     let mut options = ConnectOptions::new(url);
     options
         .max_connections(connections)
@@ -192,21 +226,21 @@ fn sqlite_options(url: &str, connections: u32, readers: bool) -> ConnectOptions 
     options.map_sqlx_sqlite_opts(move |sqlite| {
         use sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
         let sqlite = sqlite
-            .create_if_missing(!readers)
+            .create_if_missing(matches!(role, Role::Writer { .. }))
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Normal)
             .foreign_keys(true)
             .busy_timeout(BUSY);
-        if readers {
-            sqlite.pragma("query_only", "1")
-        } else {
-            sqlite
+        match role {
+            Role::Reader => sqlite.pragma("query_only", "1"),
+            Role::Writer { pages: None } => sqlite,
+            Role::Writer { pages: Some(pages) } => sqlite.pragma("max_page_count", pages.to_string()),
         }
     });
     options
 }
 
-async fn postgres(url: &str) -> Result<DatabaseConnection, Error> {
+async fn postgres(url: &str, read_only: bool) -> Result<DatabaseConnection, Error> {
     let mut options = ConnectOptions::new(url);
     options
         .max_connections(CONNECTIONS)
@@ -215,12 +249,17 @@ async fn postgres(url: &str) -> Result<DatabaseConnection, Error> {
         .test_before_acquire(false)
         .test_before_acquire_if_idle_for(IDLE)
         .sqlx_logging(false);
-    options.map_sqlx_postgres_opts(|postgres| {
-        postgres.options([
+    options.map_sqlx_postgres_opts(move |postgres| {
+        let postgres = postgres.options([
             ("statement_timeout", "30s"),
             ("lock_timeout", "5s"),
             ("timezone", "UTC"),
-        ])
+        ]);
+        if read_only {
+            postgres.options([("default_transaction_read_only", "on")])
+        } else {
+            postgres
+        }
     });
     Database::connect(options).await.map_err(outward)
 }

@@ -136,12 +136,32 @@ impl TestDatabase {
             Gone::Database { admin, name } => with_database(admin, name),
         };
         let connection = connect(&url).await;
+        if !self.is_postgres() {
+            for act in ["UPDATE", "DELETE"] {
+                run(
+                    &connection,
+                    &format!("DROP TRIGGER IF EXISTS audit_refuses_{act}"),
+                )
+                .await;
+            }
+        }
         run(&connection, sql).await;
         connection.close().await.expect("the connection closes");
     }
 }
 
 impl TestDatabase {
+    /// Runs statements as the hub's role would, past the store.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn try_as_hub(&self, sql: &str) -> Result<(), String> {
+        let connection = connect(&self.url).await;
+        let done = connection.execute_unprepared(sql).await;
+        connection.close().await.expect("the connection closes");
+        done.map(|_| ()).map_err(|error| error.to_string())
+    }
+
     /// The texts of the first column that a query answers, asked as the hub's role, past the store: what a query
     /// without a tenant would see.
     ///
@@ -161,6 +181,30 @@ impl TestDatabase {
             Gone::Database { admin, name } => with_database(admin, name),
         };
         ask(&url, sql).await
+    }
+
+    /// The URL of a database of the same server that holds nothing: PostgreSQL only. Removed with this one.
+    ///
+    /// # Panics
+    /// On SQLite, and when the server does not do it.
+    pub async fn empty(&self) -> String {
+        let Gone::Database { admin, name } = &self.gone else {
+            panic!("SQLite has no server: take another file")
+        };
+        let name = format!("{name}_empty");
+        let connection = connect(admin).await;
+        run(
+            &connection,
+            &format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"),
+        )
+        .await;
+        run(
+            &connection,
+            &format!("CREATE DATABASE {name} OWNER {OWNER} TEMPLATE template0"),
+        )
+        .await;
+        connection.close().await.expect("the connection closes");
+        url_for(admin, APP, &name)
     }
 
     /// `true` on PostgreSQL.
@@ -197,7 +241,10 @@ impl Drop for TestDatabase {
             Gone::Database { admin, name } => {
                 let (admin, sql) = (
                     admin.clone(),
-                    format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"),
+                    [
+                        format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"),
+                        format!("DROP DATABASE IF EXISTS {name}_empty WITH (FORCE)"),
+                    ],
                 );
                 // Not on the test's runtime, which may be about to end.
                 let dropper = std::thread::spawn(move || {
@@ -205,7 +252,9 @@ impl Drop for TestDatabase {
                     if let Ok(runtime) = runtime {
                         runtime.block_on(async {
                             let connection = connect(&admin).await;
-                            run(&connection, &sql).await;
+                            for sql in sql {
+                                run(&connection, &sql).await;
+                            }
                         });
                     }
                 });

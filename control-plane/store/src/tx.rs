@@ -2,12 +2,13 @@
 
 use crate::audit::Head;
 use crate::error::outward;
+use crate::observe::{self, Access, Timed};
 use crate::sql::{self, Sql};
 use crate::{Faults, Store};
 use roadstead_authz::TenantContext;
 use roadstead_domain::{ClusterId, Error, TenantId};
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, FromQueryResult,
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, FromQueryResult, IsolationLevel,
     SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait, Value,
 };
 use std::collections::BTreeSet;
@@ -25,8 +26,31 @@ impl<'s> TenantStore<'s> {
     /// # Errors
     /// [`Error::Unavailable`] when the database does not answer.
     pub async fn read(&self) -> Result<Tx<'s>, Error> {
+        let timed = Timed::begin(Access::Read);
         let db = begin(&self.store.read, SqliteTransactionMode::Deferred).await?;
-        self.enter(db).await
+        self.enter(db, timed).await
+    }
+
+    /// A transaction that reads everything as it is at one moment, on both databases: for what must fit together over
+    /// several statements. Costs PostgreSQL one more round trip than [`Self::read`].
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub async fn snapshot(&self) -> Result<Tx<'s>, Error> {
+        let timed = Timed::begin(Access::Read);
+        let backend = self.store.backend();
+        let options = TransactionOptions {
+            isolation_level: (backend == DbBackend::Postgres).then_some(IsolationLevel::RepeatableRead),
+            sqlite_transaction_mode: Some(SqliteTransactionMode::Deferred),
+            ..TransactionOptions::default()
+        };
+        let db = self
+            .store
+            .read
+            .begin_with_options(options)
+            .await
+            .map_err(outward)?;
+        self.enter(db, timed).await
     }
 
     /// A transaction that may write. Nothing is kept unless it is committed.
@@ -37,8 +61,9 @@ impl<'s> TenantStore<'s> {
         if let Some(file) = &self.store.file {
             file.check()?;
         }
+        let timed = Timed::begin(Access::Write);
         let db = begin(&self.store.write, SqliteTransactionMode::Immediate).await?;
-        self.enter(db).await
+        self.enter(db, timed).await
     }
 
     /// A transaction for an act that leaves an audit record: it holds the tenant's audit lock from the beginning, so
@@ -52,14 +77,16 @@ impl<'s> TenantStore<'s> {
         Ok(tx)
     }
 
-    async fn enter(&self, db: DatabaseTransaction) -> Result<Tx<'s>, Error> {
+    async fn enter(&self, db: DatabaseTransaction, timed: Timed) -> Result<Tx<'s>, Error> {
         set_tenant(&db, self.ctx.tenant()).await?;
         Ok(Tx {
             db,
             store: self.store,
             ctx: self.ctx,
             head: None,
+            audited: Vec::new(),
             touched: BTreeSet::new(),
+            timed,
         })
     }
 }
@@ -94,8 +121,11 @@ pub struct Tx<'s> {
     pub(crate) store: &'s Store,
     pub(crate) ctx: &'s TenantContext,
     pub(crate) head: Option<Head>,
+    /// Decisions of the records that were appended.
+    pub(crate) audited: Vec<&'static str>,
     /// Clusters whose sessions are woken after the commit.
     pub(crate) touched: BTreeSet<ClusterId>,
+    timed: Timed,
 }
 
 impl<'s> Tx<'s> {
@@ -118,6 +148,8 @@ impl<'s> Tx<'s> {
         self.write_head().await?;
         Faults::check(self.store.faults.as_ref(), "commit")?;
         self.db.commit().await.map_err(outward)?;
+        self.timed.committed();
+        self.audited.into_iter().for_each(observe::audited);
         self.store.signals.fire(self.ctx.tenant(), self.touched);
         Ok(())
     }

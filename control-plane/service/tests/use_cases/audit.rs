@@ -10,13 +10,16 @@ crate::support::on_both!(
     two_swapped_rows_are_found,
     an_added_row_is_found,
     one_tenants_damage_is_not_anothers,
+    a_snapshot_is_one_moment,
+    a_writer_in_between_is_no_forger,
+    evidence_is_read_and_never_made,
 );
 
 mod tests {
     use crate::support::{World, model};
     use roadstead_domain::PageRequest;
     use roadstead_service::audit;
-    use roadstead_store::{AuditReport, Broken};
+    use roadstead_store::{AuditReport, Broken, Store, StoreOptions};
 
     async fn written(world: &World) -> u64 {
         for text in ["m1", "m2", "m3", "m4"] {
@@ -168,5 +171,72 @@ mod tests {
         written(&world).await;
         // `report` checks the other tenant's chain each time.
         assert_eq!(tamper(&world, "DELETE FROM audit WHERE $own").await.seq(), 1);
+    }
+
+    pub(super) async fn a_snapshot_is_one_moment(world: World) {
+        let tenant = world.store.tenant(&world.acme.owner);
+        let snapshot = tenant.snapshot().await.expect("begun");
+        let before = snapshot.verify_audit().await.expect("walked");
+        written(&world).await;
+        let after = snapshot.verify_audit().await.expect("walked");
+        assert_eq!(before, after, "what is written meanwhile is not seen");
+    }
+
+    pub(super) async fn a_writer_in_between_is_no_forger(world: World) {
+        let (done, writing) = (std::sync::atomic::AtomicBool::new(false), &world);
+        let writer = async {
+            for n in 0..60 {
+                writing
+                    .apply(&model("fast", &format!("m{n}")))
+                    .await
+                    .expect("applied");
+            }
+            done.store(true, std::sync::atomic::Ordering::SeqCst);
+        };
+        let reader = async {
+            let mut looks = 0;
+            while !done.load(std::sync::atomic::Ordering::SeqCst) {
+                assert_eq!(report(writing).await.broken, None);
+                looks += 1;
+            }
+            looks
+        };
+        let ((), looks) = tokio::join!(writer, reader);
+        assert!(looks > 3, "{looks}");
+    }
+
+    pub(super) async fn evidence_is_read_and_never_made(world: World) {
+        let read_only = |url: &str| StoreOptions {
+            read_only: true,
+            ..StoreOptions::new(url)
+        };
+        let records = written(&world).await;
+        let evidence = Store::open(read_only(world.database.url()))
+            .await
+            .expect("opened");
+        let reports = audit::verify(&evidence).await.expect("walked");
+        assert!(reports.iter().any(|r| r.records == records && r.broken.is_none()));
+        let refused = evidence.tenant(&world.acme.owner).write().await;
+        let refused = match refused {
+            Ok(tx) => tx.purge_expired().await.err(),
+            Err(error) => Some(error),
+        };
+        assert!(refused.is_some(), "nothing is written");
+        let nothing = match world.database.is_postgres() {
+            true => world.database.empty().await,
+            false => {
+                let path = format!("{}-typo", world.database.url());
+                let refused = Store::open(read_only(&path)).await.expect_err("no such file");
+                assert!(refused.to_string().contains("no file"), "{refused}");
+                assert!(!std::path::Path::new(path.trim_start_matches("sqlite:")).exists());
+                std::fs::write(path.trim_start_matches("sqlite:"), "").expect("written");
+                path
+            }
+        };
+        let refused = Store::open(read_only(&nothing)).await.expect_err("nothing in it");
+        assert!(
+            refused.to_string().contains("expected the database of a hub"),
+            "{refused}"
+        );
     }
 }

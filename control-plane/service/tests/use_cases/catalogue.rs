@@ -6,6 +6,7 @@ crate::support::on_both!(
     s34_a_role_above_row_security_is_refused,
     s35_without_a_tenant_there_are_no_rows,
     s35_interleaved_tenants_see_only_their_own,
+    history_is_never_changed,
 );
 
 mod tests {
@@ -14,7 +15,7 @@ mod tests {
     use roadstead_store::{ObjectFilter, Store, StoreOptions};
     use std::collections::BTreeSet;
 
-    const TABLES: [&str; 14] = [
+    const TABLES: [&str; 15] = [
         "api_token",
         "audit",
         "audit_head",
@@ -25,6 +26,7 @@ mod tests {
         "idempotency_key",
         "object",
         "placed_status",
+        "probe",
         "project",
         "revision",
         "run",
@@ -52,14 +54,14 @@ mod tests {
             // Unique indexes (primary keys too) whose first column is not the tenant, and foreign keys likewise.
             "SELECT c.relname || ' ' || i.indexrelid::regclass FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
              JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = i.indkey[0]
-             WHERE c.relnamespace = 'public'::regnamespace AND c.relname NOT IN ('seaql_migrations', 'tenant')
+             WHERE c.relnamespace = 'public'::regnamespace AND c.relname NOT IN ('seaql_migrations', 'tenant', 'probe')
              AND i.indisunique AND a.attname <> 'tenant_id'
              UNION ALL
              SELECT k.conname FROM pg_constraint k JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = k.conkey[1]
              WHERE k.contype = 'f' AND k.connamespace = 'public'::regnamespace AND a.attname <> 'tenant_id'"
         } else {
             "SELECT t.name || ' ' || i.name FROM sqlite_schema t, pragma_index_list(t.name) i, pragma_index_info(i.name) c
-             WHERE t.type = 'table' AND t.name NOT IN ('seaql_migrations', 'tenant') AND i.\"unique\" = 1
+             WHERE t.type = 'table' AND t.name NOT IN ('seaql_migrations', 'tenant', 'probe') AND i.\"unique\" = 1
              AND c.seqno = 0 AND c.name <> 'tenant_id'
              UNION ALL
              SELECT t.name || ' ' || f.id FROM sqlite_schema t, pragma_foreign_key_list(t.name) f
@@ -84,7 +86,7 @@ mod tests {
             .database
             .ask_all(
                 "SELECT relname::text FROM pg_class c WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')
-                 AND relname <> 'seaql_migrations' AND NOT EXISTS (SELECT 1 FROM pg_policies p
+                 AND relname NOT IN ('seaql_migrations', 'probe') AND NOT EXISTS (SELECT 1 FROM pg_policies p
                  WHERE p.tablename = c.relname AND p.policyname = 'tenant_rows' AND p.with_check LIKE '%roadstead.tenant%')",
             )
             .await;
@@ -96,6 +98,7 @@ mod tests {
         let known = [
             "api_token.by_secret",
             "enrolment_token.by_secret",
+            "probe.system_rows",
             "tenant.system_reads",
         ];
         assert_eq!(others, known, "this list may only shrink");
@@ -144,6 +147,30 @@ mod tests {
         }
         let all = world.database.ask_all("SELECT count(*)::text FROM object").await;
         assert_eq!(all, ["2"]);
+    }
+
+    pub(super) async fn history_is_never_changed(world: World) {
+        world.apply(&crate::support::pair()).await.expect("applied");
+        for sql in [
+            "UPDATE revision SET document = '{}'",
+            "DELETE FROM revision",
+            "UPDATE audit SET actor = 'nobody'",
+            "DELETE FROM audit",
+        ] {
+            let refused = world.database.try_as_hub(sql).await.expect_err(sql);
+            let said = match world.database.is_postgres() {
+                true => "permission denied",
+                false => "is history: rows are only ever added",
+            };
+            assert!(refused.contains(said), "{sql}: {refused}");
+        }
+        // Nothing has been added to `run`, so only the right to change it can be looked at.
+        if !world.database.is_postgres() {
+            let guards =
+                "SELECT name FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = 'run' ORDER BY name";
+            let names = world.database.ask_all(guards).await;
+            assert_eq!(names, ["run_refuses_DELETE", "run_refuses_UPDATE"]);
+        }
     }
 
     pub(super) async fn s35_interleaved_tenants_see_only_their_own(world: World) {

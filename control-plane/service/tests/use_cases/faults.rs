@@ -5,6 +5,9 @@ crate::support::on_both!(
     an_update_takes_few_statements_however_many_clusters_there_are,
     a_locked_database_is_unavailable,
     a_database_that_is_gone_is_unavailable,
+    a_full_database_is_unavailable_and_keeps_nothing_of_the_write,
+    a_database_that_only_reads_is_not_ready,
+    a_probe_leaves_nothing_and_needs_no_more_room_each_time,
     a_hub_that_is_killed_keeps_what_it_acknowledged,
 );
 
@@ -170,6 +173,105 @@ mod tests {
         drop(lock);
         world.store.readiness().await.expect("free again");
         world.apply(&pair()).await.expect("applied");
+    }
+
+    /// Fills a small disk with writes until one does not fit.
+    pub(super) async fn a_full_database_is_unavailable_and_keeps_nothing_of_the_write(mut world: World) {
+        if world.database.is_postgres() {
+            return;
+        }
+        world.store.close().await;
+        let ballast = "CREATE TABLE ballast (x BLOB); INSERT INTO ballast VALUES (zeroblob(200000))";
+        world.database.tamper(ballast).await;
+        let count = "SELECT CAST(page_count AS TEXT) FROM pragma_page_count";
+        let pages: u32 = world.database.ask(count).await[0].parse().expect("a number");
+        world.faults.small_disk(pages + 60);
+        let random = std::sync::Arc::new(roadstead_domain::SeededRandom::new(2));
+        let faults = Some(world.faults.clone());
+        world.store = world.database.open(world.clock.clone(), random, faults).await;
+        world.store.readiness().await.expect("there is room");
+        let mut written = 0;
+        let refused = loop {
+            let before = picture(&world).await;
+            let mut filling = input(&model("fast", &format!("m{written}")));
+            filling.idempotency_key = Some(format!("k{written}"));
+            filling.message = "x".repeat(900);
+            match roadstead_service::apply_documents(&world.acme.owner, &world.store, &filling).await {
+                Ok(_) => written += 1,
+                Err(error) => {
+                    assert_eq!(picture(&world).await, before, "nothing is half-written");
+                    break error;
+                }
+            }
+            assert!(written < 1_000, "it never fills up");
+        };
+        assert!(written > 5, "{written}");
+        for error in [refused, world.store.readiness().await.expect_err("full")] {
+            assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
+            assert!(error.to_string().contains("disk is full"), "{error}");
+        }
+        let reports = audit::verify(&world.store).await.expect("checked");
+        assert!(reports.iter().all(|r| r.broken.is_none()), "{reports:?}");
+        // Room again, and it goes on without a restart.
+        world.database.tamper("DROP TABLE ballast").await;
+        world.store.readiness().await.expect("there is room again");
+        world.apply(&model("fast", "after")).await.expect("applied");
+    }
+
+    pub(super) async fn a_database_that_only_reads_is_not_ready(world: World) {
+        if !world.database.is_postgres() {
+            let evidence = roadstead_store::StoreOptions {
+                read_only: true,
+                ..roadstead_store::StoreOptions::new(world.database.url())
+            };
+            let store = roadstead_store::Store::open(evidence).await.expect("opened");
+            let error = store.readiness().await.expect_err("read-only");
+            assert!(error.to_string().contains("read-only"), "{error}");
+            return;
+        }
+        let switch = |to: &str| {
+            format!(
+                "BEGIN READ WRITE; DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_read_only = {to}',
+                 current_database()); END $$; COMMIT"
+            )
+        };
+        let cut = "SELECT pg_terminate_backend(pid)::text FROM pg_stat_activity
+            WHERE datname = current_database() AND pid <> pg_backend_pid()";
+        world.database.tamper(&switch("on")).await;
+        world.database.ask_all(cut).await;
+        until(&world, |ready| {
+            ready.is_err_and(|e| e.to_string().contains("only reads"))
+        })
+        .await;
+        let refused = world.apply(&pair()).await.expect_err("it only reads");
+        assert!(matches!(refused, Error::Unavailable { .. }), "{refused:?}");
+        world.database.tamper(&switch("off")).await;
+        world.database.ask_all(cut).await;
+        until(&world, |ready| ready.is_ok()).await;
+    }
+
+    async fn until(world: &World, wanted: impl Fn(Result<(), Error>) -> bool) {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while !wanted(world.store.readiness().await) {
+            assert!(std::time::Instant::now() < deadline, "it does not come to that");
+        }
+    }
+
+    pub(super) async fn a_probe_leaves_nothing_and_needs_no_more_room_each_time(world: World) {
+        world.store.readiness().await.expect("ready");
+        let size = "SELECT CAST(page_count AS TEXT) FROM pragma_page_count";
+        let pages = match world.database.is_postgres() {
+            true => Vec::new(),
+            false => world.database.ask(size).await,
+        };
+        for _ in 0..50 {
+            world.store.readiness().await.expect("ready");
+        }
+        let left = "SELECT CAST(count(*) AS TEXT) FROM probe";
+        assert_eq!(world.database.ask_all(left).await, ["0"]);
+        if !world.database.is_postgres() {
+            assert_eq!(world.database.ask(size).await, pages);
+        }
     }
 
     pub(super) async fn a_database_that_is_gone_is_unavailable(world: World) {

@@ -104,8 +104,11 @@ const DIRECTION: [(&str, &[&str]); 24] = [
     ("domain", &["contract"]),
     ("authz", &["contract", "domain"]),
     ("migrations", &[]),
-    ("store", &["contract", "domain", "authz", "migrations"]),
-    ("service", &["contract", "domain", "authz", "store"]),
+    (
+        "store",
+        &["contract", "domain", "authz", "migrations", "telemetry"],
+    ),
+    ("service", &["contract", "domain", "authz", "store", "telemetry"]),
     ("http", &["domain", "authz", "telemetry"]),
     // Edges: never each other.
     (

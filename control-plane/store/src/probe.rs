@@ -1,0 +1,53 @@
+//! Whether the hub could keep a write now: for `/readyz`. Liveness never asks.
+//!
+//! Reading is not enough: a full disk, a read-only file system or a standby of PostgreSQL answers every question and
+//! keeps nothing. So a row goes in and out in one transaction that is committed. It is as large as an ordinary write
+//! ([`FILLER`]), so that a database without room for one is found out; its pages are free again afterwards, and are the
+//! next probe's.
+
+use crate::error::outward;
+use crate::tx::begin;
+use crate::{Faults, Store};
+use roadstead_domain::Error;
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, SqliteTransactionMode, Statement, Value};
+use uuid::Uuid;
+
+/// Bytes of the row: 16 pages of SQLite. An apply of a small agent with its model takes fewer.
+const FILLER: usize = 64 * 1024;
+
+impl Store {
+    /// Writes a row and takes it away again.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] with what is wrong: gone, locked, full, read-only.
+    pub async fn readiness(&self) -> Result<(), Error> {
+        if let Some(file) = &self.file {
+            file.check()?;
+        }
+        Faults::check(self.faults.as_ref(), "readiness")?;
+        let statement = Statement::from_string(self.backend(), "SELECT COUNT(*) FROM tenant WHERE 1 = 0");
+        self.read.query_one_raw(statement).await.map_err(outward)?;
+        let db = begin(&self.write, SqliteTransactionMode::Immediate).await?;
+        if self.backend() == DbBackend::Postgres {
+            run(&db, "SELECT set_config('roadstead.system', 'on', true)", vec![]).await?;
+        }
+        let mut id = [0; 16];
+        self.random.fill(&mut id);
+        let id = Value::from(Uuid::from_bytes(id));
+        let filler = Value::from(vec![0_u8; FILLER]);
+        run(
+            &db,
+            "INSERT INTO probe (id, filler) VALUES ($1, $2)",
+            vec![id.clone(), filler],
+        )
+        .await?;
+        run(&db, "DELETE FROM probe WHERE id = $1", vec![id]).await?;
+        db.commit().await.map_err(outward)
+    }
+}
+
+async fn run(db: &DatabaseTransaction, sql: &'static str, values: Vec<Value>) -> Result<(), Error> {
+    let statement = Statement::from_sql_and_values(db.get_database_backend(), sql, values);
+    db.execute_raw(statement).await.map_err(outward)?;
+    Ok(())
+}
