@@ -17,6 +17,8 @@ pub mod projects;
 pub mod runs;
 pub mod tokens;
 
+mod idempotency;
+mod observe;
 mod placement;
 mod stop;
 

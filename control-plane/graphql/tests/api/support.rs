@@ -25,7 +25,7 @@ pub(crate) struct World {
     pub(crate) acme: Tenant,
     pub(crate) globex: Tenant,
     graphql: Arc<Graphql>,
-    _database: TestDatabase,
+    database: TestDatabase,
 }
 
 /// A tenant with the project `support` and the cluster `edge`.
@@ -112,8 +112,13 @@ impl World {
             acme,
             globex,
             graphql,
-            _database: database,
+            database,
         }
+    }
+
+    /// What the database holds: texts of the first column.
+    pub(crate) async fn kept(&self, sql: &str) -> Vec<String> {
+        self.database.ask_all(sql).await
     }
 
     /// A holder of a fresh token of `acme`.
@@ -123,6 +128,7 @@ impl World {
             role,
             scopes: vec![scope],
             lifetime: Duration::from_secs(3600),
+            idempotency_key: None,
         };
         let issued = tokens::issue(&self.acme.owner, &self.store, input).await.unwrap();
         present(&self.store, issued.secret.expose_secret()).await

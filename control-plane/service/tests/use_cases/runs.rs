@@ -125,6 +125,7 @@ mod tests {
         assert_eq!(newest.items[0].decision, "refuse");
         // Another cluster of the tenant cannot claim the run, nor make one of an agent that was never there.
         let input = clusters::CreateInput {
+            idempotency_key: None,
             name: name("west"),
             labels: BTreeMap::new(),
         };
