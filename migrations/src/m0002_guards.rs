@@ -1,4 +1,5 @@
-//! History that SQLite refuses to change, and the row by which readiness finds out whether a write is kept.
+//! History that SQLite refuses to change, the row by which readiness finds out whether a write is kept, and the age of
+//! tombstones.
 
 use crate::m0001_spine::SYSTEM;
 use sea_orm_migration::prelude::*;
@@ -24,9 +25,13 @@ const PROBE: &str = "CREATE TABLE probe (
     filler $bytes NOT NULL
 )$strict";
 
+/// When a row of a desired set became a tombstone; NULL in those from before, which count as old.
+const AGE: &str = "ALTER TABLE desired ADD COLUMN gone_ms BIGINT";
+
 fn postgres() -> String {
     format!(
-        "{};
+        "{AGE};
+         {};
          ALTER TABLE probe ENABLE ROW LEVEL SECURITY;
          ALTER TABLE probe FORCE ROW LEVEL SECURITY;
          CREATE POLICY system_rows ON probe USING ({SYSTEM}) WITH CHECK ({SYSTEM});",
@@ -42,7 +47,7 @@ fn sqlite() -> String {
         .replace("$uuid", "BLOB")
         .replace("$bytes", "BLOB")
         .replace("$strict", " STRICT");
-    let mut sql = format!("{probe};");
+    let mut sql = format!("{};\n{probe};", AGE.replace("BIGINT", "INTEGER"));
     for table in HISTORY {
         for act in ["UPDATE", "DELETE"] {
             sql.push_str(&format!(

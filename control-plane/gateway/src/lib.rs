@@ -9,6 +9,7 @@ mod approval;
 mod card;
 mod failure;
 mod headers;
+mod observe;
 mod operation;
 mod request;
 mod serve;
@@ -52,5 +53,6 @@ pub const BODY_BYTES: usize = 8 * 1024 * 1024;
 pub fn router(gateway: Arc<Gateway>) -> Router {
     Router::new()
         .route("/a2a/{*address}", any(serve::serve))
+        .layer(axum::middleware::from_fn(observe::observe))
         .with_state(gateway)
 }

@@ -92,6 +92,7 @@ async fn holder(owner: &TenantContext, store: &Store, role: Role, scopes: Vec<Sc
         role,
         scopes,
         lifetime: Duration::from_secs(60),
+        idempotency_key: None,
     };
     let issued = tokens::issue(owner, store, input).await.unwrap();
     present(store, issued.secret.expose_secret()).await

@@ -19,6 +19,9 @@ use roadstead_http::{Caller, Problem, RequestId, json_tokens};
 use serde_json::Value;
 use std::{convert::Infallible, sync::Arc};
 
+/// When to try again what was UNAVAILABLE, in seconds.
+const RETRY_AFTER: &str = "5";
+
 /// Answers one HTTP request: one operation, or a batch of them one after the other.
 pub(crate) async fn post(
     State(graphql): State<Arc<Graphql>>,
@@ -81,12 +84,14 @@ async fn answer(
         return Ok(write(StatusCode::OK, media, Value::Array(all), Some(budget)));
     }
     let answer = answers.pop().expect("`read` gives at least one operation");
-    Ok(write(
-        answer.status(media),
-        media,
-        answer.into_json(),
-        Some(budget),
-    ))
+    let unavailable = answer.is_unavailable();
+    let mut response = write(answer.status(media), media, answer.into_json(), Some(budget));
+    if unavailable {
+        // As 503 outside GraphQL has it: the status says that GraphQL answered.
+        let headers = response.headers_mut();
+        headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
+    }
+    Ok(response)
 }
 
 /// Counted before it is parsed: a value takes many times the memory of its text (S31).

@@ -13,6 +13,7 @@ mod fleet;
 mod http;
 mod limits;
 mod mutation;
+mod observe;
 mod query;
 mod run;
 mod schema;

@@ -2,7 +2,8 @@
 //!
 //! Inputs have no field for tenant, owner, role of the caller or status (S27): those come from the token and from
 //! reports. A write is repeated without harm under its idempotency key (remembered for 24 h with a digest of the
-//! input; the same key with other input is a CONFLICT).
+//! input, for this actor; the same key with other input is a CONFLICT). A secret is shown once and kept nowhere: the
+//! repetition of a write that made one answers with the object and without the secret.
 
 use crate::{
     apply, calls,
@@ -12,9 +13,11 @@ use crate::{
 };
 use async_graphql::{Context, Enum, ID, InputObject, Json, Object, SimpleObject};
 use roadstead_contract::documents::Kind;
-use roadstead_domain::ClusterId;
 use roadstead_service::{
-    DeleteInput, RollBackInput, clusters, delete_document, get_revision, projects, roll_back, tokens,
+    DeleteInput, RollBackInput,
+    clusters::{self, Joining},
+    delete_document, get_revision, projects, roll_back,
+    tokens::{self, Issuing},
 };
 use secrecy::ExposeSecret as _;
 use serde_json::Value;
@@ -134,15 +137,19 @@ pub(crate) struct DocumentPayload {
     pub(crate) errors: Vec<UserError>,
 }
 
-/// A cluster to register. The name is its idempotency: a second call answers CONFLICT.
+/// A cluster to register.
 #[derive(InputObject, Clone, Debug)]
 pub(crate) struct CreateClusterInput {
     pub(crate) name: String,
     /// For selection: an object of texts.
     pub(crate) labels: Option<Json<BTreeMap<String, String>>>,
+    /// 1 to 200 printable ASCII characters, new for each write: a repetition with it changes nothing.
+    pub(crate) idempotency_key: Option<String>,
 }
 
-/// A cluster, and the token with which its cluster agent enrols. The token is shown this once.
+/// A cluster, and the token with which its cluster agent enrols. The token is shown this once: a repetition under the
+/// same idempotency key answers with the cluster and a null token. Whoever did not get the token makes another with
+/// `createJoinToken` and a new key, which ends the one that was lost.
 #[derive(SimpleObject, Default)]
 pub(crate) struct ClusterPayload {
     pub(crate) object: Option<Cluster>,
@@ -153,6 +160,8 @@ pub(crate) struct ClusterPayload {
 #[derive(InputObject, Clone, Debug)]
 pub(crate) struct CreateJoinTokenInput {
     pub(crate) cluster: ID,
+    /// 1 to 200 printable ASCII characters, new for each write: a repetition with it changes nothing.
+    pub(crate) idempotency_key: Option<String>,
 }
 
 #[derive(InputObject, Clone, Debug)]
@@ -160,6 +169,8 @@ pub(crate) struct RevokeClusterCertificateInput {
     pub(crate) cluster: ID,
     /// One certificate; left out: all of the cluster's.
     pub(crate) serial: Option<String>,
+    /// 1 to 200 printable ASCII characters, new for each write: a repetition with it changes nothing.
+    pub(crate) idempotency_key: Option<String>,
 }
 
 /// How many certificates were revoked by this call.
@@ -172,11 +183,25 @@ pub(crate) struct RevokedPayload {
 #[derive(InputObject, Clone, Debug)]
 pub(crate) struct DeleteClusterInput {
     pub(crate) cluster: ID,
+    /// 1 to 200 printable ASCII characters, new for each write: a repetition with it changes nothing.
+    pub(crate) idempotency_key: Option<String>,
+}
+
+/// The deletions that wait on a cluster (`Cluster.heldDeletes`), allowed by a person.
+#[derive(InputObject, Clone, Debug)]
+pub(crate) struct ApproveDeletesInput {
+    pub(crate) cluster: ID,
+    /// The number that the person saw: when another number waits by now, the answer is CONFLICT.
+    pub(crate) deletes: u64,
+    /// 1 to 200 printable ASCII characters, new for each write: a repetition with it changes nothing.
+    pub(crate) idempotency_key: Option<String>,
 }
 
 #[derive(InputObject, Clone, Debug)]
 pub(crate) struct CreateProjectInput {
     pub(crate) name: String,
+    /// 1 to 200 printable ASCII characters, new for each write: a repetition with it changes nothing.
+    pub(crate) idempotency_key: Option<String>,
 }
 
 #[derive(SimpleObject, Default)]
@@ -194,9 +219,12 @@ pub(crate) struct CreateApiTokenInput {
     pub(crate) scopes: Vec<Scope>,
     /// At most 31,622,400 (366 days).
     pub(crate) lifetime_seconds: u64,
+    /// 1 to 200 printable ASCII characters, new for each write: a repetition with it changes nothing.
+    pub(crate) idempotency_key: Option<String>,
 }
 
-/// A token. The secret is shown this once.
+/// A token. The secret is shown this once: a repetition under the same idempotency key answers with the token and a null
+/// secret. Whoever did not get the secret revokes the token and makes another.
 #[derive(SimpleObject, Default)]
 pub(crate) struct ApiTokenPayload {
     pub(crate) object: Option<ApiToken>,
@@ -208,15 +236,8 @@ pub(crate) struct ApiTokenPayload {
 #[derive(InputObject, Clone, Debug)]
 pub(crate) struct RevokeApiTokenInput {
     pub(crate) id: ID,
-}
-
-/// The deletions that wait on a cluster (`Cluster.heldDeletes`), allowed by a person.
-#[derive(InputObject, Clone, Debug)]
-pub(crate) struct ApproveDeletesInput {
-    pub(crate) cluster: ID,
-    /// The number that the person saw: when another number waits by now, the answer is CONFLICT.
-    pub(crate) deletes: u64,
-    pub(crate) idempotency_key: String,
+    /// 1 to 200 printable ASCII characters, new for each write: a repetition with it changes nothing.
+    pub(crate) idempotency_key: Option<String>,
 }
 
 /// Builds the payload of an expected outcome; a fault stays an error.
@@ -298,8 +319,11 @@ impl Mutation {
     #[graphql(complexity = "10 + child_complexity")]
     async fn create_project(&self, ctx: &Context<'_>, input: CreateProjectInput) -> Result<ProjectPayload> {
         let (caller, store) = calls::both(ctx);
-        let name = settle!(calls::name(&input.name, "name"), ProjectPayload);
-        let made = settle!(projects::create(caller, store, &name).await, ProjectPayload);
+        let create = projects::CreateInput {
+            name: settle!(calls::name(&input.name, "name"), ProjectPayload),
+            idempotency_key: input.idempotency_key,
+        };
+        let made = settle!(projects::create(caller, store, &create).await, ProjectPayload);
         Ok(ProjectPayload {
             object: Some(Project(made)),
             errors: Vec::new(),
@@ -313,9 +337,10 @@ impl Mutation {
         let create = clusters::CreateInput {
             name: settle!(calls::name(&input.name, "name"), ClusterPayload),
             labels: input.labels.map(|labels| labels.0).unwrap_or_default(),
+            idempotency_key: input.idempotency_key,
         };
-        let made = settle!(clusters::create(caller, store, create).await, ClusterPayload);
-        join(ctx, made.id).await
+        let made = clusters::create_joinable(caller, store, create).await;
+        Ok(joining(ctx, settle!(made, ClusterPayload)))
     }
 
     /// Makes a new token for a cluster that has not joined, or is to join again; unused ones before end.
@@ -325,7 +350,10 @@ impl Mutation {
         ctx: &Context<'_>,
         input: CreateJoinTokenInput,
     ) -> Result<ClusterPayload> {
-        join(ctx, id(&input.cluster, "cluster")?).await
+        let (caller, store) = calls::both(ctx);
+        let (cluster, key) = (id(&input.cluster, "cluster")?, input.idempotency_key.as_deref());
+        let made = clusters::join_token_once(caller, store, cluster, key).await;
+        Ok(joining(ctx, settle!(made, ClusterPayload)))
     }
 
     /// Revokes certificates of a cluster: its session ends within seconds.
@@ -337,8 +365,8 @@ impl Mutation {
     ) -> Result<RevokedPayload> {
         let (caller, store) = calls::both(ctx);
         let cluster = id(&input.cluster, "cluster")?;
-        let serial = input.serial.as_deref();
-        let revoked = clusters::revoke_certificates(caller, store, cluster, serial).await;
+        let (serial, key) = (input.serial.as_deref(), input.idempotency_key.as_deref());
+        let revoked = clusters::revoke_certificates(caller, store, cluster, serial, key).await;
         let revoked = settle!(revoked, RevokedPayload);
         calls::app(ctx).fleet.look(cluster).await;
         Ok(RevokedPayload {
@@ -352,8 +380,7 @@ impl Mutation {
     #[graphql(complexity = "10 + child_complexity")]
     async fn approve_deletes(&self, ctx: &Context<'_>, input: ApproveDeletesInput) -> Result<ClusterPayload> {
         let (caller, store) = calls::both(ctx);
-        let cluster = id(&input.cluster, "cluster")?;
-        let key = Some(input.idempotency_key.as_str());
+        let (cluster, key) = (id(&input.cluster, "cluster")?, input.idempotency_key.as_deref());
         let approved = clusters::approve_deletes(caller, store, cluster, input.deletes, key).await;
         Ok(ClusterPayload {
             object: Some(Cluster(settle!(approved, ClusterPayload))),
@@ -366,16 +393,19 @@ impl Mutation {
     async fn delete_cluster(&self, ctx: &Context<'_>, input: DeleteClusterInput) -> Result<ClusterPayload> {
         let (caller, store) = calls::both(ctx);
         let cluster = id(&input.cluster, "cluster")?;
-        let before = settle!(clusters::get(caller, store, cluster).await, ClusterPayload);
-        settle!(clusters::delete(caller, store, cluster).await, ClusterPayload);
+        let key = input.idempotency_key.as_deref();
+        let deleted = settle!(
+            clusters::delete(caller, store, cluster, key).await,
+            ClusterPayload
+        );
         calls::app(ctx).fleet.look(cluster).await;
         Ok(ClusterPayload {
-            object: Some(Cluster(before.cluster)),
+            object: Some(Cluster(deleted)),
             ..ClusterPayload::default()
         })
     }
 
-    /// Makes an API token. Not idempotent: each call makes another.
+    /// Makes an API token.
     #[graphql(complexity = "10 + child_complexity")]
     async fn create_api_token(
         &self,
@@ -388,11 +418,16 @@ impl Mutation {
             role: input.role.into(),
             scopes: input.scopes.into_iter().map(Into::into).collect(),
             lifetime: Duration::from_secs(input.lifetime_seconds),
+            idempotency_key: input.idempotency_key,
         };
-        let issued = settle!(tokens::issue(caller, store, issue).await, ApiTokenPayload);
+        let issued = tokens::issue_once(caller, store, issue).await;
+        let (token, secret) = match settle!(issued, ApiTokenPayload) {
+            Issuing::Done(issued) => (issued.token, Some(issued.secret.expose_secret().to_owned())),
+            Issuing::Before(token) => (token, None),
+        };
         Ok(ApiTokenPayload {
-            object: Some(ApiToken(issued.token)),
-            secret: Some(issued.secret.expose_secret().to_owned()),
+            object: Some(ApiToken(token)),
+            secret,
             errors: Vec::new(),
         })
     }
@@ -405,7 +440,8 @@ impl Mutation {
         input: RevokeApiTokenInput,
     ) -> Result<ApiTokenPayload> {
         let (caller, store) = calls::both(ctx);
-        let revoked = tokens::revoke(caller, store, id(&input.id, "id")?).await;
+        let (token, key) = (id(&input.id, "id")?, input.idempotency_key.as_deref());
+        let revoked = tokens::revoke(caller, store, token, key).await;
         Ok(ApiTokenPayload {
             object: Some(ApiToken(settle!(revoked, ApiTokenPayload))),
             ..ApiTokenPayload::default()
@@ -413,17 +449,22 @@ impl Mutation {
     }
 }
 
-/// A join token for the cluster, shown this once.
-async fn join(ctx: &Context<'_>, cluster: ClusterId) -> Result<ClusterPayload> {
-    let (caller, store) = calls::both(ctx);
-    let joinable = settle!(clusters::join_token(caller, store, cluster).await, ClusterPayload);
-    let token = calls::app(ctx).fleet.join_token(&joinable.secret);
-    Ok(ClusterPayload {
-        object: Some(Cluster(joinable.cluster)),
-        join_token: Some(JoinToken {
-            token: token.expose_secret().to_owned(),
-            expires_at: moment(joinable.expires_ms),
-        }),
+/// A cluster with its join token, which is shown this once.
+fn joining(ctx: &Context<'_>, joining: Joining) -> ClusterPayload {
+    let (cluster, join_token) = match joining {
+        Joining::Before(cluster) => (cluster, None),
+        Joining::Done(joinable) => {
+            let token = calls::app(ctx).fleet.join_token(&joinable.secret);
+            let shown = JoinToken {
+                token: token.expose_secret().to_owned(),
+                expires_at: moment(joinable.expires_ms),
+            };
+            (joinable.cluster, Some(shown))
+        }
+    };
+    ClusterPayload {
+        object: Some(Cluster(cluster)),
+        join_token,
         errors: Vec::new(),
-    })
+    }
 }

@@ -5,6 +5,7 @@ use crate::{
     calls::App,
     cost::Cost,
     mutation::Mutation,
+    observe::Observe,
     query::{Node, Query},
     subscription::Subscription,
 };
@@ -25,6 +26,7 @@ pub(crate) fn schema(store: Store, fleet: Arc<dyn Fleet>, limits: &Limits) -> Hu
         .limit_depth(limits.depth)
         .limit_directives(limits.directives)
         .extension(Cost)
+        .extension(Observe)
         .finish()
 }
 

@@ -274,6 +274,13 @@ impl Answer {
         }
     }
 
+    /// Something needed was away: trying again later may help.
+    pub(crate) fn is_unavailable(&self) -> bool {
+        let errors = self.body.get("errors").and_then(Value::as_array);
+        let codes = errors.into_iter().flatten().map(|e| &e["extensions"]["code"]);
+        codes.into_iter().any(|code| code == "UNAVAILABLE")
+    }
+
     pub(crate) fn status(&self, media: Media) -> StatusCode {
         if self.refused && media == Media::GraphqlResponse {
             StatusCode::BAD_REQUEST

@@ -2,7 +2,10 @@
 //!
 //! The id is always the hub's own: one that a caller sends would let it write into other people's log lines.
 
-use crate::{Problem, REQUEST_ID, metrics};
+use crate::{
+    Problem, REQUEST_ID,
+    observe::{Route, Who, answered, method_label},
+};
 use axum::{
     extract::{FromRequestParts, Request},
     middleware::Next,
@@ -58,14 +61,11 @@ impl<S: Send + Sync> FromRequestParts<S> for RequestId {
 pub async fn guard(mut request: Request, next: Next) -> Response {
     let id = RequestId::generate();
     request.extensions_mut().insert(id.clone());
-    let began = Instant::now();
-    let (verb, face) = (
-        metrics::method(request.method()),
-        metrics::face(request.uri().path()),
-    );
+    let route = Route::of(request.uri().path());
+    let verb = method_label(request.method());
     let span = tracing::info_span!(
         "request",
-        otel.name = format!("{verb} {face}"),
+        otel.name = format!("{verb} {}", route.as_str()),
         otel.kind = "server",
         request.id = %id,
         http.request.method = %request.method(),
@@ -75,18 +75,33 @@ pub async fn guard(mut request: Request, next: Next) -> Response {
     let remote = propagate::extract(request.headers());
     // The path, never the query: a credential may have been put there by mistake.
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let begun = Instant::now();
     let work = AssertUnwindSafe(next.run(request)).catch_unwind();
     let response = async {
-        let response = work.await.unwrap_or_else(|_| {
+        let mut response = work.await.unwrap_or_else(|_| {
             // The panic hook has logged the place; its text stays inside.
             tracing::error!("the handler of this request panicked");
             let detail = "the hub failed; the request id leads to the reason in its log";
             Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", detail).response(&id)
         });
-        metrics::answered(verb, face, response.status(), began.elapsed());
         let status = response.status().as_u16();
         tracing::Span::current().record("http.response.status_code", status);
-        tracing::debug!(%method, path, status, "answered");
+        let took = begun.elapsed();
+        answered(route, &method, status, took);
+        let who = response.extensions_mut().remove::<Who>();
+        let (tenant, actor) = who.map(|who| (who.tenant, who.actor)).unzip();
+        let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        match route {
+            // Asked every few seconds by whoever watches the hub.
+            Route::Health if status < 500 => {
+                tracing::debug!(%method, path, status, took_ms, "answered");
+            }
+            _ => tracing::info!(
+                %method, path, status, took_ms,
+                tenant.id = tenant, actor, request.id = %id,
+                "answered"
+            ),
+        }
         response
     };
     let mut response = propagate::within(span, remote, response).await;

@@ -4,6 +4,7 @@
 //! * [`Problem`]: an error outside GraphQL as `application/problem+json` (RFC 9457).
 //! * [`Session`]: the proof a request came with, for answers that last.
 //! * [`guard()`]: the outermost layer: gives the id and turns a panic into a problem (S24).
+//! * [`Who`]: whose request it was, for the one line in the log.
 //! * [`Authenticate`]: the door to login, which the faces share and do not know.
 //! * [`Caller`]: whoever login found, for handlers.
 //! * [`Bodies`]: request bodies, bounded in bytes, in time and in sum.
@@ -13,7 +14,7 @@ mod authenticate;
 mod bodies;
 mod caller;
 mod guard;
-mod metrics;
+mod observe;
 mod problem;
 mod session;
 
@@ -21,6 +22,7 @@ pub use authenticate::Authenticate;
 pub use bodies::{Bodies, BodyError, BodyLimits, MAX_JSON_TOKENS, Share, json_tokens};
 pub use caller::{Caller, unauthenticated};
 pub use guard::{RequestId, guard};
+pub use observe::Who;
 pub use problem::{Problem, method_not_allowed, not_found};
 pub use session::{RECHECK, Session};
 

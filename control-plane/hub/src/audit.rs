@@ -17,13 +17,13 @@ pub(crate) enum Command {
     },
 }
 
-/// Prints a line for each tenant.
+/// Prints a line for each tenant. The database is read and nothing else: not made, not migrated.
 ///
 /// # Errors
-/// When the database cannot be read; a broken chain is an exit code.
+/// When the database cannot be read, or is no hub's, or has no tenant; a broken chain is an exit code.
 #[expect(clippy::print_stdout, reason = "the output of this command")]
 pub(crate) async fn run(Command::Verify { state, database }: Command) -> anyhow::Result<ExitCode> {
-    let store = match state {
+    let url = match state {
         Some(folder) => {
             let file = folder.join("hub.db");
             anyhow::ensure!(
@@ -31,15 +31,24 @@ pub(crate) async fn run(Command::Verify { state, database }: Command) -> anyhow:
                 "{}: expected a state folder of dev, found no hub.db in it",
                 folder.display()
             );
-            let options = StoreOptions::new(format!("sqlite:{}", file.display()));
-            Store::open(options)
-                .await
-                .context("the database cannot be used")?
+            format!("sqlite:{}", file.display())
         }
-        None => database.open().await?,
+        None => database.url()?,
     };
+    let evidence = StoreOptions {
+        read_only: true,
+        ..StoreOptions::new(url)
+    };
+    let store = Store::open(evidence)
+        .await
+        .context("the database cannot be used")?;
+    let reports = roadstead_service::audit::verify(&store).await?;
+    anyhow::ensure!(
+        !reports.is_empty(),
+        "the database has no tenant, so there is nothing to verify: is it the right one?"
+    );
     let mut whole = true;
-    for report in roadstead_service::audit::verify(&store).await? {
+    for report in reports {
         whole &= report.broken.is_none();
         match report.broken {
             None => println!("{}: whole, {} records", report.tenant_name, report.records),

@@ -1,6 +1,6 @@
 //! The hub, put together: store, fleet port and HTTP faces. `serve` and `dev` run the same.
 
-use crate::{engines::Engines, health, http_server, keys};
+use crate::{engines::Engines, health, housekeeping, http_server, keys, lock, observe, proxy};
 use anyhow::Context as _;
 use axum::{Router, extract::DefaultBodyLimit, middleware};
 use roadstead_contract::fleet::HubKeys;
@@ -9,10 +9,15 @@ use roadstead_fleet::{Authority, Fleet, Folder};
 use roadstead_gateway::Gateway;
 use roadstead_graphql::Graphql;
 use roadstead_http::{Bodies, BodyLimits};
-use roadstead_login::{FailureLimit, Login};
+use roadstead_login::{FailureLimit, Login, RequestLimit};
 use roadstead_store::{Store, StoreOptions};
 use roadstead_telemetry::Metrics;
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
@@ -22,8 +27,10 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// What a hub needs to know.
 #[derive(Clone)]
 pub(crate) struct Config {
-    /// `sqlite:<path>` or `postgres://…`; may hold a password.
-    pub(crate) database: String,
+    /// Which command runs the hub, for whoever finds its database in use.
+    pub(crate) who: &'static str,
+    /// Where the database is.
+    pub(crate) store: StoreOptions,
     /// The HTTP faces.
     pub(crate) listen: SocketAddr,
     /// The cluster agents' port.
@@ -36,6 +43,8 @@ pub(crate) struct Config {
     pub(crate) keys: PathBuf,
     /// `/metrics`, on a port of its own.
     pub(crate) metrics_listen: Option<SocketAddr>,
+    /// Proxies before the HTTP faces whose `X-Forwarded-For` counts.
+    pub(crate) proxies: proxy::Trusted,
 }
 
 impl std::fmt::Debug for Config {
@@ -56,6 +65,9 @@ pub(crate) struct Hub {
     /// Where the fleet port listens.
     pub(crate) fleet_address: SocketAddr,
     pub(crate) authority: Arc<Authority>,
+    /// Where `/metrics` is served.
+    pub(crate) metrics_address: Option<SocketAddr>,
+    _lock: Option<lock::Lock>,
     stop: CancellationToken,
     tasks: Vec<JoinHandle<anyhow::Result<()>>>,
 }
@@ -67,9 +79,9 @@ impl Hub {
     /// When the database, a key or a port cannot be had; nothing runs then.
     pub(crate) async fn start(config: &Config, metrics: Metrics) -> anyhow::Result<Self> {
         keys::folder(&config.keys)?;
-        let store = Store::open(StoreOptions::new(config.database.clone()))
-            .await
-            .map_err(explained)?;
+        let file = lock::database_file(&config.store.url);
+        let lock = file.map(|file| lock::take(&file, config.who)).transpose()?;
+        let store = Store::open(config.store.clone()).await.map_err(explained)?;
         let listener = bind(config.listen).await?;
         let address = listener.local_addr()?;
         let fleet_listener = bind(config.fleet_listen).await?;
@@ -79,21 +91,28 @@ impl Hub {
             .clone()
             .unwrap_or_else(|| format!("http://{address}"));
         let engine_keys = Arc::new(keys::engine_keys(&config.keys, &public_url)?);
-        let authority = authority(config)?;
+        let authority = Arc::new(authority(&config.keys)?);
         let fleet = fleet(config, &store, authority.clone(), &engine_keys);
         let stop = CancellationToken::new();
         let mut tasks = vec![serve_fleet(fleet.clone(), fleet_listener, stop.clone())];
+        observe::fleet(fleet.clone());
+        tasks.push(housekeeping::spawn(store.clone(), stop.clone()));
         let engines = Engines::new(fleet, authority.pin()?);
         let app = faces(&store, engines, engine_keys, public_url, &stop);
+        let app = app.layer(middleware::from_fn_with_state(
+            config.proxies.clone(),
+            proxy::place,
+        ));
         tasks.push(serve_http(listener, app, stop.clone()));
+        let mut metrics_address = None;
         if let Some(address) = config.metrics_listen {
-            tasks.push(serve_http(
-                bind(address).await?,
-                health::metrics(metrics),
-                stop.clone(),
-            ));
+            let listener = bind(address).await?;
+            metrics_address = Some(listener.local_addr()?);
+            tasks.push(serve_http(listener, health::metrics(metrics), stop.clone()));
         }
         Ok(Self {
+            metrics_address,
+            _lock: lock,
             store,
             address,
             fleet_address,
@@ -140,12 +159,14 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 /// The trust domain of SPIFFE ids; one hub, one domain.
 const TRUST_DOMAIN: &str = "roadstead";
 
-fn authority(config: &Config) -> anyhow::Result<Arc<Authority>> {
-    let folder = Folder(config.keys.clone());
+/// The fleet's certificate authority in the folder of keys; made there at the first start.
+///
+/// # Errors
+/// When it cannot be read or written.
+pub(crate) fn authority(keys: &Path) -> anyhow::Result<Authority> {
+    let folder = Folder(keys.to_owned());
     let opened = Authority::open(&folder, TRUST_DOMAIN, Arc::new(SystemClock), Arc::new(OsRandom));
-    Ok(Arc::new(opened.with_context(|| {
-        format!("the certificate authority in {}", config.keys.display())
-    })?))
+    opened.with_context(|| format!("the certificate authority in {}", keys.display()))
 }
 
 fn fleet(
@@ -183,7 +204,11 @@ fn faces(
     stop: &CancellationToken,
 ) -> Router {
     let engines = Arc::new(engines);
-    let login = Arc::new(Login::new(store.clone(), FailureLimit::default()));
+    let login = Arc::new(Login::new(
+        store.clone(),
+        FailureLimit::default(),
+        RequestLimit::default(),
+    ));
     let bodies = Bodies::new(BodyLimits::default());
     let gateway = Arc::new(Gateway {
         agents: Arc::new(roadstead_gateway::ServiceAgents(store.clone())),

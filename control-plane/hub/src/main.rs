@@ -3,11 +3,18 @@
 mod audit;
 mod composition;
 mod dev;
+mod doctor;
 mod engines;
 mod health;
+mod housekeeping;
 mod http_server;
 mod keys;
+mod lock;
+mod observe;
+mod proxy;
 mod serve;
+#[cfg(test)]
+mod tests;
 
 use clap::{Parser, Subcommand};
 use roadstead_telemetry::{Options, Telemetry};
@@ -36,6 +43,10 @@ enum Command {
     Migrate(serve::Migrate),
     /// Makes a tenant, with a project and an owner's API token in a file.
     CreateTenant(serve::CreateTenant),
+    /// Issues an owner's API token in a tenant that is there, for when all of its owners' tokens are lost.
+    IssueOwnerToken(serve::IssueOwnerToken),
+    /// Looks at a deployment and says what is wrong with it. Changes nothing. Exit code 1 if anything is wrong.
+    Doctor(doctor::Args),
     /// The GraphQL schema, as SDL.
     Schema,
     /// The audit log.
@@ -84,6 +95,8 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
             .map(|()| ExitCode::SUCCESS),
         Command::Migrate(args) => serve::migrate(args).await.map(|()| ExitCode::SUCCESS),
         Command::CreateTenant(args) => serve::create_tenant(args).await.map(|()| ExitCode::SUCCESS),
+        Command::IssueOwnerToken(args) => serve::issue_owner_token(args).await.map(|()| ExitCode::SUCCESS),
+        Command::Doctor(args) => doctor::run(args).await,
         Command::Schema => {
             print_schema();
             Ok(ExitCode::SUCCESS)

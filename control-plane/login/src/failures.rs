@@ -1,8 +1,9 @@
 //! How many wrong tokens one source may present (S29).
 //!
 //! A token has 256 random bits, so nobody guesses one; what the limit saves is the database, and the log, from a
-//! program that knocks all day. A source that is over its limit is refused before its token is looked at, except for a
-//! token that was good from there a short while ago: one broken program must not lock out its neighbours.
+//! program that knocks all day. It bites on wrong tokens alone: many people share an address (a proxy, an office), and
+//! one broken program among them must not lock out the others. So a source that is over its limit still has its tokens
+//! looked up, a few at a time, and is told to wait when they are wrong.
 
 use std::{
     collections::HashMap,
@@ -29,7 +30,7 @@ impl Default for FailureLimit {
 
 /// Sources, or tokens, remembered at once; beyond that the fullest buckets and the oldest tokens go.
 const CAPACITY: usize = 16 * 1024;
-/// How long a token that was good is let through without asking the bucket.
+/// How long a token that was good is looked up without waiting among the suspicious ones.
 const TRUSTED_MS: i64 = 10 * 60 * 1000;
 
 /// Token buckets of failures, by source (a generic cell rate: one number each).
@@ -57,32 +58,24 @@ impl Failures {
             .max(1)
     }
 
-    /// Whether `source` may try now; else how long it must wait.
-    pub(crate) fn check(
-        &self,
-        source: IpAddr,
-        token: Option<&[u8; 32]>,
-        now_ms: i64,
-    ) -> Result<(), Duration> {
-        let trusted = token
-            .and_then(|t| self.good.get(t))
-            .is_some_and(|at| now_ms - at < TRUSTED_MS);
-        if trusted {
-            return Ok(());
-        }
+    /// How long `source` must wait before another failure of its counts as its first; `None` within the limit.
+    pub(crate) fn over(&self, source: IpAddr, now_ms: i64) -> Option<Duration> {
         let full_at = self.full_at.get(&network(source)).copied().unwrap_or(now_ms);
         let earliest = full_at - self.step() * (i64::from(self.limit.burst) - 1);
-        if earliest <= now_ms {
-            Ok(())
-        } else {
-            Err(Duration::from_millis(
-                u64::try_from(earliest - now_ms).unwrap_or(0),
-            ))
-        }
+        (earliest > now_ms).then(|| Duration::from_millis(u64::try_from(earliest - now_ms).unwrap_or(0)))
     }
 
-    /// Counts a failure of `source`.
-    pub(crate) fn failed(&mut self, source: IpAddr, now_ms: i64) {
+    /// Whether the token with this hash was good a short while ago.
+    pub(crate) fn trusts(&self, token: &[u8; 32], now_ms: i64) -> bool {
+        self.good.get(token).is_some_and(|at| now_ms - at < TRUSTED_MS)
+    }
+
+    /// Counts a failure of `source`, with the token of that hash where it was well-formed. However many there are, the
+    /// source has its burst again after as many steps.
+    pub(crate) fn failed(&mut self, source: IpAddr, token: Option<&[u8; 32]>, now_ms: i64) {
+        if let Some(token) = token {
+            self.good.remove(token);
+        }
         if self.full_at.len() >= CAPACITY {
             self.full_at.retain(|_, full_at| *full_at > now_ms);
             if self.full_at.len() >= CAPACITY {
@@ -91,8 +84,9 @@ impl Failures {
             }
         }
         let step = self.step();
+        let latest = now_ms + step * i64::from(self.limit.burst);
         let full_at = self.full_at.entry(network(source)).or_insert(now_ms);
-        *full_at = (*full_at).max(now_ms) + step;
+        *full_at = ((*full_at).max(now_ms) + step).min(latest);
     }
 
     /// Remembers that the token with this hash was good.
@@ -140,50 +134,58 @@ mod tests {
         let mut failures = failures(3);
         let (bad, other) = (ip("192.0.2.1"), ip("192.0.2.2"));
         for _ in 0..3 {
-            failures.check(bad, None, NOW).unwrap();
-            failures.failed(bad, NOW);
+            assert_eq!(failures.over(bad, NOW), None);
+            failures.failed(bad, None, NOW);
         }
-        assert_eq!(failures.check(bad, None, NOW), Err(Duration::from_secs(3)));
-        failures.check(other, None, NOW).unwrap();
-        failures.check(bad, None, NOW + 3_000).unwrap();
-        failures.failed(bad, NOW + 3_000);
-        failures.check(bad, None, NOW + 3_001).unwrap_err();
-        failures.check(bad, None, NOW + 60_000).unwrap();
+        assert_eq!(failures.over(bad, NOW), Some(Duration::from_secs(3)));
+        assert_eq!(failures.over(other, NOW), None);
+        assert_eq!(failures.over(bad, NOW + 3_000), None);
+        failures.failed(bad, None, NOW + 3_000);
+        assert!(failures.over(bad, NOW + 3_001).is_some());
+        assert_eq!(failures.over(bad, NOW + 60_000), None);
     }
 
     #[test]
-    fn a_token_that_was_good_is_let_through_and_only_for_a_while() {
+    fn however_many_failures_there_were_the_wait_is_short() {
+        let mut failures = failures(3);
+        let source = ip("192.0.2.1");
+        for _ in 0..10_000 {
+            failures.failed(source, None, NOW);
+        }
+        assert_eq!(failures.over(source, NOW), Some(Duration::from_secs(3)));
+        assert_eq!(failures.over(source, NOW + 9_000), None);
+    }
+
+    #[test]
+    fn a_token_that_was_good_is_trusted_for_a_while_and_not_after_its_first_failure() {
         let mut failures = failures(1);
         let source = ip("192.0.2.1");
         failures.succeeded([1; 32], NOW);
-        failures.failed(source, NOW);
-        failures.failed(source, NOW);
-        failures.check(source, Some(&[1; 32]), NOW).unwrap();
-        failures.check(source, Some(&[2; 32]), NOW).unwrap_err();
-        for _ in 0..1_000 {
-            failures.failed(source, NOW);
-        }
-        failures
-            .check(source, Some(&[1; 32]), NOW + TRUSTED_MS)
-            .unwrap_err();
+        failures.succeeded([2; 32], NOW);
+        assert!(failures.trusts(&[1; 32], NOW + 1));
+        assert!(!failures.trusts(&[1; 32], NOW + TRUSTED_MS));
+        assert!(!failures.trusts(&[3; 32], NOW + 1));
+        failures.failed(source, Some(&[1; 32]), NOW);
+        assert!(!failures.trusts(&[1; 32], NOW + 1));
+        assert!(failures.trusts(&[2; 32], NOW + 1));
     }
 
     #[test]
     fn one_customers_ipv6_addresses_are_one_source() {
         let mut failures = failures(1);
-        failures.failed(ip("2001:db8:1:2::1"), NOW);
-        failures.check(ip("2001:db8:1:2:ffff::9"), None, NOW).unwrap_err();
-        failures.check(ip("2001:db8:1:3::1"), None, NOW).unwrap();
-        failures.failed(ip("::ffff:192.0.2.7"), NOW);
-        failures.check(ip("192.0.2.7"), None, NOW).unwrap_err();
-        failures.check(ip("192.0.2.8"), None, NOW).unwrap();
+        failures.failed(ip("2001:db8:1:2::1"), None, NOW);
+        assert!(failures.over(ip("2001:db8:1:2:ffff::9"), NOW).is_some());
+        assert_eq!(failures.over(ip("2001:db8:1:3::1"), NOW), None);
+        failures.failed(ip("::ffff:192.0.2.7"), None, NOW);
+        assert!(failures.over(ip("192.0.2.7"), NOW).is_some());
+        assert_eq!(failures.over(ip("192.0.2.8"), NOW), None);
     }
 
     #[test]
     fn memory_stays_bounded_under_a_flood_of_sources() {
         let mut failures = failures(1);
         for n in 0..40_000_u32 {
-            failures.failed(IpAddr::from(n.to_be_bytes()), NOW);
+            failures.failed(IpAddr::from(n.to_be_bytes()), None, NOW);
             failures.succeeded([n as u8; 32], NOW);
         }
         assert!(failures.full_at.len() <= CAPACITY);

@@ -3,15 +3,16 @@
 use crate::{
     Login,
     credential::{NoCredential, bearer},
+    observe::{self, Refusal},
 };
 use axum::{
     extract::{ConnectInfo, Request, State},
     middleware::Next,
     response::Response,
 };
-use http::StatusCode;
+use http::{Method, StatusCode};
 use roadstead_authz::{RequestInfo, Source};
-use roadstead_http::{Authenticate as _, Problem, RequestId, Session, unauthenticated};
+use roadstead_http::{Authenticate as _, Problem, RequestId, Session, Who, unauthenticated};
 use roadstead_telemetry::propagate;
 use std::{
     net::{IpAddr, SocketAddr},
@@ -26,8 +27,9 @@ pub const OPEN: &[&str] = &["/livez", "/readyz"];
 pub const SOCKET: &str = "/graphql/ws";
 
 /// Lets a request through with its caller's context in its extensions, or answers it. For
-/// `axum::middleware::from_fn_with_state`, outside every router and inside `roadstead_http::guard`. Sources are the
-/// peer's address (`ConnectInfo<SocketAddr>`); headers that name another are not read (S25).
+/// `axum::middleware::from_fn_with_state`, outside every router and inside `roadstead_http::guard`. The source is what
+/// `ConnectInfo<SocketAddr>` says, the peer or, behind a proxy that the operator trusts, its client; headers are not read
+/// here (S25).
 pub async fn require(
     State(login): State<Arc<Login>>,
     id: RequestId,
@@ -47,22 +49,41 @@ pub async fn require(
             client: client(path).to_owned(),
         },
     };
-    let socket = path == SOCKET;
+    let socket = path == SOCKET && request.method() == Method::GET;
     let verified = match bearer(request.uri(), request.headers()) {
         Ok(token) => login
             .bearer(token, info.clone())
             .await
             .map(|context| (context, token.to_owned())),
         Err(NoCredential::Absent) if socket => return next.run(request).await,
-        Err(missing) => Err(refusal(missing)),
+        Err(missing) => {
+            observe::refused(missing.into());
+            Err(refusal(missing))
+        }
     };
     match verified {
         Err(problem) => problem.response(&id),
         Ok((context, token)) => {
             let session = Session::new(login, token, info);
+            let who = Who {
+                tenant: context.tenant().to_string(),
+                actor: context.actor().label(),
+            };
             request.extensions_mut().insert(context);
             request.extensions_mut().insert(session);
-            next.run(request).await
+            let mut response = next.run(request).await;
+            response.extensions_mut().insert(who);
+            response
+        }
+    }
+}
+
+impl From<NoCredential> for Refusal {
+    fn from(missing: NoCredential) -> Self {
+        match missing {
+            NoCredential::Absent => Self::Absent,
+            NoCredential::Malformed => Self::Malformed,
+            NoCredential::InUrl => Self::InUrl,
         }
     }
 }

@@ -7,8 +7,11 @@
 mod credential;
 mod failures;
 mod layer;
+mod observe;
+mod rate;
 mod verify;
 
 pub use failures::FailureLimit;
 pub use layer::{OPEN, SOCKET, require};
+pub use rate::{Rate, RequestLimit};
 pub use verify::Login;

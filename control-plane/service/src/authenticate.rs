@@ -1,13 +1,11 @@
 //! Where contexts are born: a verified API token, a verified cluster certificate, a named system task.
 
+use crate::stop::record;
 use roadstead_authz::{
     PeerIdentity, Presented, RequestInfo, SystemContext, SystemTask, TenantContext, TenantRecord,
 };
 use roadstead_domain::Error;
-use roadstead_store::Store;
-
-/// A token's last use is written down at most this often.
-const USE_NOTED_EVERY_MS: i64 = 60_000;
+use roadstead_store::{AuditEntry, Outcome, Store};
 
 /// The context of whoever holds an API token.
 ///
@@ -25,25 +23,32 @@ pub async fn api_token(
 ) -> Result<TenantContext, Error> {
     let system = SystemContext::new(SystemTask::Authenticate);
     let found = store.system(&system).find_api_token(presented).await?;
-    let (record, last_used) = found.unzip();
     let now = store.clock().now_ms();
-    let id = record.as_ref().map(|r| r.id);
-    let context = TenantContext::from_api_token(presented, record, now, request)?;
-    let stale = last_used
-        .flatten()
-        .is_none_or(|at| now - at >= USE_NOTED_EVERY_MS);
-    if let (true, Some(id)) = (stale, id) {
-        let noted = async {
-            let tx = store.tenant(&context).write().await?;
-            tx.touch_token(id).await?;
-            tx.commit().await
-        };
-        // A database that only reads still authenticates.
-        if let Err(error) = noted.await {
-            tracing::warn!(%error, token.id = %id, "the last use of a token was not written down");
+    let known = found.as_ref().map(|record| (record.id, record.tenant.clone()));
+    match (
+        TenantContext::from_api_token(presented, found, now, request.clone()),
+        known,
+    ) {
+        (Ok(context), known) => {
+            if let Some((id, tenant)) = known {
+                store.used(tenant.id, id);
+            }
+            Ok(context)
         }
+        // Its tenant should hear that somebody still has it (S89); at most once a minute.
+        (Err(refused), Some((id, tenant))) => {
+            let ctx = self::system(&system, tenant, request);
+            let (action, object) = ("authenticate", id.to_string());
+            if !store.denied_again(&ctx, action, &object) {
+                let entry = AuditEntry::refused(Outcome::Refused, action, object);
+                if let Err(error) = record(&ctx, store, entry).await {
+                    tracing::warn!(%error, token.id = %id, "the use of an ended token was not written down");
+                }
+            }
+            Err(refused)
+        }
+        (Err(refused), None) => Err(refused),
     }
-    Ok(context)
 }
 
 /// The context of the cluster agent behind a client certificate whose chain TLS has verified.

@@ -3,14 +3,14 @@
 use crate::DEFAULT_CLUSTER;
 use crate::authenticate;
 use crate::clusters::{self, CreateInput, Joinable};
-use crate::stop::{Stop, allow};
 use crate::tokens::{self, IssueInput, Issued};
 use roadstead_authz::{
-    RequestInfo, Role, Scope, SystemContext, SystemTask, TenantContext, TenantRecord, act,
+    Authorized, RequestInfo, Role, Scope, SystemContext, SystemTask, TenantContext, TenantRecord, act,
 };
 use roadstead_contract::documents::Name;
-use roadstead_domain::{ConflictReason, Error};
-use roadstead_store::{AuditEntry, Cluster, Project, Store};
+use roadstead_domain::{ConflictReason, Error, TenantId};
+use roadstead_store::{AuditEntry, Cluster, Project, Store, Tx};
+use secrecy::SecretString;
 use std::collections::BTreeMap;
 
 /// What [`dev`] found or made.
@@ -23,7 +23,6 @@ pub struct Dev {
 /// The hub's own rights in a tenant that it has just made or found: for issuing the first token.
 #[derive(Debug)]
 pub struct Owner {
-    pub tenant: TenantRecord,
     pub project: Project,
     ctx: TenantContext,
 }
@@ -61,6 +60,7 @@ pub async fn with_cluster(
             let input = CreateInput {
                 name: cluster.clone(),
                 labels,
+                idempotency_key: None,
             };
             clusters::create(ctx, store, input).await?
         }
@@ -71,36 +71,122 @@ pub async fn with_cluster(
     })
 }
 
-/// Makes a tenant with its first project.
+/// Makes a tenant with its first project and its owner's token, all of it or nothing. `keep` puts the token where its
+/// owner finds it; it is called before anything is kept, and its failure keeps nothing.
 ///
 /// # Errors
-/// [`Error::Conflict`] when the name is taken; [`Error::Unavailable`], [`Error::Internal`].
-pub async fn tenant(store: &Store, tenant: &Name, project: &Name) -> Result<Owner, Error> {
+/// [`Error::Conflict`] when the name is taken; what `keep` answers; [`Error::Unavailable`], [`Error::Internal`].
+pub async fn tenant<E: From<Error>>(
+    store: &Store,
+    tenant: &Name,
+    project: &Name,
+    keep: impl FnOnce(&SecretString) -> Result<(), E>,
+) -> Result<(), E> {
     if tenant.as_str() == crate::platform::PLATFORM {
         let message = format!("the name {tenant} is the platform's own");
-        return Err(Error::conflict(ConflictReason::Exists, message));
+        return Err(Error::conflict(ConflictReason::Exists, message).into());
     }
-    create_tenant(store, tenant).await?;
-    found_or_made(store, tenant, project).await
+    let ctx = newcomer(store, tenant);
+    let mut tx = found(store, &ctx, tenant).await?;
+    add_project(&mut tx, &ctx, project).await?;
+    let proof = may::<act::ManageTokens>(&ctx)?;
+    let issued = tokens::issue_in(&mut tx, &proof, store, owners("owner")).await?;
+    keep(&issued.secret)?;
+    tx.commit().await?;
+    Ok(())
+}
+
+/// A token with every right in a tenant that is there, for when all of its owners' tokens are lost.
+///
+/// # Errors
+/// [`Error::NotFound`] for the tenant; what `keep` answers, and then there is no token.
+pub async fn owner_token<E: From<Error>>(
+    store: &Store,
+    tenant: &Name,
+    keep: impl FnOnce(&SecretString) -> Result<(), E>,
+) -> Result<(), E> {
+    let system = SystemContext::new(SystemTask::Bootstrap);
+    let record = store.system(&system).tenant_by_name(tenant).await?;
+    let record = record.ok_or_else(|| Error::not_found(format!("tenant {tenant}")))?;
+    let ctx = authenticate::system(&system, record, hub_request());
+    let proof = may::<act::ManageTokens>(&ctx)?;
+    let mut tx = store.tenant(&ctx).write_audited().await?;
+    let issued = tokens::issue_in(&mut tx, &proof, store, owners("owner")).await?;
+    keep(&issued.secret)?;
+    tx.commit().await?;
+    Ok(())
+}
+
+/// The names of all tenants.
+///
+/// # Errors
+/// [`Error::Unavailable`], [`Error::Internal`].
+pub async fn tenants(store: &Store) -> Result<Vec<String>, Error> {
+    let system = SystemContext::new(SystemTask::Bootstrap);
+    let tenants = store.system(&system).tenants().await?;
+    Ok(tenants.into_iter().map(|tenant| tenant.name).collect())
 }
 
 async fn found_or_made(store: &Store, tenant: &Name, project: &Name) -> Result<Owner, Error> {
     let system = SystemContext::new(SystemTask::Bootstrap);
-    let record = match store.system(&system).tenant_by_name(tenant).await? {
-        Some(record) => record,
-        None => create_tenant(store, tenant).await?,
+    let Some(record) = store.system(&system).tenant_by_name(tenant).await? else {
+        let ctx = newcomer(store, tenant);
+        let mut tx = found(store, &ctx, tenant).await?;
+        let project = add_project(&mut tx, &ctx, project).await?;
+        tx.commit().await?;
+        return Ok(Owner { project, ctx });
     };
-    let ctx = authenticate::system(&system, record.clone(), hub_request());
+    let ctx = authenticate::system(&system, record, hub_request());
     let found = store.tenant(&ctx).read().await?.project_by_name(project).await?;
-    let made = match found {
+    let project = match found {
         Some(found) => found,
-        None => crate::projects::create(&ctx, store, project).await?,
+        None => {
+            let input = crate::projects::CreateInput {
+                name: project.clone(),
+                idempotency_key: None,
+            };
+            crate::projects::create(&ctx, store, &input).await?
+        }
     };
-    Ok(Owner {
-        tenant: record,
-        project: made,
-        ctx,
-    })
+    Ok(Owner { project, ctx })
+}
+
+/// The platform, in a tenant that is about to be made.
+fn newcomer(store: &Store, name: &Name) -> TenantContext {
+    let record = TenantRecord {
+        id: TenantId::generate(&**store.clock(), &**store.random()),
+        name: name.to_string(),
+    };
+    authenticate::system(&SystemContext::new(SystemTask::Bootstrap), record, hub_request())
+}
+
+/// The transaction in which the tenant is made: an act of the platform, of no tenant's role.
+async fn found<'s>(store: &'s Store, ctx: &'s TenantContext, name: &Name) -> Result<Tx<'s>, Error> {
+    let proof = may::<act::CreateTenant>(ctx)?;
+    let mut tx = store.tenant(ctx).found(name).await?;
+    tx.audit(AuditEntry::allowed("create tenant", ctx.tenant(), proof.grant()))
+        .await?;
+    Ok(tx)
+}
+
+async fn add_project(tx: &mut Tx<'_>, ctx: &TenantContext, name: &Name) -> Result<Project, Error> {
+    let proof = may::<act::CreateProject>(ctx)?;
+    crate::projects::create_in(tx, &proof, name).await
+}
+
+fn may<A: act::Act>(ctx: &TenantContext) -> Result<Authorized<TenantId, A>, Error> {
+    ctx.authorize::<A, _>(ctx.tenant())
+        .map_err(|denied| Error::forbidden(denied.reason()))
+}
+
+fn owners(name: &str) -> IssueInput {
+    IssueInput {
+        name: name.to_owned(),
+        role: Role::Owner,
+        scopes: vec![Scope::Admin],
+        lifetime: tokens::LONGEST,
+        idempotency_key: None,
+    }
 }
 
 impl Owner {
@@ -109,13 +195,7 @@ impl Owner {
     /// # Errors
     /// [`Error::Unavailable`], [`Error::Internal`].
     pub async fn issue_token(&self, store: &Store, name: &str) -> Result<Issued, Error> {
-        let input = IssueInput {
-            name: name.to_owned(),
-            role: Role::Owner,
-            scopes: vec![Scope::Admin],
-            lifetime: tokens::LONGEST,
-        };
-        tokens::issue(&self.ctx, store, input).await
+        tokens::issue(&self.ctx, store, owners(name)).await
     }
 }
 
@@ -133,7 +213,7 @@ impl Dev {
     /// # Errors
     /// [`Error::Unavailable`], [`Error::Internal`].
     pub async fn join_token(&self, store: &Store) -> Result<Joinable, Error> {
-        clusters::join_token(&self.owner.ctx, store, self.cluster.id).await
+        clusters::join_token(&self.owner.ctx, store, self.cluster.id, None).await
     }
 }
 
@@ -141,24 +221,4 @@ fn hub_request() -> RequestInfo {
     let mut request = RequestInfo::default();
     request.source.client = "hub".to_owned();
     request
-}
-
-/// Makes a tenant: an act of the platform, of no tenant's role.
-///
-/// # Errors
-/// [`Error::Conflict`] when the name is taken.
-pub async fn create_tenant(store: &Store, name: &Name) -> Result<TenantRecord, Error> {
-    let system = SystemContext::new(SystemTask::Bootstrap);
-    let record = store.system(&system).create_tenant(name).await?;
-    let ctx = authenticate::system(&system, record.clone(), hub_request());
-    let proof = allow::<act::CreateTenant, _>(&ctx, ctx.tenant(), || "it".to_owned());
-    let proof = proof.map_err(|stop| match stop {
-        Stop::Error(error) => error,
-        Stop::Denied { denied, .. } => Error::forbidden(denied.reason()),
-    })?;
-    let mut tx = store.tenant(&ctx).write_audited().await?;
-    tx.audit(AuditEntry::allowed("create tenant", record.id, proof.grant()))
-        .await?;
-    tx.commit().await?;
-    Ok(record)
 }

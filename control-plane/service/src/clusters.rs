@@ -1,13 +1,14 @@
 //! Clusters: registered by an owner, joined by a single-use token, shut out at once.
 
-use crate::documents::Idempotency;
+use crate::idempotency::{Idempotency, recall, remember};
 use crate::placement;
-use crate::stop::{Stop, allow, settle, viewing};
-use roadstead_authz::{SecretKind, TenantContext, act, mint};
+use crate::stop::{Stop, allow, first, settle, viewing};
+use roadstead_authz::{Authorized, Object, SecretKind, TenantContext, act, mint};
 use roadstead_contract::documents::Name;
 use roadstead_domain::{ClusterId, ConflictReason, Error, Page, PageRequest, Problem};
-use roadstead_store::{AuditEntry, Certificate, Cluster, NewCluster, NewJoinToken, Store};
+use roadstead_store::{AuditEntry, Certificate, Cluster, NewCluster, NewJoinToken, Store, Tx};
 use secrecy::SecretString;
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -19,6 +20,8 @@ pub const JOIN_WITHIN: Duration = Duration::from_secs(60 * 60);
 pub struct CreateInput {
     pub name: Name,
     pub labels: BTreeMap<String, String>,
+    /// Under this key the answer, without the join token, is remembered for 24 h.
+    pub idempotency_key: Option<String>,
 }
 
 /// The secret part of a join token, shown once; `fleet` completes it with the pin of the hub's authority.
@@ -28,6 +31,15 @@ pub struct Joinable {
     pub secret: SecretString,
     /// Milliseconds since the Unix epoch, UTC.
     pub expires_ms: i64,
+}
+
+/// What came of making a join token.
+#[derive(Debug)]
+pub enum Joining {
+    Done(Joinable),
+    /// It was made before, under the same key, and its secret is shown once: whoever did not get it makes another,
+    /// under another key.
+    Before(Cluster),
 }
 
 /// A cluster with its certificates.
@@ -71,58 +83,144 @@ fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), Error> {
 /// Registers a cluster; agents whose placement fits it are placed there at once.
 ///
 /// # Errors
-/// [`Error::Conflict`] when the name is taken; [`Error::Invalid`] for labels; [`Error::Forbidden`].
+/// [`Error::Conflict`] when the name is taken, or for a used key; [`Error::Invalid`] for labels; [`Error::Forbidden`].
 pub async fn create(ctx: &TenantContext, store: &Store, input: CreateInput) -> Result<Cluster, Error> {
-    let made = async {
-        let proof = allow::<act::ManageClusters, _>(ctx, ctx.tenant(), || "it".to_owned())?;
-        check_labels(&input.labels)?;
-        let new = NewCluster {
-            name: input.name,
-            labels: input.labels,
-        };
-        let mut tx = store.tenant(ctx).write_audited().await?;
-        let cluster = tx.insert_cluster(&proof, &new).await?;
-        placement::recompute(&mut tx, None).await?;
-        tx.audit(AuditEntry::allowed("create cluster", cluster.id, proof.grant()))
-            .await?;
-        let cluster = tx.cluster(cluster.id).await?.unwrap_or(cluster);
-        tx.commit().await?;
-        Ok::<_, Stop>(cluster)
+    let made = register(ctx, store, input, false).await;
+    match settle(ctx, store, made).await? {
+        Registered::Plain(cluster) => Ok(cluster),
+        Registered::Joining(Joining::Done(joinable)) => Ok(joinable.cluster),
+        Registered::Joining(Joining::Before(cluster)) => Ok(cluster),
+    }
+}
+
+/// Registers a cluster with a join token for its cluster agent, both or neither.
+///
+/// # Errors
+/// As [`create`].
+pub async fn create_joinable(
+    ctx: &TenantContext,
+    store: &Store,
+    input: CreateInput,
+) -> Result<Joining, Error> {
+    let made = register(ctx, store, input, true).await;
+    match settle(ctx, store, made).await? {
+        Registered::Joining(joining) => Ok(joining),
+        Registered::Plain(cluster) => Ok(Joining::Before(cluster)),
+    }
+}
+
+enum Registered {
+    Plain(Cluster),
+    Joining(Joining),
+}
+
+async fn register(
+    ctx: &TenantContext,
+    store: &Store,
+    input: CreateInput,
+    joinable: bool,
+) -> Result<Registered, Stop> {
+    let proof = allow::<act::ManageClusters, _>(ctx, ctx.tenant(), || "it".to_owned())?;
+    check_labels(&input.labels)?;
+    let digest = json!(["create cluster", input.name.as_str(), input.labels, joinable]);
+    let idempotency = Idempotency::new(input.idempotency_key.as_deref(), &digest)?;
+    let new = NewCluster {
+        name: input.name,
+        labels: input.labels,
     };
-    let made = made.await;
-    settle(ctx, store, made).await
+    let mut tx = store.tenant(ctx).write_audited().await?;
+    if let Some(before) = recall(idempotency.as_ref(), &tx).await? {
+        return Ok(Registered::Joining(Joining::Before(before)));
+    }
+    let cluster = tx.insert_cluster(&proof, &new).await?;
+    placement::recompute(&mut tx, None).await?;
+    tx.audit(AuditEntry::allowed("create cluster", cluster.id, proof.grant()))
+        .await?;
+    let cluster = tx.cluster(cluster.id).await?.unwrap_or(cluster);
+    remember(idempotency.as_ref(), &tx, &cluster).await?;
+    let registered = if joinable {
+        let id = cluster.id;
+        let cluster = allow::<act::ManageClusters, _>(ctx, cluster, || id.to_string())?;
+        Registered::Joining(Joining::Done(join_in(&mut tx, store, cluster).await?))
+    } else {
+        Registered::Plain(cluster)
+    };
+    tx.commit().await?;
+    Ok(registered)
 }
 
 /// Makes a join token for the cluster; its unused ones before end.
 ///
 /// # Errors
-/// [`Error::NotFound`], [`Error::Forbidden`].
-pub async fn join_token(ctx: &TenantContext, store: &Store, id: ClusterId) -> Result<Joinable, Error> {
+/// [`Error::NotFound`], [`Error::Forbidden`]; [`Error::Conflict`] when it was made before under this key
+/// ([`join_token_once`] tells).
+pub async fn join_token(
+    ctx: &TenantContext,
+    store: &Store,
+    id: ClusterId,
+    idempotency_key: Option<&str>,
+) -> Result<Joinable, Error> {
+    match join_token_once(ctx, store, id, idempotency_key).await? {
+        Joining::Done(joinable) => Ok(joinable),
+        Joining::Before(_) => {
+            let message = "a join token was made under this key before; it is shown once: choose a new key";
+            Err(Error::conflict(ConflictReason::IdempotencyKey, message))
+        }
+    }
+}
+
+/// Makes a join token for the cluster, once for each key.
+///
+/// # Errors
+/// [`Error::NotFound`], [`Error::Forbidden`]; [`Error::Conflict`] for a key that was used for other input.
+pub async fn join_token_once(
+    ctx: &TenantContext,
+    store: &Store,
+    id: ClusterId,
+    idempotency_key: Option<&str>,
+) -> Result<Joining, Error> {
     let made = async {
+        first::<act::ManageClusters>(ctx, Object::Cluster(id), &id.to_string())?;
+        let idempotency = Idempotency::new(idempotency_key, &json!(["make join token", id]))?;
         let mut tx = store.tenant(ctx).write_audited().await?;
-        let cluster = tx
-            .cluster(id)
-            .await?
-            .ok_or_else(|| Error::not_found(id.to_string()))?;
+        if let Some(before) = recall(idempotency.as_ref(), &tx).await? {
+            return Ok(Joining::Before(before));
+        }
+        let cluster = find(&tx, id).await?;
         let cluster = allow::<act::ManageClusters, _>(ctx, cluster, || id.to_string())?;
-        let (secret, hash) = mint(SecretKind::JoinToken, &**store.random());
-        let lifetime = i64::try_from(JOIN_WITHIN.as_millis()).unwrap_or(i64::MAX);
-        let expires_ms = store.clock().now_ms().saturating_add(lifetime);
-        let token = tx
-            .insert_join_token(&cluster, NewJoinToken { hash, expires_ms })
-            .await?;
-        let entry =
-            AuditEntry::allowed("make join token", id, cluster.grant()).with("token", token.to_string());
-        tx.audit(entry).await?;
+        remember(idempotency.as_ref(), &tx, &*cluster).await?;
+        let joinable = join_in(&mut tx, store, cluster).await?;
         tx.commit().await?;
-        Ok::<_, Stop>(Joinable {
-            cluster: cluster.into_inner(),
-            secret,
-            expires_ms,
-        })
+        Ok::<_, Stop>(Joining::Done(joinable))
     };
     let made = made.await;
     settle(ctx, store, made).await
+}
+
+async fn join_in(
+    tx: &mut Tx<'_>,
+    store: &Store,
+    cluster: Authorized<Cluster, act::ManageClusters>,
+) -> Result<Joinable, Error> {
+    let (secret, hash) = mint(SecretKind::JoinToken, &**store.random());
+    let lifetime = i64::try_from(JOIN_WITHIN.as_millis()).unwrap_or(i64::MAX);
+    let expires_ms = store.clock().now_ms().saturating_add(lifetime);
+    let token = tx
+        .insert_join_token(&cluster, NewJoinToken { hash, expires_ms })
+        .await?;
+    let entry =
+        AuditEntry::allowed("make join token", cluster.id, cluster.grant()).with("token", token.to_string());
+    tx.audit(entry).await?;
+    Ok(Joinable {
+        cluster: cluster.into_inner(),
+        secret,
+        expires_ms,
+    })
+}
+
+async fn find(tx: &Tx<'_>, id: ClusterId) -> Result<Cluster, Error> {
+    let found = tx.cluster(id).await?;
+    found.ok_or_else(|| Error::not_found(id.to_string()))
 }
 
 /// The tenant's clusters, by name.
@@ -169,19 +267,24 @@ pub async fn by_name(ctx: &TenantContext, store: &Store, name: &Name) -> Result<
 /// on this replica, and by polling on others.
 ///
 /// # Errors
-/// [`Error::NotFound`], also for an unknown serial; [`Error::Forbidden`].
+/// [`Error::NotFound`], also for an unknown serial; [`Error::Forbidden`]; [`Error::Conflict`] for a key that was used
+/// for other input.
 pub async fn revoke_certificates(
     ctx: &TenantContext,
     store: &Store,
     id: ClusterId,
     serial: Option<&str>,
+    idempotency_key: Option<&str>,
 ) -> Result<u64, Error> {
     let revoked = async {
+        first::<act::ManageClusters>(ctx, Object::Cluster(id), &id.to_string())?;
+        let digest = json!(["revoke certificate", id, serial]);
+        let idempotency = Idempotency::new(idempotency_key, &digest)?;
         let mut tx = store.tenant(ctx).write_audited().await?;
-        let cluster = tx
-            .cluster(id)
-            .await?
-            .ok_or_else(|| Error::not_found(id.to_string()))?;
+        if let Some(count) = recall(idempotency.as_ref(), &tx).await? {
+            return Ok(count);
+        }
+        let cluster = find(&tx, id).await?;
         let cluster = allow::<act::ManageClusters, _>(ctx, cluster, || id.to_string())?;
         if let Some(serial) = serial {
             let known = tx.certificates(&cluster).await?;
@@ -194,6 +297,7 @@ pub async fn revoke_certificates(
             .with("serial", serial.unwrap_or("all"))
             .with("count", count);
         tx.audit(entry).await?;
+        remember(idempotency.as_ref(), &tx, &count).await?;
         tx.commit().await?;
         Ok::<_, Stop>(count)
     };
@@ -214,31 +318,23 @@ pub async fn approve_deletes(
     idempotency_key: Option<&str>,
 ) -> Result<Cluster, Error> {
     let approved = async {
-        let input = serde_json::json!(["approve deletes", id, deletes]);
-        let idempotency = Idempotency::new(idempotency_key, &input)?;
+        first::<act::ManageClusters>(ctx, Object::Cluster(id), &id.to_string())?;
+        let idempotency = Idempotency::new(idempotency_key, &json!(["approve deletes", id, deletes]))?;
         let mut tx = store.tenant(ctx).write_audited().await?;
-        let cluster = tx
-            .cluster(id)
-            .await?
-            .ok_or_else(|| Error::not_found(id.to_string()))?;
-        let cluster = allow::<act::ManageClusters, _>(ctx, cluster, || id.to_string())?;
-        if let Some(idempotency) = &idempotency
-            && let Some(()) = idempotency.answer(&tx).await?
-        {
-            return Ok(cluster.into_inner());
+        if let Some(before) = recall(idempotency.as_ref(), &tx).await? {
+            return Ok(before);
         }
+        let cluster = find(&tx, id).await?;
+        let cluster = allow::<act::ManageClusters, _>(ctx, cluster, || id.to_string())?;
         if deletes == 0 || !tx.approve_deletes(&cluster, deletes).await? {
             return Err(not_held(&cluster, deletes).into());
         }
         let entry = AuditEntry::allowed("approve deletes", id, cluster.grant()).with("deletes", deletes);
         tx.audit(entry).await?;
-        if let Some(idempotency) = &idempotency {
-            idempotency.remember(&tx, &()).await?;
-        }
-        let cluster = cluster.into_inner();
-        let cluster = tx.cluster(id).await?.unwrap_or(cluster);
+        let after = find(&tx, id).await?;
+        remember(idempotency.as_ref(), &tx, &after).await?;
         tx.commit().await?;
-        Ok::<_, Stop>(cluster)
+        Ok::<_, Stop>(after)
     };
     let approved = approved.await;
     settle(ctx, store, approved).await
@@ -256,23 +352,31 @@ fn not_held(cluster: &Cluster, deletes: u64) -> Error {
 }
 
 /// Deletes a cluster: its certificates are revoked, its sessions fenced off, its desired set forgotten; its runs
-/// stay.
+/// stay. Answers with the cluster as it was.
 ///
 /// # Errors
-/// [`Error::NotFound`], [`Error::Forbidden`].
-pub async fn delete(ctx: &TenantContext, store: &Store, id: ClusterId) -> Result<(), Error> {
+/// [`Error::NotFound`], [`Error::Forbidden`]; [`Error::Conflict`] for a key that was used for other input.
+pub async fn delete(
+    ctx: &TenantContext,
+    store: &Store,
+    id: ClusterId,
+    idempotency_key: Option<&str>,
+) -> Result<Cluster, Error> {
     let deleted = async {
+        first::<act::ManageClusters>(ctx, Object::Cluster(id), &id.to_string())?;
+        let idempotency = Idempotency::new(idempotency_key, &json!(["delete cluster", id]))?;
         let mut tx = store.tenant(ctx).write_audited().await?;
-        let cluster = tx
-            .cluster(id)
-            .await?
-            .ok_or_else(|| Error::not_found(id.to_string()))?;
+        if let Some(before) = recall(idempotency.as_ref(), &tx).await? {
+            return Ok(before);
+        }
+        let cluster = find(&tx, id).await?;
         let cluster = allow::<act::ManageClusters, _>(ctx, cluster, || id.to_string())?;
         tx.delete_cluster(&cluster).await?;
         tx.audit(AuditEntry::allowed("delete cluster", id, cluster.grant()))
             .await?;
+        remember(idempotency.as_ref(), &tx, &*cluster).await?;
         tx.commit().await?;
-        Ok::<_, Stop>(())
+        Ok::<_, Stop>(cluster.into_inner())
     };
     let deleted = deleted.await;
     settle(ctx, store, deleted).await

@@ -2,6 +2,7 @@
 //! carries; every write of a session carries the session's epoch and fails once a newer session has begun.
 
 use crate::authenticate;
+use crate::observe;
 use crate::platform;
 use crate::stop::record;
 use roadstead_authz::{
@@ -77,6 +78,19 @@ fn own(ctx: &TenantContext) -> Result<ClusterId, Error> {
 /// [`Error::Unauthenticated`], alike for unknown, used and expired. A refusal is recorded: in the log of the token's
 /// tenant, or in the platform's.
 pub async fn consume_join_token(
+    store: &Store,
+    secret: &str,
+    version: &str,
+    request: RequestInfo,
+) -> Result<(TenantId, ClusterId), Error> {
+    let consumed = consume(store, secret, version, request).await;
+    if matches!(consumed, Ok(_) | Err(Error::Unauthenticated { .. })) {
+        observe::enrolment(consumed.is_ok());
+    }
+    consumed
+}
+
+async fn consume(
     store: &Store,
     secret: &str,
     version: &str,
@@ -167,7 +181,9 @@ pub async fn certificate_issued(
         .with("serial", peer.serial.as_str())
         .with("not_after_ms", not_after_ms);
     tx.audit(entry).await?;
-    tx.commit().await
+    tx.commit().await?;
+    observe::certificate();
+    Ok(())
 }
 
 /// Begins a session: raises the epoch, so that older sessions write no more.
@@ -186,6 +202,7 @@ pub async fn begin_session(
         .begin_session(&cut(incarnation, 128), &cut(version, 64))
         .await?;
     tx.commit().await?;
+    observe::session();
     Ok(session)
 }
 
@@ -399,6 +416,11 @@ pub async fn record_runs(
         verdicts.push(verdict);
     }
     tx.commit().await?;
+    let refused = verdicts
+        .iter()
+        .filter(|v| matches!(v, RunVerdict::Refused(_)))
+        .count();
+    observe::runs((verdicts.len() - refused) as u64, refused as u64);
     Ok(verdicts)
 }
 
@@ -475,11 +497,12 @@ pub async fn audit_event(
     } else {
         Outcome::Refused
     };
+    observe::event(accepted);
     let mut entry = AuditEntry::refused(outcome, action, peer.cluster);
     entry.detail = detail;
     record(&ctx, store, entry).await
 }
 
 fn cut(text: &str, longest: usize) -> String {
-    text.chars().take(longest).collect()
+    text.chars().filter(|c| *c != '\0').take(longest).collect()
 }

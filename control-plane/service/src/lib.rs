@@ -18,6 +18,8 @@ pub mod projects;
 pub mod runs;
 pub mod tokens;
 
+mod idempotency;
+mod observe;
 mod placement;
 mod stop;
 

@@ -1,6 +1,6 @@
 //! How a use case ends early: with an error, or with a denial that must be recorded first.
 
-use roadstead_authz::{Authorized, Denied, Resource, TenantContext, act};
+use roadstead_authz::{Authorized, Denied, Object, Place, Resource, TenantContext, act};
 use roadstead_domain::Error;
 use roadstead_store::{AuditEntry, Outcome, Store, Tx};
 
@@ -29,7 +29,15 @@ pub(crate) fn allow<A: act::Act, T: Resource>(
     })
 }
 
-/// Records a denial, and turns every stop into its error.
+/// Asks for the right to `object`, which the caller names and nobody has looked up, before anything is locked: an object
+/// that is found is asked about again.
+pub(crate) fn first<A: act::Act>(ctx: &TenantContext, object: Object, what: &str) -> Result<(), Stop> {
+    let tenant = ctx.tenant();
+    allow::<A, _>(ctx, Place { tenant, object }, || what.to_owned()).map(|_| ())
+}
+
+/// Records a denial (the same one again within a minute is counted, see [`Store::denied_again`]), and turns every stop
+/// into its error.
 pub(crate) async fn settle<T>(
     ctx: &TenantContext,
     store: &Store,
@@ -39,9 +47,12 @@ pub(crate) async fn settle<T>(
         Ok(value) => Ok(value),
         Err(Stop::Error(error)) => Err(error),
         Err(Stop::Denied { denied, what }) => {
-            let entry = AuditEntry::refused(Outcome::Denied, denied.action().as_str(), denied.object())
-                .with("reason", denied.reason());
-            record(ctx, store, entry).await?;
+            let (action, object) = (denied.action().as_str(), denied.object().to_string());
+            if !store.denied_again(ctx, action, &object) {
+                let entry =
+                    AuditEntry::refused(Outcome::Denied, action, object).with("reason", denied.reason());
+                record(ctx, store, entry).await?;
+            }
             Err(denied.into_error(&what))
         }
     }

@@ -1,10 +1,12 @@
 //! API tokens: issued once, kept as a hash, revoked at once.
 
-use crate::stop::{Stop, allow, settle};
-use roadstead_authz::{ActorKind, Role, Scope, SecretKind, TenantContext, act, mint};
-use roadstead_domain::{Error, Page, PageRequest, Problem, TokenId};
-use roadstead_store::{ApiToken, AuditEntry, NewToken, Store, Tx};
+use crate::idempotency::{Idempotency, recall, remember};
+use crate::stop::{Stop, allow, first, record, settle};
+use roadstead_authz::{ActorKind, Object, Role, Scope, SecretKind, TenantContext, act, mint};
+use roadstead_domain::{ConflictReason, Error, Page, PageRequest, Problem, TokenId};
+use roadstead_store::{ApiToken, AuditEntry, NewToken, Outcome, Store, Tx};
 use secrecy::SecretString;
+use serde_json::json;
 use std::time::Duration;
 
 /// The longest life of a token (tenancy.md §2).
@@ -19,6 +21,8 @@ pub struct IssueInput {
     pub scopes: Vec<Scope>,
     /// At most [`LONGEST`].
     pub lifetime: Duration,
+    /// Under this key the answer, without the secret, is remembered for 24 h.
+    pub idempotency_key: Option<String>,
 }
 
 /// A token that was just issued. The secret is shown once and kept nowhere.
@@ -26,6 +30,15 @@ pub struct IssueInput {
 pub struct Issued {
     pub token: ApiToken,
     pub secret: SecretString,
+}
+
+/// What came of issuing a token.
+#[derive(Debug)]
+pub enum Issuing {
+    Done(Issued),
+    /// The token was issued before, under the same key. Nobody has its secret but whoever got it then: who did not
+    /// revokes it and issues another.
+    Before(ApiToken),
 }
 
 fn check(ctx: &TenantContext, input: &IssueInput) -> Result<(), Error> {
@@ -75,15 +88,45 @@ fn check(ctx: &TenantContext, input: &IssueInput) -> Result<(), Error> {
 /// Issues a token.
 ///
 /// # Errors
-/// [`Error::Invalid`], also for more rights than the actor's own; [`Error::Forbidden`].
+/// [`Error::Invalid`], also for more rights than the actor's own; [`Error::Forbidden`]; [`Error::Conflict`] when the
+/// token was issued before under this key ([`issue_once`] tells which).
 pub async fn issue(ctx: &TenantContext, store: &Store, input: IssueInput) -> Result<Issued, Error> {
+    match issue_once(ctx, store, input).await? {
+        Issuing::Done(issued) => Ok(issued),
+        Issuing::Before(token) => {
+            let message = format!(
+                "{} was issued under this key before; its secret is shown once",
+                token.id
+            );
+            Err(Error::conflict(ConflictReason::IdempotencyKey, message))
+        }
+    }
+}
+
+/// Issues a token, once for each key.
+///
+/// # Errors
+/// As [`issue`]; [`Error::Conflict`] for a key that was used for other input.
+pub async fn issue_once(ctx: &TenantContext, store: &Store, input: IssueInput) -> Result<Issuing, Error> {
     let issued = async {
         let proof = allow::<act::ManageTokens, _>(ctx, ctx.tenant(), || "it".to_owned())?;
         check(ctx, &input)?;
+        let digest = json!([
+            "issue token",
+            input.name,
+            input.role.as_str(),
+            input.scopes.iter().map(|s| s.as_str()).collect::<Vec<_>>(),
+            input.lifetime.as_secs()
+        ]);
+        let idempotency = Idempotency::new(input.idempotency_key.as_deref(), &digest)?;
         let mut tx = store.tenant(ctx).write_audited().await?;
+        if let Some(token) = recall(idempotency.as_ref(), &tx).await? {
+            return Ok(Issuing::Before(token));
+        }
         let issued = issue_in(&mut tx, &proof, store, input).await?;
+        remember(idempotency.as_ref(), &tx, &issued.token).await?;
         tx.commit().await?;
-        Ok::<_, Stop>(issued)
+        Ok::<_, Stop>(Issuing::Done(issued))
     };
     let issued = issued.await;
     settle(ctx, store, issued).await
@@ -112,26 +155,64 @@ pub(crate) async fn issue_in(
     Ok(Issued { token, secret })
 }
 
-/// Ends a token: its next use is refused. Ending one that has ended changes nothing.
+/// Ends a token: its next use is refused. Ending one that has ended changes nothing. Nobody ends a token with more
+/// rights than their own: an administrator could shut all owners out.
 ///
 /// # Errors
-/// [`Error::NotFound`], [`Error::Forbidden`].
-pub async fn revoke(ctx: &TenantContext, store: &Store, id: TokenId) -> Result<ApiToken, Error> {
+/// [`Error::NotFound`], [`Error::Forbidden`]; [`Error::Conflict`] for a key that was used for other input.
+pub async fn revoke(
+    ctx: &TenantContext,
+    store: &Store,
+    id: TokenId,
+    idempotency_key: Option<&str>,
+) -> Result<ApiToken, Error> {
     let revoked = async {
+        first::<act::ManageTokens>(ctx, Object::Token(id), &id.to_string())?;
+        let idempotency = Idempotency::new(idempotency_key, &json!(["revoke token", id]))?;
         let mut tx = store.tenant(ctx).write_audited().await?;
+        if let Some(revoked) = recall(idempotency.as_ref(), &tx).await? {
+            return Ok(revoked);
+        }
         let missing = || Error::not_found(id.to_string());
         let token = tx.token(id).await?.ok_or_else(missing)?;
         let token = allow::<act::ManageTokens, _>(ctx, token, || id.to_string())?;
+        if let Some(reason) = beyond(ctx, token.role, &token.scopes) {
+            drop(tx);
+            let entry = AuditEntry::refused(Outcome::Denied, "revoke token", id).with("reason", reason);
+            record(ctx, store, entry).await?;
+            return Err(Error::forbidden(reason).into());
+        }
         if tx.revoke_token(&token).await? {
             tx.audit(AuditEntry::allowed("revoke token", id, token.grant()))
                 .await?;
         }
         let after = tx.token(id).await?.ok_or_else(missing)?;
+        remember(idempotency.as_ref(), &tx, &after).await?;
         tx.commit().await?;
         Ok::<_, Stop>(after)
     };
     let revoked = revoked.await;
     settle(ctx, store, revoked).await
+}
+
+/// Why the actor may not end a token with these rights: it has more than they have.
+fn beyond(ctx: &TenantContext, role: Role, scopes: &[Scope]) -> Option<&'static str> {
+    let ActorKind::Token {
+        role: own,
+        scopes: held,
+        ..
+    } = ctx.actor().kind()
+    else {
+        return None;
+    };
+    let covered = |wanted: &Scope| held.iter().any(|own| own.implies(*wanted));
+    if role > *own {
+        Some("the token's role is more than your own; somebody with that role may revoke it")
+    } else if !scopes.iter().all(covered) {
+        Some("the token has scopes that your own token lacks; somebody who has them may revoke it")
+    } else {
+        None
+    }
 }
 
 /// The tenant's tokens, newest first.

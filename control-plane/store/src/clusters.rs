@@ -11,11 +11,12 @@ use roadstead_authz::{Authorized, Object, Place, Resource, act};
 use roadstead_contract::documents::Name;
 use roadstead_domain::{ClusterId, ConflictReason, Error, Page, PageRequest, Problem, TenantId};
 use sea_orm::FromQueryResult;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
 /// A workload cluster as the hub knows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cluster {
     pub tenant: TenantId,
     pub id: ClusterId,
@@ -190,9 +191,10 @@ impl Tx<'_> {
     /// [`Error::Conflict`] when the name is taken.
     pub async fn insert_cluster(
         &self,
-        _proof: &Authorized<TenantId, act::ManageClusters>,
+        proof: &Authorized<TenantId, act::ManageClusters>,
         new: &NewCluster,
     ) -> Result<Cluster, Error> {
+        self.check_proof(&**proof)?;
         let id = ClusterId::generate(&*self.store.clock, &*self.store.random);
         let sql =
             "INSERT INTO cluster (tenant_id, id, name, labels, state, incarnation, version, epoch, revision,

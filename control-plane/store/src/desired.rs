@@ -15,6 +15,9 @@ use roadstead_domain::{ClusterId, Error, ObjectId, ProjectId};
 use sea_orm::FromQueryResult;
 use uuid::Uuid;
 
+/// How long a tombstone is kept (protocol.md §3): a cluster that was away for less resumes by a delta.
+const TOMBSTONES_MS: i64 = 30 * 24 * 60 * 60 * 1000;
+
 /// A row of a desired set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DesiredRow {
@@ -264,7 +267,7 @@ impl Tx<'_> {
             "INSERT INTO desired (tenant_id, cluster_id, object_id, generation, kind, project, name, digest,
             revision, deleted) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 0)
             ON CONFLICT (tenant_id, cluster_id, object_id) DO UPDATE SET generation = excluded.generation,
-            digest = excluded.digest, revision = excluded.revision, deleted = 0";
+            digest = excluded.digest, revision = excluded.revision, deleted = 0, gone_ms = NULL";
         for want in wanted {
             let values = values![
                 cluster.as_uuid(),
@@ -278,11 +281,16 @@ impl Tx<'_> {
             ];
             self.run(upsert, values).await?;
         }
-        let bury = "UPDATE desired SET deleted = 1, revision = $4,
+        let bury = "UPDATE desired SET deleted = 1, revision = $4, gone_ms = $5,
             generation = (SELECT o.revision FROM object o WHERE o.tenant_id = $1 AND o.id = $3)
             WHERE tenant_id = $1 AND cluster_id = $2 AND object_id = $3";
         for object in gone {
-            let values = values![cluster.as_uuid(), object.as_uuid(), revision.cast_signed()];
+            let values = values![
+                cluster.as_uuid(),
+                object.as_uuid(),
+                revision.cast_signed(),
+                self.now_ms()
+            ];
             self.run(bury, values).await?;
         }
         let forget = "DELETE FROM placed_status WHERE tenant_id = $1 AND cluster_id = $2 AND object_id = $3";
@@ -291,6 +299,27 @@ impl Tx<'_> {
                 .await?;
         }
         Ok(revision)
+    }
+
+    /// Forgets tombstones that are older than [`TOMBSTONES_MS`] and that their cluster has carried out, and raises the
+    /// floor of the cluster: whoever comes back with an older cursor gets a snapshot. Those of agents stay: a run record
+    /// that arrives late is believed because its agent once belonged there.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`], [`Error::Internal`].
+    pub async fn purge_tombstones(&self) -> Result<u64, Error> {
+        let before = self.now_ms() - TOMBSTONES_MS;
+        let raise = "UPDATE cluster SET tombstone_floor = (SELECT MAX(d.revision) FROM desired d
+                WHERE d.tenant_id = $1 AND d.cluster_id = cluster.id AND d.deleted = 1 AND d.kind <> 'Agent'
+                AND COALESCE(d.gone_ms, 0) <= $2 AND d.revision <= cluster.persisted AND d.revision <= cluster.applied)
+            WHERE tenant_id = $1 AND EXISTS (SELECT 1 FROM desired d
+                WHERE d.tenant_id = $1 AND d.cluster_id = cluster.id AND d.deleted = 1 AND d.kind <> 'Agent'
+                AND COALESCE(d.gone_ms, 0) <= $2 AND d.revision <= cluster.persisted AND d.revision <= cluster.applied
+                AND d.revision > cluster.tombstone_floor)";
+        self.run(raise, values![before]).await?;
+        let forget = "DELETE FROM desired WHERE tenant_id = $1 AND deleted = 1 AND kind <> 'Agent'
+            AND revision <= (SELECT c.tombstone_floor FROM cluster c WHERE c.tenant_id = $1 AND c.id = desired.cluster_id)";
+        self.run(forget, values![]).await
     }
 
     /// Changes of the context's cluster after `after`, in the order of their revisions, at most `limit` and then on

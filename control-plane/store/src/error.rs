@@ -30,6 +30,9 @@ pub(crate) fn outward(error: DbErr) -> Error {
         ) => gone(error),
         Some(_) => fault(error),
         None => match error {
+            DbErr::Conn(RuntimeErr::Internal(_)) => gone(DbErr::Conn(RuntimeErr::Internal(
+                "the connection could not be made".to_owned(),
+            ))),
             DbErr::Conn(_) | DbErr::ConnectionAcquire(_) => gone(error),
             other => fault(other),
         },

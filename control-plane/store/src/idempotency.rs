@@ -59,7 +59,7 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Removes what has expired: remembered answers and join tokens.
+    /// Removes what has expired: remembered answers, join tokens, and tombstones ([`Tx::purge_tombstones`]).
     ///
     /// # Errors
     /// [`Error::Unavailable`], [`Error::Internal`].
@@ -67,7 +67,8 @@ impl Tx<'_> {
         let now = self.now_ms();
         let answers = "DELETE FROM idempotency_key WHERE tenant_id = $1 AND at_ms <= $2";
         let tokens = "DELETE FROM enrolment_token WHERE tenant_id = $1 AND expires_ms <= $2";
-        let removed = self.run(answers, values![now - REMEMBERED_MS]).await?;
-        Ok(removed + self.run(tokens, values![now - REMEMBERED_MS]).await?)
+        let mut removed = self.run(answers, values![now - REMEMBERED_MS]).await?;
+        removed += self.run(tokens, values![now - REMEMBERED_MS]).await?;
+        Ok(removed + self.purge_tombstones().await?)
     }
 }

@@ -15,6 +15,7 @@ mod clusters;
 mod cursor;
 mod desired;
 mod error;
+mod examine;
 mod faults;
 mod idempotency;
 mod objects;
@@ -22,6 +23,7 @@ mod observe;
 mod open;
 mod probe;
 mod projects;
+mod repeats;
 mod revisions;
 mod runs;
 mod signal;
@@ -30,17 +32,20 @@ mod status;
 mod system;
 pub mod testing;
 mod tokens;
+mod turns;
 mod tx;
 
 pub use audit::{AuditEntry, AuditRecord, AuditReport, Broken, Outcome, canonical_json};
 pub use certificates::{Certificate, NewJoinToken};
 pub use clusters::{Cluster, NewCluster, Session, Stage};
 pub use desired::{Change, DesiredEntry, DesiredRow, Placed, Wanted};
+pub use examine::{Finding, examine};
 pub use faults::Faults;
 pub use idempotency::Remembered;
 pub use objects::{Links, NewObject, NewRevision, Node, Object, ObjectFilter, Revises};
 pub use open::migrate;
 pub use projects::Project;
+pub use repeats::{Repeated, Use};
 pub use revisions::{Revision, RevisionHead};
 pub use runs::{NewRun, Run, RunFilter};
 pub use signal::ClusterHint;
@@ -50,8 +55,9 @@ pub use tokens::{ApiToken, NewToken};
 pub use tx::{TenantStore, Tx};
 
 use roadstead_authz::{SystemContext, TenantContext};
-use roadstead_domain::{Clock, ClusterId, Error, OsRandom, Random, SystemClock};
+use roadstead_domain::{Clock, ClusterId, Error, OsRandom, Random, SystemClock, TenantId, TokenId};
 use sea_orm::DatabaseConnection;
+use std::collections::HashMap;
 use std::sync::Arc;
 use tokio::sync::{broadcast, watch};
 
@@ -97,6 +103,8 @@ pub struct Store {
     random: Arc<dyn Random>,
     faults: Option<Arc<Faults>>,
     signals: Arc<signal::Signals>,
+    turns: Arc<turns::Turns>,
+    repeats: Arc<repeats::Repeats>,
 }
 
 impl std::fmt::Debug for Store {
@@ -128,6 +136,30 @@ impl Store {
     #[must_use]
     pub fn random(&self) -> &Arc<dyn Random> {
         &self.random
+    }
+
+    /// `true` when the same actor was denied the same within the last minute: then it is counted, and
+    /// [`Store::take_denials`] tells how often.
+    #[must_use]
+    pub fn denied_again(&self, ctx: &TenantContext, action: &str, object: &str) -> bool {
+        self.repeats.again(ctx, action, object, self.clock.now_ms())
+    }
+
+    /// The denials that were counted since this was asked last.
+    #[must_use]
+    pub fn take_denials(&self) -> Vec<Repeated> {
+        self.repeats.take(self.clock.now_ms())
+    }
+
+    /// Remembers that the token was used just now, until [`Store::take_uses`].
+    pub fn used(&self, tenant: TenantId, token: TokenId) {
+        self.repeats.used(tenant, token, self.clock.now_ms());
+    }
+
+    /// The last uses of tokens since this was asked last, by tenant.
+    #[must_use]
+    pub fn take_uses(&self) -> HashMap<TenantId, Vec<Use>> {
+        self.repeats.take_uses()
     }
 
     /// Clusters that have just changed, of all tenants: for whoever holds many sessions. A hint; lost ones cost a

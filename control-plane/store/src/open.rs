@@ -1,16 +1,19 @@
 //! Opening the database: pools, options, and the checks without which the hub does not start.
 
 use crate::error::outward;
+use crate::repeats::Repeats;
 use crate::signal::Signals;
+use crate::turns::{Places, Turns};
 use crate::{Store, StoreOptions};
 use roadstead_domain::{Error, Problem};
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, Statement};
 use std::path::PathBuf;
+use std::str::FromStr as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a caller waits for a free connection (on SQLite: for the writers before it).
-const ACQUIRE: Duration = Duration::from_secs(5);
+pub(crate) const ACQUIRE: Duration = Duration::from_secs(5);
 /// How long SQLite waits for a lock of another process.
 const BUSY: Duration = Duration::from_secs(3);
 /// Readers beside SQLite's one writer.
@@ -19,6 +22,21 @@ const READERS: u32 = 4;
 const IDLE: Duration = Duration::from_secs(10);
 /// Connections to PostgreSQL of one replica.
 const CONNECTIONS: u32 = 16;
+
+/// What one tenant may have at once, so that the others always find a connection free: on SQLite two writers in the
+/// queue, on PostgreSQL a quarter of the connections for writers and half of them for readers.
+fn places(url: &str) -> Places {
+    if url.starts_with("sqlite:") {
+        return Places {
+            reading: READERS as usize - 1,
+            writing: 2,
+        };
+    }
+    Places {
+        reading: CONNECTIONS as usize / 2,
+        writing: CONNECTIONS as usize / 4,
+    }
+}
 
 /// The file behind a SQLite URL and its identity when it was opened.
 #[derive(Clone, Debug)]
@@ -67,17 +85,13 @@ impl Store {
     /// migrations are missing, when the role on PostgreSQL could get around row-level security (S34), or when what is
     /// only to be read is no hub's database.
     pub async fn open(options: StoreOptions) -> Result<Self, Error> {
-        let (write, read, file) = if options.url.starts_with("sqlite:") {
-            sqlite(&options).await?
-        } else if options.url.starts_with("postgres:") || options.url.starts_with("postgresql:") {
+        let places = places(&options.url);
+        readable(&options.url)?;
+        let (write, read, file) = if is_postgres(&options.url) {
             let pool = postgres(&options.url, options.read_only).await?;
             (pool.clone(), pool, None)
         } else {
-            return Err(config(
-                "a URL that begins with sqlite: or postgres:",
-                "another kind of URL",
-                "the database cannot be opened",
-            ));
+            sqlite(&options).await?
         };
         let store = Self {
             write,
@@ -87,6 +101,8 @@ impl Store {
             random: options.random,
             faults: options.faults,
             signals: Arc::new(Signals::default()),
+            turns: Arc::new(Turns::new(places)),
+            repeats: Arc::new(Repeats::default()),
         };
         if options.read_only {
             // Of an older version too: whoever looks at evidence must not have to change it first.
@@ -130,8 +146,11 @@ impl Store {
 /// Brings the schema of `url` up to date; on PostgreSQL run as the schema's owner, naming the hub's role.
 ///
 /// # Errors
-/// [`Error::Unavailable`] when the database does not answer, [`Error::Internal`] when a migration fails.
+/// [`Error::Unavailable`] when the database does not answer, [`Error::Internal`] when a migration fails,
+/// [`Error::Invalid`] for a URL that cannot be read.
 pub async fn migrate(url: &str, app_role: Option<&str>) -> Result<(), Error> {
+    readable(url)?;
+    private(url)?;
     let mut options = ConnectOptions::new(url);
     options
         .sqlx_logging(false)
@@ -168,6 +187,7 @@ async fn sqlite(options: &StoreOptions) -> Result<Pools, Error> {
         let pool = Database::connect(evidence(url)).await.map_err(outward)?;
         return Ok((pool.clone(), pool, Some(File::at(path))));
     }
+    private(url)?;
     let pages = options.faults.as_ref().and_then(|faults| faults.pages());
     let write = Database::connect(sqlite_options(url, 1, Role::Writer { pages }))
         .await
@@ -181,6 +201,43 @@ async fn sqlite(options: &StoreOptions) -> Result<Pools, Error> {
     Ok((write, read, Some(File::at(path))))
 }
 
+/// A SQLite file holds every tenant's documents and the hashes of tokens: it is made for this user alone, and one that
+/// others may read is closed to them. SQLite gives `-wal` and `-shm` the mode of the file.
+#[cfg(unix)]
+fn private(url: &str) -> Result<(), Error> {
+    use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+    if is_postgres(url) {
+        return Ok(());
+    }
+    let path = sqlite_path(url);
+    let unusable =
+        |error| Error::unavailable(format!("{} cannot be used as a database", path.display()), error);
+    let file = std::fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(unusable)?;
+    let mode = file.metadata().map_err(unusable)?.permissions().mode();
+    if mode & 0o077 == 0 {
+        return Ok(());
+    }
+    for suffix in ["", "-wal", "-shm"] {
+        let mut beside = path.clone().into_os_string();
+        beside.push(suffix);
+        match std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(0o600)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(unusable(error)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn private(_: &str) -> Result<(), Error> {
+    Ok(())
+}
+
 /// The file that a `sqlite:` URL names.
 pub(crate) fn sqlite_path(url: &str) -> PathBuf {
     let path = url.trim_start_matches("sqlite:").trim_start_matches("//");
@@ -188,7 +245,7 @@ pub(crate) fn sqlite_path(url: &str) -> PathBuf {
 }
 
 /// SQLite itself then refuses whatever is not reading.
-fn evidence(url: &str) -> ConnectOptions {
+pub(crate) fn evidence(url: &str) -> ConnectOptions {
     let mut options = ConnectOptions::new(url);
     options
         .max_connections(1)
@@ -240,7 +297,34 @@ fn sqlite_options(url: &str, connections: u32, role: Role) -> ConnectOptions {
     options
 }
 
-async fn postgres(url: &str, read_only: bool) -> Result<DatabaseConnection, Error> {
+/// The URL is looked at here, because the libraries' own errors repeat it, password and all.
+pub(crate) fn readable(url: &str) -> Result<(), Error> {
+    let well_formed = if url.starts_with("sqlite:") {
+        sqlx::sqlite::SqliteConnectOptions::from_str(url).is_ok()
+    } else if is_postgres(url) {
+        sqlx::postgres::PgConnectOptions::from_str(url).is_ok()
+    } else {
+        return Err(config(
+            "a URL that begins with sqlite: or postgres:",
+            "another kind of URL",
+            "the database cannot be opened",
+        ));
+    };
+    if well_formed {
+        return Ok(());
+    }
+    Err(config(
+        "postgres://USER@HOST:PORT/NAME or sqlite:PATH",
+        "a URL that is not well-formed (it is not shown: it may hold a password)",
+        "the database cannot be opened",
+    ))
+}
+
+pub(crate) fn is_postgres(url: &str) -> bool {
+    url.starts_with("postgres:") || url.starts_with("postgresql:")
+}
+
+pub(crate) async fn postgres(url: &str, read_only: bool) -> Result<DatabaseConnection, Error> {
     let mut options = ConnectOptions::new(url);
     options
         .max_connections(CONNECTIONS)
@@ -264,35 +348,49 @@ async fn postgres(url: &str, read_only: bool) -> Result<DatabaseConnection, Erro
     Database::connect(options).await.map_err(outward)
 }
 
-/// S34: the role must own no table and must be unable to step over row-level security.
-async fn check_role(connection: &DatabaseConnection) -> Result<(), Error> {
+/// S34: the role must own no table and must be unable to step over row-level security, which every table of tenants
+/// must have.
+pub(crate) async fn check_role(connection: &DatabaseConnection) -> Result<(), Error> {
     let sql = "SELECT (r.rolsuper OR r.rolbypassrls) AS above, current_user::text AS name,
+        EXISTS (SELECT 1 FROM pg_roles b WHERE (b.rolsuper OR b.rolbypassrls)
+            AND pg_has_role(current_user, b.oid, 'MEMBER')) AS member,
         EXISTS (SELECT 1 FROM pg_class c WHERE c.relnamespace = current_schema()::regnamespace
-            AND c.relkind IN ('r', 'p') AND pg_has_role(current_user, c.relowner, 'MEMBER')) AS owns
+            AND c.relkind IN ('r', 'p') AND pg_has_role(current_user, c.relowner, 'MEMBER')) AS owns,
+        (SELECT min(c.relname)::text FROM pg_class c WHERE c.relnamespace = current_schema()::regnamespace
+            AND c.relkind IN ('r', 'p') AND c.relname <> 'seaql_migrations'
+            AND NOT (c.relrowsecurity AND c.relforcerowsecurity)) AS open
         FROM pg_roles r WHERE r.rolname = current_user";
     let row = connection
         .query_one_raw(Statement::from_string(DbBackend::Postgres, sql))
         .await
-        .map_err(outward)?;
-    let read = |column: &str| row.as_ref().and_then(|r| r.try_get::<bool>("", column).ok());
-    let name: String = row
-        .as_ref()
-        .and_then(|r| r.try_get("", "name").ok())
-        .unwrap_or_default();
-    let refuse = |found: &str| {
-        Err(config(
-            "a role that owns no table, is no superuser and lacks BYPASSRLS",
-            &format!("role {name:?}, which {found}"),
-            "the database role could step over row-level security",
-        ))
+        .map_err(outward)?
+        .ok_or_else(|| Error::internal("a role that is not among the roles"))?;
+    let read = |column: &str| row.try_get::<bool>("", column).unwrap_or(true);
+    let name: String = row.try_get("", "name").unwrap_or_default();
+    let found = if read("above") {
+        "is superuser or has BYPASSRLS"
+    } else if read("member") {
+        "may become a superuser or a role with BYPASSRLS"
+    } else if read("owns") {
+        "owns tables"
+    } else {
+        let open: Option<String> = row.try_get("", "open").map_err(outward)?;
+        return match open {
+            None => Ok(()),
+            Some(table) => Err(config(
+                "row-level security, forced, on every table",
+                &format!("the table {table} without it"),
+                "one tenant could see another's rows",
+            )),
+        };
     };
-    match (read("above"), read("owns")) {
-        (Some(false), Some(false)) => Ok(()),
-        (Some(false), _) => refuse("owns tables"),
-        _ => refuse("is superuser or has BYPASSRLS"),
-    }
+    Err(config(
+        "a role that owns no table, is no superuser and lacks BYPASSRLS",
+        &format!("role {name:?}, which {found}"),
+        "the database role could step over row-level security",
+    ))
 }
 
-fn config(expected: &str, found: &str, message: &str) -> Error {
+pub(crate) fn config(expected: &str, found: &str, message: &str) -> Error {
     Error::invalid(Problem::new("database", expected, found, message))
 }

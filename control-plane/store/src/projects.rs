@@ -7,10 +7,11 @@ use roadstead_authz::{Authorized, Object, Place, Resource, act};
 use roadstead_contract::documents::Name;
 use roadstead_domain::{ConflictReason, Error, Page, PageRequest, ProjectId, TenantId};
 use sea_orm::FromQueryResult;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 /// A part of a tenant.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Project {
     pub tenant: TenantId,
     pub id: ProjectId,
@@ -85,9 +86,10 @@ impl Tx<'_> {
     /// [`Error::Conflict`] when the name is taken.
     pub async fn insert_project(
         &self,
-        _proof: &Authorized<TenantId, act::CreateProject>,
+        proof: &Authorized<TenantId, act::CreateProject>,
         name: &Name,
     ) -> Result<Project, Error> {
+        self.check_proof(&**proof)?;
         let project = Project {
             tenant: self.tenant(),
             id: ProjectId::generate(&*self.store.clock, &*self.store.random),

@@ -96,6 +96,18 @@ impl Tx<'_> {
         row.map(|row| revision_of(object.id, row)).transpose()
     }
 
+    /// The document of that revision, also of an object that has been deleted since.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`], [`Error::Internal`].
+    pub async fn document_of(&self, object: ObjectId, number: u64) -> Result<Option<String>, Error> {
+        let sql = "SELECT id, number, document, digest, author, author_name, at_ms, message FROM revision
+            WHERE tenant_id = $1 AND object_id = $2 AND number = $3";
+        let values = values![object.as_uuid(), i64::try_from(number).unwrap_or(i64::MAX)];
+        let row: Option<Row> = self.one(sql, values).await?;
+        Ok(row.map(|row| row.document))
+    }
+
     /// The object's revisions, newest first.
     ///
     /// # Errors

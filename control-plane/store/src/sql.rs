@@ -49,9 +49,29 @@ pub(crate) use values;
 pub(crate) fn is_scoped(text: &str) -> bool {
     let compares = ["tenant_id = $1", "tenant.id = $1"]
         .iter()
-        .any(|c| text.contains(c));
+        .any(|c| has_word(text, c));
     let fills = text.contains("(tenant_id,") && text.contains("VALUES ($1,");
     compares || fills
+}
+
+/// `true` when `word` stands in the text and no digit follows it: `$1` is not `$10`.
+fn has_word(text: &str, word: &str) -> bool {
+    let mut places = text.match_indices(word);
+    places.any(|(at, _)| !text[at + word.len()..].starts_with(|c: char| c.is_ascii_digit()))
+}
+
+/// `true` when each joined table is bound to the tenant of another one, by its alias. For debug builds, so that every
+/// test of a statement is a test of this.
+pub(crate) fn joins_are_scoped(text: &str) -> bool {
+    let mut joins = text.split("JOIN ").skip(1);
+    joins.all(|join| {
+        let mut words = join.split_whitespace();
+        let alias = words.nth(1).unwrap_or_default();
+        let condition = join.split_once(" ON").map_or("", |(_, rest)| rest);
+        condition.contains(&format!("{alias}.tenant_id = "))
+            || condition.contains(&format!("= {alias}.tenant_id"))
+            || condition.contains(&format!("{alias}.id = ")) && join.starts_with("tenant ")
+    })
 }
 
 /// The values of a tenant's statement: the tenant first.
@@ -62,7 +82,7 @@ pub(crate) fn scoped(tenant: uuid::Uuid, mut values: Vec<Value>) -> Vec<Value> {
 
 #[cfg(test)]
 mod tests {
-    use super::is_scoped;
+    use super::{is_scoped, joins_are_scoped};
 
     #[test]
     fn a_statement_that_forgets_the_tenant_is_not_scoped() {
@@ -70,5 +90,21 @@ mod tests {
         assert!(is_scoped("INSERT INTO object (tenant_id, id) VALUES ($1, $2)"));
         assert!(!is_scoped("SELECT x FROM object WHERE id = $1"));
         assert!(!is_scoped("INSERT INTO object (id, tenant_id) VALUES ($1, $2)"));
+        assert!(!is_scoped("SELECT x FROM object WHERE tenant_id = $10"));
+        assert!(is_scoped(
+            "SELECT x FROM object WHERE tenant_id = $10 OR tenant_id = $1"
+        ));
+    }
+
+    #[test]
+    fn a_join_that_forgets_the_tenant_is_not_scoped() {
+        let join = |on: &str| {
+            joins_are_scoped(&format!(
+                "SELECT 1 FROM a JOIN b x ON {on} WHERE a.tenant_id = $1"
+            ))
+        };
+        assert!(join("x.tenant_id = a.tenant_id AND x.id = a.b"));
+        assert!(!join("x.id = a.b"));
+        assert!(!join("a.tenant_id = a.tenant_id AND x.id = a.b"));
     }
 }

@@ -13,7 +13,7 @@ use roadstead_authz::{
     TokenRecord,
 };
 use roadstead_contract::documents::Name;
-use roadstead_domain::{ClusterId, ConflictReason, EnrolmentTokenId, Error, TenantId, TokenId};
+use roadstead_domain::{ClusterId, EnrolmentTokenId, Error, TenantId, TokenId};
 use sea_orm::{
     ConnectionTrait, DatabaseTransaction, DbBackend, FromQueryResult, SqliteTransactionMode, Statement, Value,
 };
@@ -51,7 +51,6 @@ struct TokenRow {
     hash: Vec<u8>,
     expires_ms: i64,
     revoked_ms: Option<i64>,
-    last_used_ms: Option<i64>,
 }
 
 #[derive(Debug, FromQueryResult)]
@@ -115,14 +114,11 @@ impl SystemStore<'_> {
             .transpose()
     }
 
-    /// The API token with the hash of what was presented, and when it was last used.
+    /// The API token with the hash of what was presented.
     ///
     /// # Errors
     /// [`Error::Unavailable`], [`Error::Internal`]; [`Error::Forbidden`] for another task.
-    pub async fn find_api_token(
-        &self,
-        presented: &Presented,
-    ) -> Result<Option<(TokenRecord, Option<i64>)>, Error> {
+    pub async fn find_api_token(&self, presented: &Presented) -> Result<Option<TokenRecord>, Error> {
         self.only(&[SystemTask::Authenticate])?;
         if presented.kind() != SecretKind::ApiToken {
             return Ok(None);
@@ -130,7 +126,7 @@ impl SystemStore<'_> {
         let db = self.look(Some(presented.hash())).await?;
         let sql =
             "SELECT t.tenant_id, n.name AS tenant_name, t.id, t.name, t.role, t.scopes, t.hash, t.expires_ms,
-            t.revoked_ms, t.last_used_ms
+            t.revoked_ms
             FROM api_token t JOIN tenant n ON n.id = t.tenant_id WHERE t.hash = $1";
         let row: Option<TokenRow> = self.one(&db, sql, vec![presented.hash().to_vec().into()]).await?;
         let Some(row) = row else { return Ok(None) };
@@ -147,7 +143,7 @@ impl SystemStore<'_> {
             expires_at_ms: row.expires_ms,
             revoked: row.revoked_ms.is_some(),
         };
-        Ok(Some((record, row.last_used_ms)))
+        Ok(Some(record))
     }
 
     /// The join token with the hash of what was presented, used or not.
@@ -232,7 +228,7 @@ impl SystemStore<'_> {
     /// # Errors
     /// As [`Self::find_api_token`].
     pub async fn tenants(&self) -> Result<Vec<TenantRecord>, Error> {
-        self.only(&[SystemTask::VerifyAudit, SystemTask::Purge])?;
+        self.only(&[SystemTask::VerifyAudit, SystemTask::Purge, SystemTask::Bootstrap])?;
         let db = self.look(None).await?;
         let sql = "SELECT id, name FROM tenant ORDER BY id";
         let statement = Statement::from_string(db.get_database_backend(), sql);
@@ -243,43 +239,5 @@ impl SystemStore<'_> {
                 .map_err(outward)
         });
         read.collect()
-    }
-
-    /// Makes a tenant with an empty audit log.
-    ///
-    /// # Errors
-    /// [`Error::Conflict`] when the name is taken.
-    pub async fn create_tenant(&self, name: &Name) -> Result<TenantRecord, Error> {
-        self.only(&[SystemTask::Bootstrap])?;
-        if let Some(file) = &self.store.file {
-            file.check()?;
-        }
-        let tenant = TenantRecord {
-            id: TenantId::generate(&*self.store.clock, &*self.store.random),
-            name: name.to_string(),
-        };
-        let db = begin(&self.store.write, SqliteTransactionMode::Immediate).await?;
-        set_tenant(&db, tenant.id).await?;
-        let now = self.store.clock.now_ms();
-        let statements: [(&'static str, Vec<Value>); 2] = [
-            (
-                "INSERT INTO tenant (id, name, created_ms) VALUES ($1, $2, $3) ON CONFLICT (name) DO NOTHING",
-                vec![tenant.id.as_uuid().into(), name.as_str().into(), now.into()],
-            ),
-            (
-                "INSERT INTO audit_head (tenant_id, seq, hash) VALUES ($1, 0, $2)",
-                vec![tenant.id.as_uuid().into(), vec![0_u8; 32].into()],
-            ),
-        ];
-        for (sql, values) in statements {
-            Faults::check(self.store.faults.as_ref(), sql)?;
-            let statement = Statement::from_sql_and_values(db.get_database_backend(), sql, values);
-            if db.execute_raw(statement).await.map_err(outward)?.rows_affected() != 1 {
-                let message = format!("there is a tenant {name} already");
-                return Err(Error::conflict(ConflictReason::Exists, message));
-            }
-        }
-        db.commit().await.map_err(outward)?;
-        Ok(tenant)
     }
 }

@@ -4,7 +4,7 @@
 //! the schema owned by one role and the hub's rows reached by another, as in production.
 
 use crate::{Faults, Store, StoreOptions, migrate};
-use roadstead_domain::{Clock, Random};
+use roadstead_domain::{Clock, Error, Random};
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, Statement};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -123,7 +123,14 @@ impl TestDatabase {
             faults,
             ..StoreOptions::new(&self.url)
         };
-        Store::open(options).await.expect("the database opens")
+        // A machine that builds at the same time may need long for the first write to a new file.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        loop {
+            match Store::open(options.clone()).await {
+                Err(Error::Unavailable { .. }) if std::time::Instant::now() < deadline => {}
+                opened => return opened.expect("the database opens"),
+            }
+        }
     }
 
     /// Runs statements past all locks, as an attacker with the database's own rights would.

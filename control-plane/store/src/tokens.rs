@@ -2,15 +2,17 @@
 
 use crate::cursor::Listing;
 use crate::error::corrupt;
+use crate::repeats::Use;
 use crate::sql::values;
 use crate::tx::Tx;
 use roadstead_authz::{Authorized, Object, Place, Resource, Role, Scope, act};
 use roadstead_domain::{Error, Page, PageRequest, TenantId, TokenId};
 use sea_orm::FromQueryResult;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 /// A token without its secret, which nobody keeps.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApiToken {
     pub tenant: TenantId,
     pub id: TokenId,
@@ -95,9 +97,10 @@ impl Tx<'_> {
     /// [`Error::Unavailable`], [`Error::Internal`].
     pub async fn insert_token(
         &self,
-        _proof: &Authorized<TenantId, act::ManageTokens>,
+        proof: &Authorized<TenantId, act::ManageTokens>,
         new: NewToken,
     ) -> Result<ApiToken, Error> {
+        self.check_proof(&**proof)?;
         let token = ApiToken {
             tenant: self.tenant(),
             id: TokenId::generate(&*self.store.clock, &*self.store.random),
@@ -165,13 +168,18 @@ impl Tx<'_> {
         Ok(self.run(sql, values![token.id.as_uuid(), self.now_ms()]).await? > 0)
     }
 
-    /// Notes that the token was used.
+    /// Notes when tokens were last used; never backwards.
     ///
     /// # Errors
     /// [`Error::Unavailable`], [`Error::Internal`].
-    pub async fn touch_token(&self, id: TokenId) -> Result<(), Error> {
-        let sql = "UPDATE api_token SET last_used_ms = $3 WHERE tenant_id = $1 AND id = $2";
-        self.run(sql, values![id.as_uuid(), self.now_ms()]).await?;
+    pub async fn note_uses(&self, uses: &[Use]) -> Result<(), Error> {
+        let sql = "UPDATE api_token SET last_used_ms = $3
+            WHERE tenant_id = $1 AND id = $2 AND (last_used_ms IS NULL OR last_used_ms < $3)";
+        let mut ordered = uses.to_vec();
+        ordered.sort_unstable_by_key(|used| used.token);
+        for used in ordered {
+            self.run(sql, values![used.token.as_uuid(), used.at_ms]).await?;
+        }
         Ok(())
     }
 }

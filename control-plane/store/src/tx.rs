@@ -3,15 +3,17 @@
 use crate::audit::Head;
 use crate::error::outward;
 use crate::observe::{self, Access, Timed};
-use crate::sql::{self, Sql};
+use crate::sql::{self, Sql, values};
 use crate::{Faults, Store};
-use roadstead_authz::TenantContext;
-use roadstead_domain::{ClusterId, Error, TenantId};
+use roadstead_authz::{ActorKind, Resource, SystemTask, TenantContext};
+use roadstead_contract::documents::Name;
+use roadstead_domain::{ClusterId, ConflictReason, Error, Problem, TenantId};
 use sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, FromQueryResult, IsolationLevel,
     SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait, Value,
 };
 use std::collections::BTreeSet;
+use tokio::sync::OwnedSemaphorePermit;
 
 /// The store as one tenant sees it.
 #[derive(Debug)]
@@ -27,8 +29,9 @@ impl<'s> TenantStore<'s> {
     /// [`Error::Unavailable`] when the database does not answer.
     pub async fn read(&self) -> Result<Tx<'s>, Error> {
         let timed = Timed::begin(Access::Read);
+        let place = self.store.turns.read(self.ctx.tenant()).await?;
         let db = begin(&self.store.read, SqliteTransactionMode::Deferred).await?;
-        self.enter(db, timed).await
+        self.enter(db, timed, place).await
     }
 
     /// A transaction that reads everything as it is at one moment, on both databases: for what must fit together over
@@ -38,6 +41,7 @@ impl<'s> TenantStore<'s> {
     /// As [`Self::read`].
     pub async fn snapshot(&self) -> Result<Tx<'s>, Error> {
         let timed = Timed::begin(Access::Read);
+        let place = self.store.turns.read(self.ctx.tenant()).await?;
         let backend = self.store.backend();
         let options = TransactionOptions {
             isolation_level: (backend == DbBackend::Postgres).then_some(IsolationLevel::RepeatableRead),
@@ -50,7 +54,7 @@ impl<'s> TenantStore<'s> {
             .begin_with_options(options)
             .await
             .map_err(outward)?;
-        self.enter(db, timed).await
+        self.enter(db, timed, place).await
     }
 
     /// A transaction that may write. Nothing is kept unless it is committed.
@@ -62,8 +66,9 @@ impl<'s> TenantStore<'s> {
             file.check()?;
         }
         let timed = Timed::begin(Access::Write);
+        let place = self.store.turns.write(self.ctx.tenant()).await?;
         let db = begin(&self.store.write, SqliteTransactionMode::Immediate).await?;
-        self.enter(db, timed).await
+        self.enter(db, timed, place).await
     }
 
     /// A transaction for an act that leaves an audit record: it holds the tenant's audit lock from the beginning, so
@@ -77,7 +82,39 @@ impl<'s> TenantStore<'s> {
         Ok(tx)
     }
 
-    async fn enter(&self, db: DatabaseTransaction, timed: Timed) -> Result<Tx<'s>, Error> {
+    /// Begins the first transaction of a tenant that does not exist yet and makes it there, with an empty audit log; the
+    /// tenant is there if, and only if, the transaction is committed. The context is the platform's own.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when the name is taken; [`Error::Forbidden`] for any other actor.
+    pub async fn found(&self, name: &Name) -> Result<Tx<'s>, Error> {
+        if !matches!(
+            self.ctx.actor().kind(),
+            ActorKind::System {
+                task: SystemTask::Bootstrap
+            }
+        ) {
+            return Err(Error::forbidden("only the platform makes tenants"));
+        }
+        let mut tx = self.write().await?;
+        let sql = "INSERT INTO tenant (id, name, created_ms) SELECT $1, $2, $3
+            WHERE NOT EXISTS (SELECT 1 FROM tenant WHERE tenant.id = $1) ON CONFLICT (name) DO NOTHING";
+        if tx.run(sql, values![name.as_str(), tx.now_ms()]).await? != 1 {
+            let message = format!("there is a tenant {name} already");
+            return Err(Error::conflict(ConflictReason::Exists, message));
+        }
+        let sql = "INSERT INTO audit_head (tenant_id, seq, hash) VALUES ($1, $2, $3)";
+        tx.run(sql, values![0_i64, vec![0_u8; 32]]).await?;
+        tx.lock_audit().await?;
+        Ok(tx)
+    }
+
+    async fn enter(
+        &self,
+        db: DatabaseTransaction,
+        timed: Timed,
+        place: OwnedSemaphorePermit,
+    ) -> Result<Tx<'s>, Error> {
         set_tenant(&db, self.ctx.tenant()).await?;
         Ok(Tx {
             db,
@@ -87,6 +124,7 @@ impl<'s> TenantStore<'s> {
             audited: Vec::new(),
             touched: BTreeSet::new(),
             timed,
+            _place: place,
         })
     }
 }
@@ -126,6 +164,7 @@ pub struct Tx<'s> {
     /// Clusters whose sessions are woken after the commit.
     pub(crate) touched: BTreeSet<ClusterId>,
     timed: Timed,
+    _place: OwnedSemaphorePermit,
 }
 
 impl<'s> Tx<'s> {
@@ -137,6 +176,16 @@ impl<'s> Tx<'s> {
     #[must_use]
     pub fn now_ms(&self) -> i64 {
         self.store.clock.now_ms()
+    }
+
+    /// A proof for another tenant is worth nothing here; whoever passes one has mixed two tenants up.
+    pub(crate) fn check_proof(&self, proof: &impl Resource) -> Result<(), Error> {
+        if proof.place().tenant == self.tenant() {
+            return Ok(());
+        }
+        Err(Error::internal(
+            "a proof for one tenant in a transaction of another",
+        ))
     }
 
     /// Keeps everything, then wakes the sessions of the clusters it touched.
@@ -168,6 +217,15 @@ impl<'s> Tx<'s> {
         };
         if !sql::is_scoped(text) {
             return Err(Error::internal(format!("a statement without its tenant: {text}")));
+        }
+        debug_assert!(sql::joins_are_scoped(text), "a join without its tenant: {text}");
+        if values.iter().any(holds_nul) {
+            return Err(Error::invalid(Problem::new(
+                "",
+                "texts without the character U+0000",
+                "one with it",
+                "the text cannot be kept",
+            )));
         }
         Faults::check(self.store.faults.as_ref(), text)?;
         let values = sql::scoped(self.tenant().as_uuid(), values);
@@ -204,4 +262,9 @@ impl<'s> Tx<'s> {
             .map(|row| T::from_query_result(row, "").map_err(outward));
         read.collect()
     }
+}
+
+/// PostgreSQL keeps no text with U+0000 in it; so that both databases are alike, SQLite gets none either.
+fn holds_nul(value: &Value) -> bool {
+    matches!(value, Value::String(Some(text)) if text.contains('\0'))
 }

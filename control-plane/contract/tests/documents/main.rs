@@ -2,6 +2,7 @@
 
 mod cases;
 mod round_trip;
+mod sizes;
 
 use roadstead_contract::{
     bundle::Bundle,

@@ -7,6 +7,7 @@ mod foreign;
 mod logs;
 mod support;
 mod tenant;
+mod writes;
 
 use std::path::Path;
 

@@ -125,6 +125,11 @@ impl World {
         }
     }
 
+    /// What the database holds: texts of the first column.
+    pub(crate) async fn kept(&self, sql: &str) -> Vec<String> {
+        self.database.ask_all(sql).await
+    }
+
     /// A holder of a fresh token of `acme`.
     pub(crate) async fn holder(&self, role: Role, scope: Scope) -> TenantContext {
         let input = tokens::IssueInput {
@@ -132,6 +137,7 @@ impl World {
             role,
             scopes: vec![scope],
             lifetime: Duration::from_secs(3600),
+            idempotency_key: None,
         };
         let issued = tokens::issue(&self.acme.owner, &self.store, input).await.unwrap();
         present(&self.store, issued.secret.expose_secret()).await

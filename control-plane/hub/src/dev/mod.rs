@@ -7,7 +7,10 @@ mod greeting;
 mod model_choice;
 mod state;
 
-use crate::composition::{Config, Hub};
+use crate::{
+    composition::{Config, Hub},
+    proxy::Trusted,
+};
 use anyhow::{Context as _, bail};
 use greeting::{Example, Greeting};
 use model_choice::Choice;
@@ -15,6 +18,7 @@ use roadstead_agent::{Agent, LinkState};
 use roadstead_authz::{Presented, RequestInfo, SecretKind, TenantContext};
 use roadstead_contract::{documents::parse_value, fleet::JoinToken};
 use roadstead_service::{ApplyDocument, ApplyInput, authenticate, bootstrap};
+use roadstead_store::StoreOptions;
 use roadstead_telemetry::Metrics;
 use secrecy::ExposeSecret as _;
 use state::State;
@@ -26,6 +30,8 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
+/// What the lock of dev's database says of who uses it.
+pub(crate) const DEV: &str = "dev";
 const TENANT: &str = "local";
 const PROJECT: &str = "default";
 const CLUSTER: &str = "local";
@@ -43,6 +49,9 @@ pub(crate) struct Args {
     /// Loopback address of the API.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
+    /// Loopback address of /metrics (127.0.0.1:9090); not served if left out.
+    #[arg(long, value_name = "ADDR")]
+    metrics: Option<SocketAddr>,
     /// The engine's program; else `roadstead-engine` beside this one.
     #[arg(long, value_name = "FILE", env = "ROADSTEAD_ENGINE")]
     engine: Option<PathBuf>,
@@ -53,20 +62,23 @@ pub(crate) struct Args {
 /// # Errors
 /// What keeps it from starting, or ended it.
 pub(crate) async fn run(args: Args, metrics: Metrics, stop: CancellationToken) -> anyhow::Result<()> {
-    refuse_production(args.listen, |name| std::env::var_os(name).is_some())?;
+    refuse_production(args.listen, args.metrics, |name| std::env::var_os(name).is_some())?;
     let state = State::open(&args.state)?;
     let engine = roadstead_agent::find_engine(args.engine.as_deref())?;
     let config = Config {
-        database: format!("sqlite:{}", state.database().display()),
+        who: DEV,
+        store: StoreOptions::new(format!("sqlite:{}", state.database().display())),
         listen: args.listen,
         fleet_listen: SocketAddr::new(IpAddr::from([127, 0, 0, 1]), 0),
         fleet_names: vec!["127.0.0.1".into(), "localhost".into()],
         public_url: None,
         keys: state.keys(),
-        metrics_listen: None,
+        metrics_listen: args.metrics,
+        proxies: Trusted::default(),
     };
     let started = Hub::start(&config, metrics.clone()).await;
     let mut hub = started.map_err(|error| explained(error, args.listen))?;
+    refuse_strangers(&hub).await?;
     let ended = match start(&hub, &state, engine, metrics, &stop).await {
         Ok(Some(started)) => serve(&mut hub, &state, started, &stop).await,
         Ok(None) => Ok(()),
@@ -179,12 +191,18 @@ fn explained(error: anyhow::Error, listen: SocketAddr) -> anyhow::Error {
 }
 
 /// dev is for one person on one machine: it refuses to be anything else.
-fn refuse_production(listen: SocketAddr, is_set: impl Fn(&str) -> bool) -> anyhow::Result<()> {
-    if !listen.ip().is_loopback() {
-        bail!(
-            "--listen: expected a loopback address (127.0.0.1:8080), found {listen}: dev must not be reachable from \
-               another machine; `roadstead-hub serve` is"
-        );
+fn refuse_production(
+    listen: SocketAddr,
+    metrics: Option<SocketAddr>,
+    is_set: impl Fn(&str) -> bool,
+) -> anyhow::Result<()> {
+    for (name, address) in [("--listen", Some(listen)), ("--metrics", metrics)] {
+        if let Some(address) = address.filter(|address| !address.ip().is_loopback()) {
+            bail!(
+                "{name}: expected a loopback address (127.0.0.1:8080), found {address}: dev must not be reachable from \
+                   another machine; `roadstead-hub serve` is"
+            );
+        }
     }
     for variable in ["ROADSTEAD_DATABASE", "ROADSTEAD_DATABASE_FILE", "DATABASE_URL"] {
         if is_set(variable) {
@@ -195,6 +213,18 @@ fn refuse_production(listen: SocketAddr, is_set: impl Fn(&str) -> bool) -> anyho
         }
     }
     Ok(())
+}
+
+/// The database of dev has dev's own tenant and no other: with others it is somebody's production.
+async fn refuse_strangers(hub: &Hub) -> anyhow::Result<()> {
+    let tenants = bootstrap::tenants(&hub.store).await?;
+    match tenants.iter().find(|name| *name != TENANT) {
+        None => Ok(()),
+        Some(name) => bail!(
+            "the database in --state holds the tenant {name}, which dev did not make: use another --state, or \
+               `roadstead-hub serve`"
+        ),
+    }
 }
 
 /// The token of the CLI's context: the one in the state folder while it is good, else a new one.
@@ -300,14 +330,16 @@ mod tests {
     fn dev_is_for_loopback_and_its_own_database() {
         let refused = |listen: &str, set: &str| {
             let set = set.to_owned();
-            let error = refuse_production(listen.parse().expect("an address"), |name| name == set);
+            let error = refuse_production(listen.parse().expect("an address"), None, |name| name == set);
             error.err().map(|e| e.to_string()).unwrap_or_default()
         };
         assert!(refused("0.0.0.0:8080", "").contains("expected a loopback address"));
         for variable in ["DATABASE_URL", "ROADSTEAD_DATABASE", "ROADSTEAD_DATABASE_FILE"] {
-            let why = refused("127.0.0.1:8080", variable);
-            assert!(why.contains(&format!("{variable} is set")), "{why}");
+            let said = format!("{variable} is set");
+            assert!(refused("127.0.0.1:8080", variable).contains(&said), "{variable}");
         }
+        let metrics = Some("0.0.0.0:9090".parse().expect("an address"));
+        refuse_production("127.0.0.1:8080".parse().expect("an address"), metrics, |_| false).unwrap_err();
         assert_eq!(refused("[::1]:8080", ""), "");
     }
 

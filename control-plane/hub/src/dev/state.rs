@@ -1,6 +1,6 @@
 //! The state folder of dev: one user's, used by one process at a time.
 
-use crate::keys;
+use crate::{keys, lock};
 use anyhow::Context as _;
 use std::{
     fs,
@@ -25,12 +25,8 @@ impl State {
     pub(crate) fn open(folder: &Path) -> anyhow::Result<Self> {
         keys::folder(folder)?;
         let folder = folder.canonicalize()?;
-        anyhow::ensure!(
-            folder.join(LOCK).exists() || !folder.join(DATABASE).exists(),
-            "{} holds a database that dev did not make: dev must not meet a real one; use another --state",
-            folder.display()
-        );
-        let lock = fs::File::create(folder.join(LOCK))?;
+        refuse_foreign(&folder)?;
+        let lock = fs::File::create(folder.join("dev.lock"))?;
         match lock.try_lock() {
             Ok(()) => Ok(Self { folder, _lock: lock }),
             Err(fs::TryLockError::WouldBlock) => {
@@ -110,6 +106,28 @@ impl State {
     }
 }
 
+/// A database that `serve` used last, or that was there before dev ever was, is not dev's to take over.
+fn refuse_foreign(folder: &Path) -> anyhow::Result<()> {
+    let database = folder.join("hub.db");
+    if !database.exists() {
+        return Ok(());
+    }
+    let owner = lock::last_user(&database);
+    let ours = match owner.as_deref() {
+        Some(owner) => owner == super::DEV,
+        None => folder.join("dev.lock").exists(),
+    };
+    anyhow::ensure!(
+        ours,
+        "{} was not made by dev ({}): use another --state, or `roadstead-hub serve`",
+        database.display(),
+        owner.map_or("it has no dev.lock beside it".to_owned(), |owner| format!(
+            "`roadstead-hub {owner}` used it last"
+        ))
+    );
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,15 +145,24 @@ mod tests {
     }
 
     #[test]
-    fn a_database_of_somebody_else_is_left_alone() -> anyhow::Result<()> {
+    fn a_database_of_serve_is_left_alone() -> anyhow::Result<()> {
         let root = tempfile::tempdir()?;
         let folder = root.path().join("state");
         drop(State::open(&folder)?);
-        fs::write(folder.join(DATABASE), "")?;
+        fs::write(folder.join("hub.db"), "")?;
         drop(State::open(&folder)?);
-        fs::remove_file(folder.join(LOCK))?;
+        drop(lock::take(&folder.join("hub.db"), "serve")?);
         let error = State::open(&folder).unwrap_err().to_string();
-        assert!(error.contains("a database that dev did not make"), "{error}");
+        assert!(error.contains("`roadstead-hub serve` used it last"), "{error}");
+        drop(lock::take(&folder.join("hub.db"), super::super::DEV)?);
+        State::open(&folder)?;
+
+        let other = root.path().join("other");
+        keys::folder(&other)?;
+        fs::write(other.join("hub.db"), "")?;
+        let error = State::open(&other).unwrap_err().to_string();
+        assert!(error.contains("was not made by dev"), "{error}");
+        assert!(!other.join("dev.lock").exists(), "nothing is left behind");
         Ok(())
     }
 

@@ -1,7 +1,8 @@
 //! Applying a set of documents: all of it, or nothing.
 
 use super::write::{self, Planned};
-use super::{Answer, Applied, Change, Idempotency, check_expected, check_message};
+use super::{Answer, Applied, Change, check_expected, check_message, recalled};
+use crate::idempotency::{Idempotency, remember};
 use crate::stop::{Stop, allow, settle};
 use roadstead_authz::{TenantContext, act};
 use roadstead_contract::documents::{Body, Document, Kind, Name, Parsed, Reference, check_references};
@@ -49,6 +50,8 @@ pub async fn apply_documents(
 }
 
 async fn apply(ctx: &TenantContext, store: &Store, input: &ApplyInput) -> Result<Answer, Stop> {
+    // Before anything is looked up or locked: whoever may write nothing learns no names and holds up nobody.
+    allow::<act::Write, _>(ctx, ctx.tenant(), || "the project".to_owned())?;
     check_message(&input.message)?;
     if input.documents.len() > MAX_DOCUMENTS {
         let found = input.documents.len().to_string();
@@ -70,9 +73,7 @@ async fn apply(ctx: &TenantContext, store: &Store, input: &ApplyInput) -> Result
     } else {
         store.tenant(ctx).write_audited().await?
     };
-    if let Some(idempotency) = &idempotency
-        && let Some(answer) = idempotency.answer(&tx).await?
-    {
+    if let Some(answer) = recalled(idempotency.as_ref(), &tx).await? {
         return Ok(answer);
     }
     let projects = find_projects(ctx, &tx, input).await?;
@@ -88,9 +89,7 @@ async fn apply(ctx: &TenantContext, store: &Store, input: &ApplyInput) -> Result
         write::place(&mut tx, &changed).await?;
         report(&tx, &planned, &changed).await?
     };
-    if let Some(idempotency) = &idempotency {
-        idempotency.remember(&tx, &answer).await?;
-    }
+    remember(idempotency.as_ref(), &tx, &answer.to_remember()).await?;
     if !input.dry_run {
         tx.commit().await?;
     }

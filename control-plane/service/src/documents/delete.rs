@@ -1,6 +1,7 @@
 //! Deleting a document.
 
-use super::{Answer, Applied, Change, Idempotency, Target, check_expected};
+use super::{Answer, Applied, Change, Target, check_expected, recalled};
+use crate::idempotency::{Idempotency, remember};
 use crate::placement;
 use crate::stop::{Stop, allow, settle};
 use roadstead_authz::{TenantContext, act};
@@ -34,12 +35,11 @@ pub async fn delete_document(
 
 async fn delete(ctx: &TenantContext, store: &Store, input: &DeleteInput) -> Result<Answer, Stop> {
     let what = input.target.to_string();
+    input.target.first::<act::Delete>(ctx)?;
     let digest = json!(["delete", what, input.expected_revision]);
     let idempotency = Idempotency::new(input.idempotency_key.as_deref(), &digest)?;
     let mut tx = store.tenant(ctx).write_audited().await?;
-    if let Some(idempotency) = &idempotency
-        && let Some(answer) = idempotency.answer(&tx).await?
-    {
+    if let Some(answer) = recalled(idempotency.as_ref(), &tx).await? {
         return Ok(answer);
     }
     let object = input.target.find(&tx).await?;
@@ -67,9 +67,7 @@ async fn delete(ctx: &TenantContext, store: &Store, input: &DeleteInput) -> Resu
             clusters: Vec::new(),
         }],
     };
-    if let Some(idempotency) = &idempotency {
-        idempotency.remember(&tx, &answer).await?;
-    }
+    remember(idempotency.as_ref(), &tx, &answer.to_remember()).await?;
     tx.commit().await?;
     Ok(answer)
 }

@@ -15,11 +15,13 @@ pub use read::{
 };
 pub use roll_back::{RollBackInput, roll_back};
 
+use crate::idempotency::{Idempotency, recall};
+use crate::stop::{Stop, allow};
+use roadstead_authz::{TenantContext, act};
 use roadstead_contract::documents::{Kind, Name};
 use roadstead_domain::{ConflictReason, Error, ObjectId, Problem};
 use roadstead_store::{Object, Tx};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use sha2::{Digest as _, Sha256};
+use serde::{Deserialize, Serialize};
 
 /// How an object is named by a caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +40,12 @@ impl std::fmt::Display for Target {
 }
 
 impl Target {
+    /// Asks for the right before anything is looked up or locked: whoever lacks it in the whole tenant learns nothing
+    /// of what is there and holds up nobody. The object itself is asked about once it is found.
+    pub(crate) fn first<A: act::Act>(&self, ctx: &TenantContext) -> Result<(), Stop> {
+        allow::<A, _>(ctx, ctx.tenant(), || self.to_string()).map(|_| ())
+    }
+
     fn missing(&self) -> Error {
         Error::not_found(self.to_string())
     }
@@ -104,51 +112,37 @@ pub struct Answer {
     pub documents: Vec<Applied>,
 }
 
-/// A key under which a write's answer is remembered for 24 h.
-#[derive(Clone, Debug)]
-pub(crate) struct Idempotency {
-    key: String,
-    digest: Vec<u8>,
+impl Answer {
+    /// The answer as it is remembered: without documents, which the revisions hold.
+    fn to_remember(&self) -> Self {
+        let mut kept = self.clone();
+        for document in &mut kept.documents {
+            document.previous = None;
+        }
+        kept
+    }
+
+    /// A remembered answer made whole again.
+    async fn completed(mut self, tx: &Tx<'_>) -> Result<Self, Error> {
+        for document in &mut self.documents {
+            let before = match document.change {
+                Change::Created => 0,
+                Change::Updated | Change::RolledBack => document.revision.saturating_sub(1),
+                Change::Unchanged | Change::Deleted => document.revision,
+            };
+            if let (Some(uid), 1..) = (document.uid, before) {
+                document.previous = tx.document_of(uid, before).await?;
+            }
+        }
+        Ok(self)
+    }
 }
 
-impl Idempotency {
-    /// `input` is everything that the answer depends on, in one fixed form.
-    pub(crate) fn new(key: Option<&str>, input: &impl Serialize) -> Result<Option<Self>, Error> {
-        let Some(key) = key else { return Ok(None) };
-        if key.is_empty() || key.len() > 200 || !key.bytes().all(|c| c.is_ascii_graphic()) {
-            let found = format!("{} bytes", key.len());
-            let expected = "1 to 200 printable ASCII characters without spaces";
-            return Err(Error::invalid(Problem::new(
-                "idempotencyKey",
-                expected,
-                found,
-                "wrong key",
-            )));
-        }
-        let text = serde_json::to_vec(input).map_err(Error::internal)?;
-        Ok(Some(Self {
-            key: key.to_owned(),
-            digest: Sha256::digest(text).to_vec(),
-        }))
-    }
-
-    /// The answer that was given to the same input before.
-    pub(crate) async fn answer<T: DeserializeOwned>(&self, tx: &Tx<'_>) -> Result<Option<T>, Error> {
-        let Some(remembered) = tx.remembered(&self.key).await? else {
-            return Ok(None);
-        };
-        if remembered.digest != self.digest {
-            let message = "this idempotency key was used for other input: choose a new key";
-            return Err(Error::conflict(ConflictReason::IdempotencyKey, message));
-        }
-        serde_json::from_str(&remembered.answer)
-            .map(Some)
-            .map_err(Error::internal)
-    }
-
-    pub(crate) async fn remember<T: Serialize>(&self, tx: &Tx<'_>, answer: &T) -> Result<(), Error> {
-        let text = serde_json::to_string(answer).map_err(Error::internal)?;
-        tx.remember(&self.key, &self.digest, &text).await
+/// The answer that was given before, whole.
+async fn recalled(idempotency: Option<&Idempotency>, tx: &Tx<'_>) -> Result<Option<Answer>, Error> {
+    match recall::<Answer>(idempotency, tx).await? {
+        Some(answer) => Ok(Some(answer.completed(tx).await?)),
+        None => Ok(None),
     }
 }
 

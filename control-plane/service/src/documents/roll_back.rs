@@ -1,7 +1,8 @@
 //! Making an older revision the current one: a new revision with the old one's document.
 
 use super::write::{self, Planned};
-use super::{Answer, Applied, Change, Idempotency, Target, apply::Changed, check_expected, check_message};
+use super::{Answer, Applied, Change, Target, apply::Changed, check_expected, check_message, recalled};
+use crate::idempotency::{Idempotency, remember};
 use crate::stop::{Stop, allow, settle};
 use roadstead_authz::{TenantContext, act};
 use roadstead_contract::documents::{Kind, Reference, check_references};
@@ -37,6 +38,7 @@ pub async fn roll_back(ctx: &TenantContext, store: &Store, input: &RollBackInput
 async fn roll(ctx: &TenantContext, store: &Store, input: &RollBackInput) -> Result<Answer, Stop> {
     check_message(&input.message)?;
     let what = input.target.to_string();
+    input.target.first::<act::RollBack>(ctx)?;
     let digest = json!([
         "roll back",
         what,
@@ -46,9 +48,7 @@ async fn roll(ctx: &TenantContext, store: &Store, input: &RollBackInput) -> Resu
     ]);
     let idempotency = Idempotency::new(input.idempotency_key.as_deref(), &digest)?;
     let mut tx = store.tenant(ctx).write_audited().await?;
-    if let Some(idempotency) = &idempotency
-        && let Some(answer) = idempotency.answer(&tx).await?
-    {
+    if let Some(answer) = recalled(idempotency.as_ref(), &tx).await? {
         return Ok(answer);
     }
     let object = input.target.find(&tx).await?;
@@ -89,9 +89,7 @@ async fn roll(ctx: &TenantContext, store: &Store, input: &RollBackInput) -> Resu
             clusters: clusters.into_iter().map(|p| p.cluster_name).collect(),
         }],
     };
-    if let Some(idempotency) = &idempotency {
-        idempotency.remember(&tx, &answer).await?;
-    }
+    remember(idempotency.as_ref(), &tx, &answer.to_remember()).await?;
     tx.commit().await?;
     Ok(answer)
 }

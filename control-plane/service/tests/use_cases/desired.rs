@@ -194,6 +194,7 @@ mod tests {
             .expect("applied");
         for (cluster, region, expected) in [("berlin", "eu", 2), ("boston", "us", 0)] {
             let input = clusters::CreateInput {
+                idempotency_key: None,
                 name: name(cluster),
                 labels: BTreeMap::from([("region".to_owned(), region.to_owned())]),
             };
@@ -338,6 +339,7 @@ mod tests {
         let mut followers = vec![("edge", Follower::new(world.cluster_agent().await))];
         for cluster in ["west", "east"] {
             let input = clusters::CreateInput {
+                idempotency_key: None,
                 name: name(cluster),
                 labels: BTreeMap::new(),
             };

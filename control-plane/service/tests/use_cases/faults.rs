@@ -13,9 +13,10 @@ crate::support::on_both!(
 
 mod tests {
     use crate::support::{World, agent, input, model, name, pair, set};
+    use roadstead_authz::{Role, Scope};
     use roadstead_contract::documents::Kind;
-    use roadstead_domain::Error;
-    use roadstead_service::{DeleteInput, RollBackInput, Target, audit, clusters};
+    use roadstead_domain::{Error, PageRequest};
+    use roadstead_service::{DeleteInput, RollBackInput, Target, audit, clusters, projects, tokens};
     use std::collections::BTreeMap;
 
     /// Everything in the database that an act may change.
@@ -30,12 +31,15 @@ mod tests {
             "idempotency_key",
             "enrolment_token",
             "api_token",
+            "project",
         ];
         let counts: Vec<String> = counts.into_iter().map(count).collect();
         let rows = [
             "SELECT concat_ws(' ', name, revision, deleted_ms) FROM object",
             "SELECT concat_ws(' ', (SELECT c.name FROM cluster c WHERE c.id = cluster_id), name, generation, revision, deleted) FROM desired",
-            "SELECT concat_ws(' ', name, revision, deleted_ms) FROM cluster",
+            "SELECT concat_ws(' ', name, revision, deleted_ms, approved_deletes) FROM cluster",
+            "SELECT concat_ws(' ', name, revoked_ms) FROM api_token",
+            "SELECT concat_ws(' ', serial, revoked_ms) FROM cluster_certificate",
             "SELECT concat_ws(' ', (SELECT t.name FROM tenant t WHERE t.id = tenant_id), seq) FROM audit_head",
         ];
         let sql = format!(
@@ -94,12 +98,55 @@ mod tests {
                     .await
                     .map(|_| ())
             }
-            _ => clusters::delete(ctx, store, world.acme.dev.cluster.id).await,
+            5 => {
+                let create = projects::CreateInput {
+                    name: name("billing"),
+                    idempotency_key: Some("p".to_owned()),
+                };
+                projects::create(ctx, store, &create).await.map(|_| ())
+            }
+            6 => {
+                let create = clusters::CreateInput {
+                    name: name("west"),
+                    labels: BTreeMap::new(),
+                    idempotency_key: Some("c".to_owned()),
+                };
+                clusters::create_joinable(ctx, store, create).await.map(|_| ())
+            }
+            7 => {
+                let issue = tokens::IssueInput {
+                    name: "ci".to_owned(),
+                    role: Role::Viewer,
+                    scopes: vec![Scope::Read],
+                    lifetime: crate::support::HOUR,
+                    idempotency_key: Some("t".to_owned()),
+                };
+                tokens::issue(ctx, store, issue).await.map(|_| ())
+            }
+            8 => {
+                let listed = tokens::list(ctx, store, &PageRequest::default()).await?;
+                let token = listed
+                    .items
+                    .iter()
+                    .find(|t| t.name == "ci")
+                    .expect("act 7 made it");
+                tokens::revoke(ctx, store, token.id, Some("r")).await.map(|_| ())
+            }
+            9 => clusters::approve_deletes(ctx, store, world.acme.dev.cluster.id, 7, Some("a"))
+                .await
+                .map(|_| ()),
+            10 => clusters::revoke_certificates(ctx, store, world.acme.dev.cluster.id, None, Some("x"))
+                .await
+                .map(|_| ()),
+            _ => clusters::delete(ctx, store, world.acme.dev.cluster.id, None)
+                .await
+                .map(|_| ()),
         }
     }
 
     pub(super) async fn a_failing_statement_leaves_nothing(world: World) {
-        for number in 0..6 {
+        world.cluster_agent().await;
+        for number in 0..12 {
             let before = picture(&world).await;
             let mut failures = 0;
             loop {
@@ -130,6 +177,7 @@ mod tests {
     pub(super) async fn an_update_takes_few_statements_however_many_clusters_there_are(world: World) {
         for n in 0..20 {
             let input = clusters::CreateInput {
+                idempotency_key: None,
                 name: name(&format!("c{n}")),
                 labels: BTreeMap::from([("all".to_owned(), "yes".to_owned())]),
             };

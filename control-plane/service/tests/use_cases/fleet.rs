@@ -109,7 +109,8 @@ mod tests {
             .expect("answered")
             .expect("there");
         assert!(!standing.revoked);
-        let count = clusters::revoke_certificates(&world.acme.owner, &world.store, id, Some("01")).await;
+        let count =
+            clusters::revoke_certificates(&world.acme.owner, &world.store, id, Some("01"), None).await;
         assert_eq!(count.expect("revoked"), 1);
         assert!(hints.has_changed().expect("open"));
         hints.mark_unchanged();
@@ -121,7 +122,8 @@ mod tests {
         assert!(standing.revoked);
         let refused = authenticate::cluster(&world.store, &peer(&world, "01"), RequestInfo::default()).await;
         assert!(matches!(refused, Err(Error::Unauthenticated { .. })));
-        let unknown = clusters::revoke_certificates(&world.acme.owner, &world.store, id, Some("77")).await;
+        let unknown =
+            clusters::revoke_certificates(&world.acme.owner, &world.store, id, Some("77"), None).await;
         assert!(matches!(unknown, Err(Error::NotFound { .. })));
     }
 
@@ -139,7 +141,7 @@ mod tests {
             .await
             .expect("begun");
         let id = world.acme.dev.cluster.id;
-        clusters::delete(&world.acme.owner, &world.store, id)
+        clusters::delete(&world.acme.owner, &world.store, id, None)
             .await
             .expect("deleted");
         let acked = fleet::ack(&ctx, &world.store, session.cluster.epoch, Stage::Persisted, 1).await;
@@ -166,6 +168,7 @@ mod tests {
         let issued = fleet::certificate_issued(&world.store, &late, i64::MAX, RequestInfo::default()).await;
         assert!(matches!(issued, Err(Error::Unauthenticated { .. })));
         let again = clusters::CreateInput {
+            idempotency_key: None,
             name: name("edge"),
             labels: std::collections::BTreeMap::new(),
         };

@@ -57,14 +57,17 @@ mod tests {
         let (ctx, store) = (&world.acme.owner, &world.store);
         vec![
             said(clusters::get(ctx, store, id).await, &id),
-            said(clusters::join_token(ctx, store, id).await, &id),
-            said(clusters::revoke_certificates(ctx, store, id, None).await, &id),
+            said(clusters::join_token(ctx, store, id, None).await, &id),
             said(
-                clusters::revoke_certificates(ctx, store, id, Some("01")).await,
+                clusters::revoke_certificates(ctx, store, id, None, None).await,
+                &id,
+            ),
+            said(
+                clusters::revoke_certificates(ctx, store, id, Some("01"), None).await,
                 &id,
             ),
             said(clusters::approve_deletes(ctx, store, id, 1, None).await, &id),
-            said(clusters::delete(ctx, store, id).await, &id),
+            said(clusters::delete(ctx, store, id, None).await, &id),
         ]
     }
 
@@ -86,9 +89,12 @@ mod tests {
             .expect("listed");
         let (foreign, random_token) = (listed.items[0].id, TokenId::generate(clock, random));
         assert_eq!(
-            said(tokens::revoke(&world.acme.owner, store, foreign).await, &foreign),
             said(
-                tokens::revoke(&world.acme.owner, store, random_token).await,
+                tokens::revoke(&world.acme.owner, store, foreign, None).await,
+                &foreign
+            ),
+            said(
+                tokens::revoke(&world.acme.owner, store, random_token, None).await,
                 &random_token
             )
         );

@@ -6,6 +6,8 @@ mod desired;
 mod documents;
 mod faults;
 mod fleet;
+mod founding;
+mod housekeeping;
 mod isolation;
 mod runs;
 mod support;

@@ -116,6 +116,7 @@ mod tests {
         );
         // Another cluster of the tenant cannot claim the run, nor make one of an agent that was never there.
         let input = clusters::CreateInput {
+            idempotency_key: None,
             name: name("west"),
             labels: BTreeMap::new(),
         };

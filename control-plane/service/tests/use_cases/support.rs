@@ -108,6 +108,7 @@ pub(crate) async fn holder(
     scopes: &[Scope],
 ) -> TenantContext {
     let input = tokens::IssueInput {
+        idempotency_key: None,
         name: format!("{role}"),
         role,
         scopes: scopes.to_vec(),
@@ -128,7 +129,7 @@ pub(crate) async fn enrolled_in(
     cluster: ClusterId,
     serial: &str,
 ) -> TenantContext {
-    let join = clusters::join_token(owner, store, cluster)
+    let join = clusters::join_token(owner, store, cluster, None)
         .await
         .expect("a join token");
     let (tenant, cluster) = consume(store, join.secret.expose_secret()).await.expect("good");
