@@ -409,31 +409,49 @@ mod tests {
             .engine
             .apply(bundle(&spec(json!({})), 2), Secrets::default(), trust);
         applied.expect("applied");
-        let gate = Gate::new(
-            Arc::clone(&rig.engine.current),
-            rig.clock.clone(),
-            Mode::TrustOnly,
+        let gate = gate(&rig, Mode::TrustOnly);
+        let approves = async |headers: &[(&'static str, &str)]| {
+            let known = gate.verify(&with(headers)).await;
+            known.map(|caller| caller.approve)
+        };
+        let bearer = async |token: &str| approves(&[("authorization", &format!("Bearer {token}"))]).await;
+        assert_eq!(bearer("plain").await, Ok(false));
+        assert_eq!(bearer("approver").await, Ok(true));
+        assert_eq!(
+            bearer(&sign(&key, &json!({}))).await,
+            Ok(false),
+            "absent means no"
         );
-        let approves = |headers: &[(&'static str, &str)]| gate.verify(&with(headers)).expect("known").approve;
-        let bearer = |token: &str| approves(&[("authorization", &format!("Bearer {token}"))]);
-        assert!(!bearer("plain"));
-        assert!(bearer("approver"));
-        assert!(!bearer(&sign(&key, &json!({}))), "absent means no");
-        assert!(!bearer(&sign(&key, &json!({"approve": false}))));
-        assert!(bearer(&sign(&key, &json!({"approve": true}))));
-        let told = sign(&key, &json!({"approve": "yes"}));
-        let told = gate.verify(&with(&[("authorization", &format!("Bearer {told}"))]));
+        assert_eq!(
+            bearer(&sign(&key, &json!({"approve": false, "jti": "2"}))).await,
+            Ok(false)
+        );
+        assert_eq!(
+            bearer(&sign(&key, &json!({"approve": true, "jti": "3"}))).await,
+            Ok(true)
+        );
+        let told = bearer(&sign(&key, &json!({"approve": "yes", "jti": "4"}))).await;
         assert_eq!(told, Err(Denied::Unauthenticated), "a word is no boolean");
         let delegated = [("authorization", "Bearer engine"), (ON_BEHALF_OF, "user:root")];
-        assert!(!approves(&delegated), "a model may be what speaks");
+        assert_eq!(
+            approves(&delegated).await,
+            Ok(false),
+            "a model may be what speaks"
+        );
     }
 
     #[tokio::test]
     async fn s82_whoever_runs_an_engine_alone_decides() {
         let rig = Rig::new(json!({}));
-        let gate = |mode| Gate::new(Arc::clone(&rig.engine.current), rig.clock.clone(), mode);
-        let known = gate(Mode::Token(token_hash("t"))).verify(&with(&[("authorization", "Bearer t")]));
+        let by_token = gate(&rig, Mode::Token(token_hash("t")));
+        let known = by_token.verify(&with(&[("authorization", "Bearer t")])).await;
         assert!(known.expect("known").approve);
-        assert!(gate(Mode::Loopback).verify(&with(&[])).expect("known").approve);
+        let known = gate(&rig, Mode::Loopback).verify(&with(&[])).await;
+        assert!(known.expect("known").approve);
+    }
+
+    fn gate(rig: &Rig, mode: Mode) -> Gate {
+        let current = Arc::clone(&rig.engine.current);
+        Gate::new(current, rig.clock.clone(), mode, rig.engine.journal.clone())
     }
 }

@@ -1,17 +1,11 @@
 //! Small inputs that want to become large (S31). In a process of their own: what is measured is the process's.
 
-use roadstead_contract::documents::{
-    MAX_JSON, Name, Parsed, Problem, ProblemCode, Source, parse_files, parse_values,
-};
-use serde_json::{Value, json};
+use roadstead_contract::documents::{Name, Parsed, Problem, Source, parse_files};
 use std::fmt::Write as _;
 
-fn project() -> Name {
-    "support".parse().expect("a name")
-}
-
 fn parse(text: &str) -> Result<Vec<Parsed>, Vec<Problem>> {
-    parse_files(&[Source { name: "a.yaml", text }], &project())
+    let project: Name = "support".parse().expect("a name");
+    parse_files(&[Source { name: "a.yaml", text }], &project)
 }
 
 #[test]

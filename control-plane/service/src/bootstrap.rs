@@ -96,6 +96,18 @@ pub async fn tenant<E: From<Error>>(
     Ok(())
 }
 
+/// Makes a tenant with nothing in it: no project, no token.
+///
+/// # Errors
+/// [`Error::Conflict`] when the name is taken; [`Error::Unavailable`], [`Error::Internal`].
+pub(crate) async fn bare_tenant(store: &Store, name: &Name) -> Result<TenantRecord, Error> {
+    let system = SystemContext::new(SystemTask::Bootstrap);
+    let ctx = newcomer(store, name);
+    found(store, &ctx, name).await?.commit().await?;
+    let made = store.system(&system).tenant_by_name(name).await?;
+    made.ok_or_else(|| Error::internal("a tenant that was just made is not there"))
+}
+
 /// A token with every right in a tenant that is there, for when all of its owners' tokens are lost.
 ///
 /// # Errors

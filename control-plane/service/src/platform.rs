@@ -55,7 +55,7 @@ async fn tenant(store: &Store, system: &SystemContext) -> Result<TenantRecord, E
     if let Some(found) = store.system(system).tenant_by_name(&name).await? {
         return Ok(found);
     }
-    match bootstrap::create_tenant(store, &name).await {
+    match bootstrap::bare_tenant(store, &name).await {
         // Another replica was first.
         Err(Error::Conflict { .. }) => {
             let found = store.system(system).tenant_by_name(&name).await?;

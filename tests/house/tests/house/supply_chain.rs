@@ -84,8 +84,18 @@ fn built() -> BTreeMap<String, BTreeSet<String>> {
 
 #[test]
 fn s60_licences_are_permissive() {
-    let metadata: Value =
-        serde_json::from_str(&cargo(&["metadata", "--format-version", "1"]).unwrap()).unwrap();
+    // Packages of other platforms are neither built nor, on a machine that has only built this, here to be read.
+    let version = cargo(&["-vV"]).unwrap();
+    let host = version.lines().find_map(|line| line.strip_prefix("host: "));
+    let arguments = [
+        "metadata",
+        "--format-version",
+        "1",
+        "--filter-platform",
+        host.expect("cargo names its host"),
+    ];
+    let metadata: Value = serde_json::from_str(&cargo(&arguments).unwrap()).unwrap();
+    assert!(metadata["packages"].as_array().unwrap().len() > 100);
     let mut refused = Vec::new();
     for package in metadata["packages"].as_array().unwrap() {
         let name = package["name"].as_str().unwrap();
