@@ -143,9 +143,16 @@ fn hand_over(
     if let Some(failure) = client.user_errors(&payload.errors, what, error_line) {
         return Err(failure);
     }
-    let (Some(cluster), Some(token)) = (payload.object, payload.join_token) else {
-        return Err(secret::neither_yes_nor_no());
-    };
+    let cluster = payload.object.ok_or_else(secret::neither_yes_nor_no)?;
+    let token = payload.join_token.ok_or_else(|| {
+        // The hub shows a token once: an answer that was lost had it.
+        let message = format!(
+            "the cluster {} is registered, and its join token was lost on the way",
+            cluster.name
+        );
+        Failure::new(Exit::Failed, message)
+            .next(format!("get another: roadstead clusters join {}", cluster.name))
+    })?;
     let until = time(token.expires_at);
     let path = secret::hand_over(
         &token.token,

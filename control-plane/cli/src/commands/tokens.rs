@@ -5,7 +5,7 @@ use crate::{
     api::{ApiToken, ApiTokenPayload},
     args::{Common, Format, TokenCreate, Tokens, TokensCommand},
     client::{Client, error_line},
-    failure::Outcome,
+    failure::{Exit, Failure, Outcome},
     render::{self, Table, age, time},
     secret_file::SecretFile,
     shell::Shell,
@@ -79,9 +79,16 @@ async fn create(client: &Client, common: &Common, args: &TokenCreate, shell: &mu
     if let Some(failure) = client.user_errors(&payload.errors, "no token was made", error_line) {
         return Err(failure);
     }
-    let (Some(token), Some(secret)) = (payload.object, payload.secret) else {
-        return Err(secret::neither_yes_nor_no());
-    };
+    let token = payload.object.ok_or_else(secret::neither_yes_nor_no)?;
+    let secret = payload.secret.ok_or_else(|| {
+        // The hub shows a token once: an answer that was lost had it.
+        let message = format!(
+            "the token {} was made, and its secret was lost on the way",
+            token.id
+        );
+        Failure::new(Exit::Failed, message)
+            .next(format!("roadstead tokens revoke {}, and make another", token.id))
+    })?;
     secret::hand_over(
         &secret,
         file,

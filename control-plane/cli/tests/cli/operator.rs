@@ -119,6 +119,33 @@ async fn a_refused_cluster_leaves_no_file() {
 }
 
 #[tokio::test]
+async fn a_secret_that_was_lost_says_how_to_get_another() {
+    let hub = Hub::start().await;
+    let lost = json!({"object": cluster("edge-1"), "joinToken": null, "errors": []});
+    hub.graphql("CreateCluster", json!({ "createCluster": lost }));
+    hub.graphql(
+        "CreateApiToken",
+        json!({"createApiToken": {"object": token(), "secret": null, "errors": []}}),
+    );
+    let mut user = User::of(&hub);
+    let left = user.runs("clusters create edge-1").await;
+    assert_eq!(left.exit, Exit::Failed);
+    assert!(
+        left.err
+            .contains("next: get another: roadstead clusters join edge-1"),
+        "{}",
+        left.err
+    );
+    let left = user.runs("tokens create ci --role editor --scope read").await;
+    assert_eq!(left.exit, Exit::Failed);
+    assert!(
+        left.err.contains("next: roadstead tokens revoke tok_1"),
+        "{}",
+        left.err
+    );
+}
+
+#[tokio::test]
 async fn clusters_are_revoked_deleted_and_their_held_deletes_approved() {
     let hub = Hub::start().await;
     hub.graphql("ClusterByName", json!({"clusterByName": cluster("edge-1")}));

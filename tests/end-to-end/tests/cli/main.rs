@@ -1,9 +1,8 @@
 //! The CLI against the real hub: every verb, a person at a terminal, and the first minute with `roadstead-hub dev`.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
 mod first;
 mod laptop;
+mod lost;
 mod operator;
 mod terminal;
 mod verbs;

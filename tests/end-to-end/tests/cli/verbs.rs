@@ -1,20 +1,12 @@
 //! Documents, runs and logs: every verb against the real hub, in every format.
 
-use super::laptop::{Laptop, ok};
+use super::laptop::ok;
 use anyhow::{Context as _, Result};
-use roadstead_end_to_end::{binary, dev::Dev, processes::Process, wait};
+use roadstead_end_to_end::{binary, dev::Dev, wait};
 use serde_json::{Value, json};
 use std::{
-    collections::BTreeSet,
     io::Write as _,
-    net::SocketAddr,
     process::{Command, Stdio},
-    sync::Arc,
-};
-use tokio::{
-    io::copy_bidirectional,
-    net::{TcpListener, TcpStream},
-    sync::Notify,
 };
 
 fn agent(instructions: &str) -> String {
@@ -278,97 +270,4 @@ async fn completion_scripts_are_what_shells_accept() -> Result<()> {
         assert_eq!(ok(&output).trim(), expected, "{line}: {output:?}");
     }
     Ok(())
-}
-
-/// A way to the hub that can be cut.
-struct Relay {
-    address: SocketAddr,
-    cut: Arc<Notify>,
-}
-
-impl Relay {
-    async fn to(hub: SocketAddr) -> Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let address = listener.local_addr()?;
-        let cut = Arc::new(Notify::new());
-        let scissors = Arc::clone(&cut);
-        tokio::spawn(async move {
-            while let Ok((mut from, _)) = listener.accept().await {
-                let scissors = Arc::clone(&scissors);
-                tokio::spawn(async move {
-                    let Ok(mut to) = TcpStream::connect(hub).await else {
-                        return;
-                    };
-                    tokio::select! {
-                        _ = copy_bidirectional(&mut from, &mut to) => {}
-                        () = scissors.notified() => {}
-                    }
-                });
-            }
-        });
-        Ok(Self { address, cut })
-    }
-}
-
-async fn ended_tasks(log: &Process, wanted: usize) -> Result<String> {
-    wait::until(
-        &format!("{wanted} ended tasks in the log"),
-        super::SOON,
-        || async {
-            let text = log.output();
-            (text.matches("a task ended").count() >= wanted).then_some(text)
-        },
-    )
-    .await
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_followed_log_survives_cuts_and_a_new_hub() -> Result<()> {
-    let mut laptop = Laptop::new(&[("PATH", "/usr/bin:/bin")])?;
-    laptop.up().await?;
-    let file = laptop.path("state/examples/hello.yaml");
-    ok(&laptop.types(&format!("roadstead apply -f {}", file.display()))?);
-    let chat = "roadstead chat hello --message 'hello'";
-    ok(&laptop.types(chat)?);
-    let relay = Relay::to(laptop.listen()).await?;
-    let add = format!(
-        "roadstead context add cut --server http://{} --tenant local --token-file {}",
-        relay.address,
-        laptop.path("state/token").display()
-    );
-    ok(&laptop.types(&add)?);
-    let mut follows = laptop.follows(&["logs", "hello", "-f", "--context", "cut"], "logs.txt")?;
-    ended_tasks(&follows, 1).await?;
-    for round in 2..5 {
-        relay.cut.notify_waiters();
-        ok(&laptop.types(chat)?);
-        ended_tasks(&follows, round).await?;
-    }
-    laptop.down().await?;
-    laptop.up().await?;
-    ok(&laptop.types(chat)?);
-    let text = ended_tasks(&follows, 5).await?;
-    assert_eq!(text.matches("a task ended").count(), 5, "{text}");
-    assert!(text.contains("connecting again"), "{text}");
-    let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with("note: ")).collect();
-    let different: BTreeSet<&&str> = lines.iter().collect();
-    assert_eq!(different.len(), lines.len(), "a line was repeated: {text}");
-
-    follows.signal("INT")?;
-    let ended = wait::until("the follower to end", super::SOON, || {
-        let status = follows.exited();
-        async move { status.ok().flatten() }
-    });
-    assert!(ended.await?.success());
-    // Without -f the log ends; each format is what it says.
-    let json = ok(&laptop.types("roadstead logs hello -o json")?);
-    assert!(
-        json.lines()
-            .all(|line| serde_json::from_str::<Value>(line).is_ok_and(|l| l["cluster"] == "local")),
-        "{json}"
-    );
-    let yaml = ok(&laptop.types("roadstead logs hello -o yaml --tail 2")?);
-    assert_eq!(yaml.matches("---\ncluster: local\n").count(), 2, "{yaml}");
-    laptop.hub()?;
-    laptop.down().await
 }
