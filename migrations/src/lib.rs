@@ -8,6 +8,7 @@
 //! Times are milliseconds since the Unix epoch, UTC, as integers: both databases keep them exactly alike.
 
 mod m0001_spine;
+mod m0003_timeline;
 
 pub use sea_orm_migration::MigratorTrait;
 use sea_orm_migration::prelude::*;
@@ -20,7 +21,10 @@ pub struct Migrator;
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m0001_spine::Migration)]
+        vec![
+            Box::new(m0001_spine::Migration),
+            Box::new(m0003_timeline::Migration),
+        ]
     }
 }
 

@@ -27,6 +27,7 @@ mod sql;
 mod status;
 mod system;
 pub mod testing;
+mod timeline;
 mod tokens;
 mod tx;
 
@@ -44,6 +45,7 @@ pub use runs::{NewRun, Run, RunFilter};
 pub use signal::ClusterHint;
 pub use status::{NewStatus, Reported, Status};
 pub use system::{JoinRecord, SystemStore};
+pub use timeline::{Difference, Timeline};
 pub use tokens::{ApiToken, NewToken};
 pub use tx::{TenantStore, Tx};
 
