@@ -9,6 +9,7 @@
 
 mod m0001_spine;
 mod m0002_guards;
+mod m0003_timeline;
 
 pub use sea_orm_migration::MigratorTrait;
 use sea_orm_migration::prelude::*;
@@ -24,6 +25,7 @@ impl MigratorTrait for Migrator {
         vec![
             Box::new(m0001_spine::Migration),
             Box::new(m0002_guards::Migration),
+            Box::new(m0003_timeline::Migration),
         ]
     }
 }

@@ -83,6 +83,9 @@ pub(crate) fn peer<T>(request: &Request<T>) -> Result<Peer, Status> {
 pub(crate) fn status(error: &StoreError) -> Status {
     match error {
         StoreError::Refused(why) => Status::unauthenticated(why.clone()),
+        StoreError::Unknown(_) => {
+            Status::unauthenticated("the hub does not know this certificate; a person may admit it")
+        }
         StoreError::Foreign(what) => Status::permission_denied(format!("not this cluster's: {what}")),
         StoreError::Superseded => Status::aborted(error.to_string()),
         // What the database says is for the hub's log, not for the network.

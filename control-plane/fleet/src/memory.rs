@@ -4,8 +4,8 @@
 //! its last change, tombstones too.
 
 use crate::store::{
-    Begun, Body, Changes, Content, Desired, DesiredEntry, Event, FleetStore, Held, Hello, Hints, Observation,
-    Row, RunVerdict, Session, Stage, Standing, StoreError, What,
+    Ahead, Begun, Body, Changes, Content, Desired, DesiredEntry, Event, FleetStore, Held, Hello, Hints,
+    Observation, Row, RunVerdict, Session, Stage, Standing, StoreError, What,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -73,6 +73,8 @@ pub struct Cluster {
     /// By serial: its end, and whether it is revoked.
     certificates: BTreeMap<String, (i64, bool)>,
     deleted: bool,
+    /// The cluster is ahead of the model.
+    pub ahead: Option<Ahead>,
     /// Certificates are worth nothing from the moment they are issued.
     revokes_new: bool,
 }
@@ -122,6 +124,7 @@ impl Memory {
             generations: BTreeMap::new(),
             certificates: BTreeMap::new(),
             deleted: false,
+            ahead: None,
             revokes_new: false,
         };
         self.state.lock().clusters.insert(cluster, fresh);
@@ -207,12 +210,32 @@ impl Memory {
         self.with(cluster, |cluster| {
             cluster.revision = backup.revision;
             cluster.rows.clone_from(&backup.rows);
+            cluster.generations.clone_from(&backup.generations);
         });
     }
 
     /// The database stops answering, or answers again.
     pub fn set_away(&self, away: bool) {
         self.state.lock().away = away;
+    }
+
+    /// A person lets the model's view of a cluster go on that is ahead of it.
+    pub fn accept_timeline(&self, cluster: ClusterId) {
+        self.with(cluster, |cluster| {
+            let Some(ahead) = cluster.ahead.take() else { return };
+            cluster.revision = cluster.revision.max(ahead.cursor) + 1;
+            for row in cluster.rows.values_mut().filter(|row| row.document.is_some()) {
+                row.revision = cluster.revision;
+            }
+            for (uid, generation) in ahead.difference.unwrap_or_default().replaced {
+                if let Some(row) = cluster.rows.get_mut(&uid) {
+                    cluster.revision += 1;
+                    (row.revision, row.generation) = (cluster.revision, generation + 1);
+                    cluster.generations.insert(uid, generation + 1);
+                }
+            }
+        });
+        self.hint(cluster);
     }
 
     /// How many calls were not answered while it was away.
@@ -302,10 +325,11 @@ impl State {
 
 impl Cluster {
     fn good(&self, peer: &PeerIdentity, now_ms: i64) -> Result<(), StoreError> {
-        let good = self
-            .certificates
-            .get(&peer.serial)
-            .is_some_and(|(end, revoked)| !revoked && now_ms < *end);
+        let certificate = self.certificates.get(&peer.serial);
+        if certificate.is_none() && !self.deleted && self.tenant == peer.tenant {
+            return Err(StoreError::Unknown(format!("certificate {}", peer.serial)));
+        }
+        let good = certificate.is_some_and(|(end, revoked)| !revoked && now_ms < *end);
         match good && !self.deleted && self.tenant == peer.tenant {
             true => Ok(()),
             false => Err(unknown()),
@@ -456,6 +480,7 @@ impl FleetStore for Memory {
             previous_incarnation,
             approved_deletes: cluster.approved_deletes,
             held: cluster.held.is_some(),
+            frozen: cluster.ahead.is_some(),
         })
     }
 
@@ -554,6 +579,13 @@ impl FleetStore for Memory {
         })
     }
 
+    async fn timeline(&self, session: &Session, ahead: Option<Ahead>) -> Result<(), StoreError> {
+        self.write(session, |cluster| {
+            cluster.ahead = ahead;
+            Ok(())
+        })
+    }
+
     async fn record_runs(
         &self,
         session: &Session,
@@ -604,6 +636,7 @@ impl FleetStore for Memory {
                 epoch: cluster.epoch,
                 revoked,
                 approved_deletes: cluster.approved_deletes,
+                frozen: cluster.ahead.is_some(),
             })
         };
         Ok(peers.iter().map(standing).collect())

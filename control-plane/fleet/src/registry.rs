@@ -401,6 +401,7 @@ mod tests {
             epoch: 1,
             revoked: true,
             approved_deletes: 0,
+            frozen: false,
         };
         registry.stands(&peer("old"), Some(revoked));
         assert!(old.revoked.is_cancelled());

@@ -256,7 +256,9 @@ impl Inner {
     }
 
     pub(crate) async fn refuse(&self, peer: &Peer, opening: &str, error: &StoreError) {
-        if let (StoreError::Refused(why), Ok((identity, _))) = (error, peer.identified()) {
+        if let (StoreError::Refused(why) | StoreError::Unknown(why), Ok((identity, _))) =
+            (error, peer.identified())
+        {
             let peer_identity = Some(identity.clone());
             let what = What::IdentityRefused;
             self.audit(Event {

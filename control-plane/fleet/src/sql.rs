@@ -3,9 +3,10 @@
 //! A certificate is looked up when a stream opens; the context that this proves is kept and used by the stream's
 //! reads and writes, so that a message costs no further query. A revocation is seen by [`FleetStore::standing`].
 
+use crate::pki::CLIENT_LIFE;
 use crate::store::{
-    Begun, Body, Changes, Content, Desired, DesiredEntry, Event, FleetStore, Held, Hello, Hints, Observation,
-    Row, RunVerdict, Session, Stage, Standing, StoreError, What,
+    Ahead, Begun, Body, Changes, Content, Desired, DesiredEntry, Difference, Event, FleetStore, Held, Hello,
+    Hints, Observation, Row, RunVerdict, Session, Stage, Standing, StoreError, What,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -18,7 +19,7 @@ use roadstead_contract::{
 };
 use roadstead_domain::{ClusterId, ConflictReason, Error, ObjectId, TenantId};
 use roadstead_service::{authenticate, fleet, platform};
-use roadstead_store::{Change, NewStatus, Store};
+use roadstead_store::{Change, NewStatus, Store, Timeline};
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use tokio_stream::wrappers::WatchStream;
 
@@ -51,10 +52,22 @@ impl Sql {
     /// Looks the certificate up and keeps the context that it proves.
     async fn prove(&self, peer: &PeerIdentity) -> Result<Arc<TenantContext>, StoreError> {
         let proven = authenticate::cluster(&self.store, peer, request(None)).await;
+        match self.keep(peer, proven) {
+            Ok(context) => Ok(context),
+            Err(error) => Err(self.unproven(peer, &error).await),
+        }
+    }
+
+    /// Keeps the context; a certificate that is not good (any more) loses the one it had.
+    fn keep(
+        &self,
+        peer: &PeerIdentity,
+        proven: Result<TenantContext, Error>,
+    ) -> Result<Arc<TenantContext>, Error> {
         let mut contexts = self.contexts.lock();
         let own = contexts.entry(peer.cluster).or_default();
         own.retain(|kept| kept.peer != *peer);
-        let context = Arc::new(proven.map_err(|error| wire(&error))?);
+        let context = Arc::new(proven?);
         own.push(Proven {
             peer: peer.clone(),
             context: context.clone(),
@@ -63,6 +76,24 @@ impl Sql {
             own.remove(0);
         }
         Ok(context)
+    }
+
+    /// A refusal may be of a certificate that this database does not know yet, or not any more.
+    async fn unproven(&self, peer: &PeerIdentity, error: &Error) -> StoreError {
+        if !matches!(error, Error::Unauthenticated { .. }) {
+            return wire(error);
+        }
+        // TLS looks at the certificate's own end; this is only how long it could be good at most.
+        let longest = i64::try_from(CLIENT_LIFE.as_millis()).unwrap_or(i64::MAX);
+        let not_after_ms = self.store.clock().now_ms().saturating_add(longest);
+        match fleet::is_unknown(&self.store, peer, not_after_ms, request(None)).await {
+            Ok(true) => StoreError::Unknown(format!(
+                "certificate {} is not in this database, which may be of an older time; a person may admit it",
+                peer.serial
+            )),
+            Ok(false) => wire(error),
+            Err(error) => wire(&error),
+        }
     }
 
     async fn context(&self, peer: &PeerIdentity) -> Result<Arc<TenantContext>, StoreError> {
@@ -235,6 +266,7 @@ impl FleetStore for Sql {
             previous_incarnation: previous,
             approved_deletes: begun.cluster.approved_deletes,
             held: begun.cluster.held.is_some(),
+            frozen: begun.cluster.timeline.is_some(),
         })
     }
 
@@ -315,6 +347,23 @@ impl FleetStore for Sql {
         kept.map_err(|error| wire(&error))
     }
 
+    async fn timeline(&self, session: &Session, ahead: Option<Ahead>) -> Result<(), StoreError> {
+        let context = self.context(&session.peer).await?;
+        let listed = roadstead_store::Difference::LISTED;
+        let difference = |difference: Difference| roadstead_store::Difference {
+            sent: difference.sent,
+            deletes: difference.deleted.len() as u64,
+            deleted: difference.deleted.into_iter().take(listed).collect(),
+            replaced: difference.replaced,
+        };
+        let timeline = ahead.map(|ahead| Timeline {
+            cursor: ahead.cursor,
+            difference: ahead.difference.map(difference),
+        });
+        let kept = fleet::record_timeline(&context, &self.store, session.epoch, timeline.as_ref()).await;
+        kept.map_err(|error| wire(&error))
+    }
+
     async fn record_runs(
         &self,
         session: &Session,
@@ -346,7 +395,7 @@ impl FleetStore for Sql {
             standings.push(match self.context(peer).await {
                 Ok(context) => stand(&self.store, &context, peer).await?,
                 // Not kept any more, and refused when looked up.
-                Err(StoreError::Refused(_)) => None,
+                Err(StoreError::Refused(_) | StoreError::Unknown(_)) => None,
                 Err(error) => return Err(error),
             });
         }
@@ -399,5 +448,6 @@ async fn stand(
         epoch: standing.epoch,
         revoked: standing.revoked,
         approved_deletes: standing.approved_deletes,
+        frozen: standing.frozen,
     }))
 }

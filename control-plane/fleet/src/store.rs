@@ -21,6 +21,10 @@ pub enum StoreError {
     /// The certificate, or the token, is unknown, used, expired or revoked.
     #[error("refused: {0}")]
     Refused(String),
+    /// The hub's authority signed the certificate, and the database does not know it: it is of an older time. A person
+    /// may admit it; until then it is worth nothing.
+    #[error("unknown here: {0}")]
+    Unknown(String),
     /// The message names something that is not this cluster's, or cannot be so (rule: PERMISSION_DENIED and audit).
     #[error("not this cluster's: {0}")]
     Foreign(String),
@@ -56,6 +60,8 @@ pub struct Begun {
     pub approved_deletes: u64,
     /// Deletions wait for a person, as far as the database knows.
     pub held: bool,
+    /// The cluster was ahead of the database, and a person has not decided yet.
+    pub frozen: bool,
 }
 
 /// A session that writes: every write fails once a newer epoch has begun.
@@ -193,6 +199,27 @@ pub struct Standing {
     pub revoked: bool,
     /// Deletions of a snapshot beyond the budget that a person allowed.
     pub approved_deletes: u64,
+    /// The cluster is ahead of the database, and a person has not decided yet.
+    pub frozen: bool,
+}
+
+/// A cluster that is ahead of the database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ahead {
+    pub cursor: u64,
+    /// `None` until its inbox was listed.
+    pub difference: Option<Difference>,
+}
+
+/// How the inbox of a cluster that is ahead differs from what the hub wants there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Difference {
+    /// Documents that it lacks, or has in an older generation.
+    pub sent: u64,
+    /// Documents that the hub does not want there.
+    pub deleted: Vec<String>,
+    /// Documents of a later generation than the hub's, with that.
+    pub replaced: Vec<(String, u64)>,
 }
 
 /// Something that the audit log must hold.
@@ -279,7 +306,7 @@ pub trait FleetStore: Send + Sync + fmt::Debug + 'static {
     /// Whether the certificate is good here.
     ///
     /// # Errors
-    /// [`StoreError::Refused`] for one that is unknown, expired or revoked, and for a deleted cluster.
+    /// [`StoreError::Refused`] for one that is expired or revoked, and for a deleted cluster; [`StoreError::Unknown`].
     async fn authenticate(&self, peer: &PeerIdentity) -> Result<(), StoreError>;
 
     /// Begins a session: raises the epoch, so that older sessions write no more.
@@ -337,6 +364,12 @@ pub trait FleetStore: Send + Sync + fmt::Debug + 'static {
     /// # Errors
     /// See above.
     async fn snapshot_taken(&self, session: &Session, approved: u64, held: bool) -> Result<(), StoreError>;
+
+    /// The cluster is ahead of the database, or with `None` it is not: its inbox is new.
+    ///
+    /// # Errors
+    /// See above.
+    async fn timeline(&self, session: &Session, ahead: Option<Ahead>) -> Result<(), StoreError>;
 
     /// Commits run records, each once, and says what became of each, in the same order.
     ///

@@ -240,6 +240,23 @@ pub(crate) struct RevokeApiTokenInput {
     pub(crate) idempotency_key: Option<String>,
 }
 
+/// The hub's view of a cluster that is ahead of it (`Cluster.timeline`), accepted by a person.
+#[derive(InputObject, Clone, Debug)]
+pub(crate) struct AcceptTimelineInput {
+    pub(crate) cluster: ID,
+    /// The cursor that the person saw: when the cluster is elsewhere by now, the answer is CONFLICT.
+    pub(crate) cursor: u64,
+    pub(crate) idempotency_key: String,
+}
+
+/// A certificate that the hub's database does not know (`Cluster.unknownCertificates`). Repeating it finds nothing to
+/// do and answers NOT_FOUND.
+#[derive(InputObject, Clone, Debug)]
+pub(crate) struct AdmitClusterCertificateInput {
+    pub(crate) cluster: ID,
+    pub(crate) serial: String,
+}
+
 /// Builds the payload of an expected outcome; a fault stays an error.
 macro_rules! settle {
     ($outcome:expr, $payload:ident) => {
@@ -384,6 +401,35 @@ impl Mutation {
         let approved = clusters::approve_deletes(caller, store, cluster, input.deletes, key).await;
         Ok(ClusterPayload {
             object: Some(Cluster(settle!(approved, ClusterPayload))),
+            ..ClusterPayload::default()
+        })
+    }
+
+    /// Lets the hub's view of a cluster go on that is ahead of it, after the hub's database was restored from a backup.
+    #[graphql(complexity = "10 + child_complexity")]
+    async fn accept_timeline(&self, ctx: &Context<'_>, input: AcceptTimelineInput) -> Result<ClusterPayload> {
+        let (caller, store) = calls::both(ctx);
+        let cluster = id(&input.cluster, "cluster")?;
+        let key = Some(input.idempotency_key.as_str());
+        let accepted = clusters::accept_timeline(caller, store, cluster, input.cursor, key).await;
+        Ok(ClusterPayload {
+            object: Some(Cluster(settle!(accepted, ClusterPayload))),
+            ..ClusterPayload::default()
+        })
+    }
+
+    /// Makes a certificate of a cluster good that was issued after the backup that the hub's database was restored from.
+    #[graphql(complexity = "10 + child_complexity")]
+    async fn admit_cluster_certificate(
+        &self,
+        ctx: &Context<'_>,
+        input: AdmitClusterCertificateInput,
+    ) -> Result<ClusterPayload> {
+        let (caller, store) = calls::both(ctx);
+        let cluster = id(&input.cluster, "cluster")?;
+        let admitted = clusters::admit_certificate(caller, store, cluster, &input.serial).await;
+        Ok(ClusterPayload {
+            object: Some(Cluster(settle!(admitted, ClusterPayload))),
             ..ClusterPayload::default()
         })
     }

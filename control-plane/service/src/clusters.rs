@@ -340,6 +340,123 @@ pub async fn approve_deletes(
     settle(ctx, store, approved).await
 }
 
+/// Lets the hub's view of a cluster go on that is ahead of its database: what the hub wants is sent, documents that
+/// are newer there get a generation above theirs, and what the hub does not know is deleted there, within the budget
+/// or by another decision. `cursor` is what the person saw.
+///
+/// # Errors
+/// [`Error::NotFound`]; [`Error::Conflict`] when the cluster is not ahead by that much, when it is not known yet how it
+/// differs, or for a used key; [`Error::Forbidden`].
+pub async fn accept_timeline(
+    ctx: &TenantContext,
+    store: &Store,
+    id: ClusterId,
+    cursor: u64,
+    idempotency_key: Option<&str>,
+) -> Result<Cluster, Error> {
+    let accepted = accept(ctx, store, id, cursor, idempotency_key).await;
+    settle(ctx, store, accepted).await
+}
+
+async fn accept(
+    ctx: &TenantContext,
+    store: &Store,
+    id: ClusterId,
+    cursor: u64,
+    idempotency_key: Option<&str>,
+) -> Result<Cluster, Stop> {
+    let input = serde_json::json!(["accept timeline", id, cursor]);
+    let idempotency = Idempotency::new(idempotency_key, &input)?;
+    let mut tx = store.tenant(ctx).write_audited().await?;
+    let cluster = tx
+        .cluster(id)
+        .await?
+        .ok_or_else(|| Error::not_found(id.to_string()))?;
+    let cluster = allow::<act::ManageClusters, _>(ctx, cluster, || id.to_string())?;
+    if let Some(idempotency) = &idempotency
+        && let Some(()) = idempotency.answer(&tx).await?
+    {
+        return Ok(cluster.into_inner());
+    }
+    let ahead = cluster
+        .timeline
+        .clone()
+        .filter(|timeline| timeline.cursor == cursor);
+    let difference = ahead.and_then(|timeline| timeline.difference);
+    let difference = difference.ok_or_else(|| not_ahead(&cluster, cursor))?;
+    if !tx.accept_timeline(&cluster, cursor).await? {
+        return Err(not_ahead(&cluster, cursor).into());
+    }
+    for (uid, generation) in &difference.replaced {
+        let Ok(object) = uid.parse() else { continue };
+        let message = format!(
+            "as the hub holds it, over revision {generation} on {}",
+            cluster.name
+        );
+        tx.raise_generation(object, *generation, &message).await?;
+    }
+    let entry = AuditEntry::allowed("accept timeline", id, cluster.grant())
+        .with("cursor", cursor)
+        .with("sent", difference.sent)
+        .with("deletes", difference.deletes)
+        .with("replaced", difference.replaced.len());
+    tx.audit(entry).await?;
+    if let Some(idempotency) = &idempotency {
+        idempotency.remember(&tx, &()).await?;
+    }
+    let cluster = cluster.into_inner();
+    let cluster = tx.cluster(id).await?.unwrap_or(cluster);
+    tx.commit().await?;
+    Ok(cluster)
+}
+
+fn not_ahead(cluster: &Cluster, cursor: u64) -> Error {
+    let message = match &cluster.timeline {
+        None => format!("the cluster {} is not ahead of the hub", cluster.name),
+        Some(timeline) if timeline.difference.is_none() => {
+            format!(
+                "how the cluster {} differs is not known yet: wait until it is connected",
+                cluster.name
+            )
+        }
+        Some(timeline) => format!(
+            "the cluster {} is at revision {}, not {cursor}: look again and accept that",
+            cluster.name, timeline.cursor
+        ),
+    };
+    Error::conflict(ConflictReason::Revision, message)
+}
+
+/// Makes a certificate good that the hub's own authority signed and this database does not know: the cluster was
+/// enrolled, or renewed it, after the backup that the database is.
+///
+/// # Errors
+/// [`Error::NotFound`] for a certificate that does not wait for this; [`Error::Forbidden`].
+pub async fn admit_certificate(
+    ctx: &TenantContext,
+    store: &Store,
+    id: ClusterId,
+    serial: &str,
+) -> Result<Cluster, Error> {
+    let admitted = async {
+        let mut tx = store.tenant(ctx).write_audited().await?;
+        let cluster = tx
+            .cluster(id)
+            .await?
+            .ok_or_else(|| Error::not_found(id.to_string()))?;
+        let cluster = allow::<act::ManageClusters, _>(ctx, cluster, || id.to_string())?;
+        if !tx.admit_certificate(&cluster, serial).await? {
+            return Err(Error::not_found(format!("an unknown certificate {serial} of {id}")).into());
+        }
+        let entry = AuditEntry::allowed("admit certificate", id, cluster.grant()).with("serial", serial);
+        tx.audit(entry).await?;
+        tx.commit().await?;
+        Ok::<_, Stop>(cluster.into_inner())
+    };
+    let admitted = admitted.await;
+    settle(ctx, store, admitted).await
+}
+
 fn not_held(cluster: &Cluster, deletes: u64) -> Error {
     let message = match cluster.held {
         None => format!("no deletions wait on the cluster {}", cluster.name),

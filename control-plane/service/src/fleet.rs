@@ -12,7 +12,8 @@ use roadstead_contract::fleet::Digest;
 use roadstead_contract::run::{Outcome as RunOutcome, RunRecord};
 use roadstead_domain::{AgentId, ClusterId, Error, ObjectId, RunId, TenantId};
 use roadstead_store::{
-    AuditEntry, Change, DesiredEntry, JoinRecord, NewRun, NewStatus, Outcome, Reported, Session, Stage, Store,
+    AuditEntry, Change, DesiredEntry, JoinRecord, NewRun, NewStatus, Outcome, Reported, Session, Stage,
+    Store, Timeline,
 };
 use serde_json::{Map, Value as Json};
 use std::collections::BTreeMap;
@@ -57,6 +58,8 @@ pub struct Standing {
     pub revoked: bool,
     /// Deletions beyond the budget that a person allowed.
     pub approved_deletes: u64,
+    /// The cluster is ahead, and a person has not decided yet.
+    pub frozen: bool,
 }
 
 fn own(ctx: &TenantContext) -> Result<ClusterId, Error> {
@@ -184,6 +187,53 @@ pub async fn certificate_issued(
     tx.commit().await?;
     observe::certificate();
     Ok(())
+}
+
+/// Whether a certificate that is not good here is merely unknown: of the hub's own authority, of a cluster that is
+/// there, and neither issued nor revoked as far as this database knows. So it is after a restore from a backup; it
+/// waits for a person ([`crate::clusters::admit_certificate`]).
+///
+/// # Errors
+/// [`Error::Unavailable`], [`Error::Internal`].
+pub async fn is_unknown(
+    store: &Store,
+    peer: &PeerIdentity,
+    not_after_ms: i64,
+    request: RequestInfo,
+) -> Result<bool, Error> {
+    let system = SystemContext::new(SystemTask::Authenticate);
+    let Some(tenant) = store.system(&system).tenant(peer.tenant).await? else {
+        return Ok(false);
+    };
+    let ctx = authenticate::system(&system, tenant, request);
+    let known = store.tenant(&ctx).read().await?;
+    if let Some(waits) = known.waits_for_admission(peer.cluster, &peer.serial).await? {
+        return Ok(waits);
+    }
+    drop(known);
+    let tx = store.tenant(&ctx).write().await?;
+    let noted = tx
+        .note_unknown_certificate(peer.cluster, &peer.serial, not_after_ms)
+        .await?;
+    tx.commit().await?;
+    Ok(noted)
+}
+
+/// Notes that the cluster is ahead of this database, which is of an older time, and how it differs; with `None` that
+/// it is not.
+///
+/// # Errors
+/// [`Error::Conflict`] (superseded).
+pub async fn record_timeline(
+    ctx: &TenantContext,
+    store: &Store,
+    epoch: u64,
+    timeline: Option<&Timeline>,
+) -> Result<(), Error> {
+    own(ctx)?;
+    let tx = store.tenant(ctx).write().await?;
+    tx.record_timeline(epoch, timeline).await?;
+    tx.commit().await
 }
 
 /// Begins a session: raises the epoch, so that older sessions write no more.
@@ -470,6 +520,7 @@ pub async fn standing(ctx: &TenantContext, store: &Store, serial: &str) -> Resul
         epoch: cluster.epoch,
         revoked: tx.is_revoked(serial).await?,
         approved_deletes: cluster.approved_deletes,
+        frozen: cluster.timeline.is_some(),
     }))
 }
 

@@ -17,6 +17,8 @@ pub struct Certificate {
     pub issued_ms: i64,
     pub not_after_ms: i64,
     pub revoked_ms: Option<i64>,
+    /// When it was presented without being known here; it waits for a person.
+    pub unknown_ms: Option<i64>,
 }
 
 /// A join token to keep.
@@ -32,6 +34,7 @@ struct Row {
     issued_ms: i64,
     not_after_ms: i64,
     revoked_ms: Option<i64>,
+    unknown_ms: Option<i64>,
 }
 
 impl Tx<'_> {
@@ -99,7 +102,7 @@ impl Tx<'_> {
     /// # Errors
     /// [`Error::Unavailable`], [`Error::Internal`].
     pub async fn certificates(&self, cluster: &Cluster) -> Result<Vec<Certificate>, Error> {
-        let sql = "SELECT serial, issued_ms, not_after_ms, revoked_ms FROM cluster_certificate
+        let sql = "SELECT serial, issued_ms, not_after_ms, revoked_ms, unknown_ms FROM cluster_certificate
             WHERE tenant_id = $1 AND cluster_id = $2 ORDER BY issued_ms DESC, serial LIMIT 100";
         let rows: Vec<Row> = self.all(sql, values![cluster.id.as_uuid()]).await?;
         let certificates = rows.into_iter().map(|row| Certificate {
@@ -107,6 +110,7 @@ impl Tx<'_> {
             issued_ms: row.issued_ms,
             not_after_ms: row.not_after_ms,
             revoked_ms: row.revoked_ms,
+            unknown_ms: row.unknown_ms,
         });
         Ok(certificates.collect())
     }
@@ -117,7 +121,7 @@ impl Tx<'_> {
     /// [`Error::Unavailable`], [`Error::Internal`].
     pub async fn is_revoked(&self, serial: &str) -> Result<bool, Error> {
         let cluster = own_cluster(self.ctx)?;
-        let sql = "SELECT x.serial, x.issued_ms, x.not_after_ms, x.revoked_ms FROM cluster_certificate x
+        let sql = "SELECT x.serial, x.issued_ms, x.not_after_ms, x.revoked_ms, x.unknown_ms FROM cluster_certificate x
             JOIN cluster c ON c.tenant_id = x.tenant_id AND c.id = x.cluster_id AND c.deleted_ms IS NULL
             WHERE x.tenant_id = $1 AND x.cluster_id = $2 AND x.serial = $3";
         let row: Option<Row> = self.one(sql, values![cluster.as_uuid(), serial]).await?;
@@ -145,7 +149,54 @@ impl Tx<'_> {
         Ok(revoked)
     }
 
+    /// Notes a certificate of the hub's own authority that this database does not know, as after a restore from a
+    /// backup: worth nothing, until a person admits it. `false` when it is known, or the cluster deleted.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`], [`Error::Internal`].
+    pub async fn note_unknown_certificate(
+        &self,
+        cluster: ClusterId,
+        serial: &str,
+        not_after_ms: i64,
+    ) -> Result<bool, Error> {
+        let sql = "INSERT INTO cluster_certificate (tenant_id, cluster_id, serial, issued_ms, not_after_ms, revoked_ms,
+            unknown_ms) SELECT c.tenant_id, c.id, $3, $4, $5, $4, $4 FROM cluster c
+            WHERE c.tenant_id = $1 AND c.id = $2 AND c.deleted_ms IS NULL
+            ON CONFLICT (tenant_id, cluster_id, serial) DO NOTHING";
+        let values = values![cluster.as_uuid(), serial, self.now_ms(), not_after_ms];
+        Ok(self.run(sql, values).await? > 0)
+    }
+
+    /// Whether that certificate waits for a person; `None` when it is not known at all, or its cluster is deleted.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`], [`Error::Internal`].
+    pub async fn waits_for_admission(&self, cluster: ClusterId, serial: &str) -> Result<Option<bool>, Error> {
+        let sql = "SELECT x.serial, x.issued_ms, x.not_after_ms, x.revoked_ms, x.unknown_ms FROM cluster_certificate x
+            WHERE x.tenant_id = $1 AND x.cluster_id = $2 AND x.serial = $3";
+        let row: Option<Row> = self.one(sql, values![cluster.as_uuid(), serial]).await?;
+        Ok(row.map(|row| row.unknown_ms.is_some()))
+    }
+
+    /// Makes a certificate good that waits for a person; `false` when it does not.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`], [`Error::Internal`].
+    pub async fn admit_certificate(
+        &self,
+        cluster: &Authorized<Cluster, act::ManageClusters>,
+        serial: &str,
+    ) -> Result<bool, Error> {
+        let sql = "UPDATE cluster_certificate SET revoked_ms = NULL, unknown_ms = NULL
+            WHERE tenant_id = $1 AND cluster_id = $2 AND serial = $3 AND unknown_ms IS NOT NULL";
+        Ok(self.run(sql, values![cluster.id.as_uuid(), serial]).await? > 0)
+    }
+
     async fn revoke_all(&mut self, cluster: ClusterId) -> Result<u64, Error> {
+        let sql = "UPDATE cluster_certificate SET unknown_ms = NULL
+            WHERE tenant_id = $1 AND cluster_id = $2 AND unknown_ms IS NOT NULL";
+        self.run(sql, values![cluster.as_uuid()]).await?;
         let sql = "UPDATE cluster_certificate SET revoked_ms = $3
             WHERE tenant_id = $1 AND cluster_id = $2 AND revoked_ms IS NULL";
         let revoked = self.run(sql, values![cluster.as_uuid(), self.now_ms()]).await?;

@@ -5,6 +5,7 @@
 use crate::error::corrupt;
 use crate::objects::labels_text;
 use crate::sql::{locking, values};
+use crate::timeline::Timeline;
 use crate::tx::Tx;
 use crate::{cursor::Listing, own_cluster};
 use roadstead_authz::{Authorized, Object, Place, Resource, act};
@@ -45,6 +46,8 @@ pub struct Cluster {
     pub created_ms: i64,
     /// Up to half a minute behind.
     pub last_seen_ms: Option<i64>,
+    /// The cluster is ahead of this database.
+    pub timeline: Option<Timeline>,
 }
 
 impl Resource for Cluster {
@@ -99,6 +102,8 @@ struct Row {
     approved_deletes: i64,
     created_ms: i64,
     last_seen_ms: Option<i64>,
+    timeline_cursor: Option<i64>,
+    timeline: Option<String>,
 }
 
 #[derive(Debug, FromQueryResult)]
@@ -126,6 +131,7 @@ impl Tx<'_> {
             approved_deletes: row.approved_deletes.cast_unsigned(),
             created_ms: row.created_ms,
             last_seen_ms: row.last_seen_ms,
+            timeline: Timeline::read(row.timeline_cursor, row.timeline.as_deref())?,
         })
     }
 
@@ -135,7 +141,8 @@ impl Tx<'_> {
     /// [`Error::Unavailable`], [`Error::Internal`].
     pub async fn cluster(&self, id: ClusterId) -> Result<Option<Cluster>, Error> {
         let sql = "SELECT id, name, labels, state, incarnation, version, epoch, revision, tombstone_floor, persisted,
-            applied, held_revision, held_deletes, approved_deletes, created_ms, last_seen_ms
+            applied, held_revision, held_deletes, approved_deletes, created_ms, last_seen_ms,
+            timeline_cursor, timeline
             FROM cluster WHERE tenant_id = $1 AND id = $2 AND deleted_ms IS NULL";
         let row: Option<Row> = self.one(sql, values![id.as_uuid()]).await?;
         row.map(|row| self.cluster_of(row)).transpose()
@@ -147,7 +154,8 @@ impl Tx<'_> {
     /// [`Error::Unavailable`], [`Error::Internal`].
     pub async fn cluster_by_name(&self, name: &Name) -> Result<Option<Cluster>, Error> {
         let sql = "SELECT id, name, labels, state, incarnation, version, epoch, revision, tombstone_floor, persisted,
-            applied, held_revision, held_deletes, approved_deletes, created_ms, last_seen_ms
+            applied, held_revision, held_deletes, approved_deletes, created_ms, last_seen_ms,
+            timeline_cursor, timeline
             FROM cluster WHERE tenant_id = $1 AND name = $2 AND deleted_ms IS NULL";
         let row: Option<Row> = self.one(sql, values![name.as_str()]).await?;
         row.map(|row| self.cluster_of(row)).transpose()
@@ -179,7 +187,8 @@ impl Tx<'_> {
 
     async fn cluster_rows(&self, after: String, limit: i64) -> Result<Vec<Cluster>, Error> {
         let sql = "SELECT id, name, labels, state, incarnation, version, epoch, revision, tombstone_floor, persisted,
-            applied, held_revision, held_deletes, approved_deletes, created_ms, last_seen_ms
+            applied, held_revision, held_deletes, approved_deletes, created_ms, last_seen_ms,
+            timeline_cursor, timeline
             FROM cluster WHERE tenant_id = $1 AND name > $2 AND deleted_ms IS NULL ORDER BY name LIMIT $3";
         let rows: Vec<Row> = self.all(sql, values![after, limit]).await?;
         rows.into_iter().map(|row| self.cluster_of(row)).collect()
@@ -276,7 +285,8 @@ impl Tx<'_> {
         let gone = || Error::not_found(id.to_string());
         let sql = locking!(
             "SELECT id, name, labels, state, incarnation, version, epoch, revision, tombstone_floor, persisted,
-            applied, held_revision, held_deletes, approved_deletes, created_ms, last_seen_ms
+            applied, held_revision, held_deletes, approved_deletes, created_ms, last_seen_ms,
+            timeline_cursor, timeline
             FROM cluster WHERE tenant_id = $1 AND id = $2 AND deleted_ms IS NULL",
             "FOR UPDATE"
         );

@@ -31,6 +31,7 @@ mod sql;
 mod status;
 mod system;
 pub mod testing;
+mod timeline;
 mod tokens;
 mod turns;
 mod tx;
@@ -51,6 +52,7 @@ pub use runs::{NewRun, Run, RunFilter};
 pub use signal::ClusterHint;
 pub use status::{NewStatus, Reported, Status};
 pub use system::{JoinRecord, SystemStore};
+pub use timeline::{Difference, Timeline};
 pub use tokens::{ApiToken, NewToken};
 pub use tx::{TenantStore, Tx};
 

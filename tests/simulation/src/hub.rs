@@ -170,8 +170,14 @@ impl<S: Truth> Hub<S> {
     }
 
     /// Kills the hub and starts it again on the same port with the same database.
-    pub async fn restart(mut self) -> Self {
-        let (store, address) = (self.store.clone(), self.address.to_string());
+    pub async fn restart(self) -> Self {
+        let store = self.store.clone();
+        self.restart_over(store).await
+    }
+
+    /// Kills the hub and starts it again on the same port with another database, as after a restore.
+    pub async fn restart_over(mut self, store: S) -> Self {
+        let address = self.address.to_string();
         let spare = tempfile::tempdir().expect("a folder");
         let folder = std::mem::replace(&mut self.folder, spare);
         drop(self);

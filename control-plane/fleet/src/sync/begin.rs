@@ -69,7 +69,10 @@ pub(super) async fn begin(
                 reason: error.to_string(),
             })));
         }
-        Err(error) => return Err(End::Status(status(&error))),
+        Err(error) => {
+            hub.refuse(&peer, "session", &error).await;
+            return Err(End::Status(status(&error)));
+        }
     };
     suspect_clone(&hub, &peer, &said, &begun).await;
     let (held, stall) = (hello.held.is_some(), hub.settings.stall);
@@ -109,6 +112,7 @@ pub(super) async fn begin(
         held_at: hello.held.as_ref().map_or(0, |held| held.revision),
         owed: Owed::default(),
         behind: matches!(resume, Resume::Behind(_)),
+        ahead: false,
         flood: Bucket::new(FRAMES.0, FRAMES.1),
         resumes: Bucket::new(RESUMES.0, RESUMES.1),
         renewals: Bucket::new(RENEWALS.0, RENEWALS.1),
@@ -126,6 +130,7 @@ pub(super) async fn begin(
         None if begun.held || begun.approved_deletes > 0 => session.owed.taken(0, false),
         None => {}
     }
+    session.note_timeline(said.cursor, begun.frozen).await?;
     if matches!(resume, Resume::Delta | Resume::Diff) {
         session.owed.ack(said.cursor, Stage::Persisted);
     }

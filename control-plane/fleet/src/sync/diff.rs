@@ -4,7 +4,7 @@
 //! snapshot, whose deletions are verified and budgeted.
 
 use super::session::{End, Session};
-use crate::store::{Content, Desired, DesiredEntry, Row, StoreError};
+use crate::store::{Ahead, Content, Desired, DesiredEntry, Difference, Row, StoreError};
 use roadstead_contract::fleet::{Digest, HAVE_PAGE, Have, HaveRequest, hub_frame::Body};
 use std::{collections::BTreeMap, time::Duration};
 use tokio::time::Instant;
@@ -89,6 +89,22 @@ pub(super) fn compare(desired: &[DesiredEntry], have: &BTreeMap<String, (u64, Di
     verdict
 }
 
+/// What a person is to see of a cluster that is ahead.
+fn ahead(cursor: u64, verdict: Verdict, have: &BTreeMap<String, (u64, Digest)>) -> Ahead {
+    let generation = |uid: String| {
+        let generation = have.get(&uid).map_or(0, |(generation, _)| *generation);
+        (uid, generation)
+    };
+    Ahead {
+        cursor,
+        difference: Some(Difference {
+            sent: verdict.send.len() as u64,
+            deleted: verdict.extra,
+            replaced: verdict.ahead.into_iter().map(generation).collect(),
+        }),
+    }
+}
+
 impl Session {
     /// Asks for the inbox's list, unless that was done just now.
     pub(super) async fn ask_difference(&mut self) -> Result<(), End> {
@@ -97,6 +113,12 @@ impl Session {
         if lately || self.diff.pages.is_some() || self.writer.holds() {
             return Ok(());
         }
+        tracing::info!(cluster.id = %self.fence.peer.cluster, "state roots differ: asking for the inbox's list");
+        self.list().await
+    }
+
+    async fn list(&mut self) -> Result<(), End> {
+        let now = Instant::now();
         self.diff.last = Some(now);
         self.diff.request += 1;
         self.diff.pages = Some(Pages {
@@ -104,11 +126,32 @@ impl Session {
             next: 0,
             entries: BTreeMap::new(),
         });
-        tracing::info!(cluster.id = %self.fence.peer.cluster, "state roots differ: asking for the inbox's list");
         self.send(Body::HaveRequest(HaveRequest {
             request: self.diff.request,
         }))
         .await
+    }
+
+    /// Notes that the cluster is ahead, and has its inbox listed so that a person sees how it differs; or that it is not
+    /// ahead any more, because its inbox is new.
+    pub(super) async fn note_timeline(&mut self, cursor: u64, frozen: bool) -> Result<(), End> {
+        if !self.behind {
+            return match frozen && cursor == 0 {
+                true => self.write_timeline(None).await,
+                false => Ok(()),
+            };
+        }
+        self.ahead = true;
+        let difference = None;
+        self.write_timeline(Some(Ahead { cursor, difference })).await?;
+        self.list().await
+    }
+
+    async fn write_timeline(&self, ahead: Option<Ahead>) -> Result<(), End> {
+        match self.hub.store.timeline(&self.fence, ahead).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.store(error).await),
+        }
     }
 
     pub(super) async fn have(&mut self, have: Have) -> Result<(), End> {
@@ -152,6 +195,9 @@ impl Session {
         };
         let Desired { entries, .. } = &desired;
         let verdict = compare(entries, have);
+        if self.ahead {
+            return self.write_timeline(Some(ahead(cursor, verdict, have))).await;
+        }
         let buried = match self.hub.store.rows(&self.fence.peer, &verdict.extra).await {
             Ok(rows) => rows,
             Err(error) => return self.postponed(error).await,

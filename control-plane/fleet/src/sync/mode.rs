@@ -27,7 +27,8 @@ pub(crate) fn resume(
     if let Some(reason) = skew(hub_version, &hello.version) {
         return Resume::Hold(reason);
     }
-    if hello.cursor > begun.revision {
+    // An empty inbox has nothing to lose: it is ahead of nobody.
+    if hello.cursor > begun.revision || (begun.frozen && hello.cursor > 0) {
         return Resume::Behind(format!(
             "the cluster is at revision {}, the hub at {}: the hub's database is of an older time; a person decides",
             hello.cursor, begun.revision
@@ -84,6 +85,7 @@ mod tests {
             previous_incarnation: Some("known".to_owned()),
             approved_deletes: 0,
             held: false,
+            frozen: false,
         }
     }
 
@@ -122,6 +124,16 @@ mod tests {
     #[test]
     fn a_cursor_beyond_the_revision_freezes_everything() {
         assert!(matches!(at(11, &begun()), Resume::Behind(_)));
+    }
+
+    #[test]
+    fn what_is_frozen_thaws_by_a_person_or_with_a_new_inbox_alone() {
+        let frozen = Begun {
+            frozen: true,
+            ..begun()
+        };
+        assert!(matches!(at(10, &frozen), Resume::Behind(_)));
+        assert_eq!(at(0, &frozen), Resume::Snapshot);
     }
 
     #[test]

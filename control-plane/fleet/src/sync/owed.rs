@@ -6,7 +6,7 @@
 use super::session::{End, Session};
 use crate::store::{Held, Observation, RunVerdict, Stage, StoreError, What};
 use roadstead_contract::{
-    fleet::{RunAck, RunRefused, hub_frame::Body as Hub},
+    fleet::{Drain, RunAck, RunRefused, hub_frame::Body as Hub},
     run::RunRecord,
 };
 use std::{collections::BTreeMap, time::Duration};
@@ -15,6 +15,8 @@ use tonic::Status;
 
 /// Between two attempts; doubled up to the second.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
+/// For a cluster agent that is to come back now, in milliseconds.
+const AT_ONCE: u32 = 10;
 /// Documents of which a status is kept; more than an honest cluster has.
 const OBSERVATIONS: usize = 100_000;
 /// Run records that are kept, by their bytes as JSON.
@@ -214,20 +216,28 @@ impl Session {
         self.send(Hub::RunAck(ack)).await
     }
 
-    /// A person may have allowed the deletions that wait: the snapshot that carries them out begins at once.
-    pub(super) async fn approved(&mut self) {
-        if !self.held || self.behind {
-            return;
+    /// A person may have decided: allowed the deletions that wait, whose snapshot begins at once, or let the hub's view
+    /// go on, which a new session begins with.
+    pub(super) async fn decided(&mut self) -> Result<(), End> {
+        if !self.held && !self.ahead {
+            return Ok(());
         }
         let peers = std::slice::from_ref(&self.fence.peer);
         let standing = self.hub.store.standing(peers).await;
         // Without an answer now the look around finds it within seconds.
-        let standing = standing
+        let Some(standing) = standing
             .ok()
-            .and_then(|standings| standings.into_iter().next().flatten());
-        if let Some(standing) = standing.filter(|standing| standing.approved_deletes > 0) {
+            .and_then(|standings| standings.into_iter().next().flatten())
+        else {
+            return Ok(());
+        };
+        if self.ahead && !standing.frozen {
+            return Err(End::last(Hub::Drain(Drain { within_ms: AT_ONCE })));
+        }
+        if self.held && !self.behind && standing.approved_deletes > 0 {
             self.writer.approve(standing.approved_deletes);
         }
+        Ok(())
     }
 
     pub(super) fn too_many() -> End {

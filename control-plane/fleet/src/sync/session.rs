@@ -87,6 +87,8 @@ pub(super) struct Session {
     pub(super) owed: Owed,
     /// The cluster is ahead of this hub: what it says of its documents is of another timeline.
     pub(super) behind: bool,
+    /// So it is noted in the database, until a person decides.
+    pub(super) ahead: bool,
     pub(super) keys: watch::Receiver<HubKeys>,
     pub(super) flood: Bucket,
     pub(super) resumes: Bucket,
@@ -148,11 +150,11 @@ impl Session {
                 () = std::future::ready(()), if ready => self.write().await?,
                 Some(()) = self.hints.next() => {
                     self.writer.stir();
-                    self.approved().await;
+                    self.decided().await?;
                 }
                 () = seat.wake.notified() => {
                     self.writer.stir();
-                    self.approved().await;
+                    self.decided().await?;
                 }
                 changed = self.keys.changed() => {
                     changed.map_err(|_| End::Gone)?;
@@ -253,7 +255,9 @@ impl Session {
             StoreError::Refused(_) => End::last(Body::Revoked(Revoked {
                 reason: error.to_string(),
             })),
-            StoreError::Superseded | StoreError::Unavailable(_) => End::Status(status(&error)),
+            StoreError::Unknown(_) | StoreError::Superseded | StoreError::Unavailable(_) => {
+                End::Status(status(&error))
+            }
         }
     }
 

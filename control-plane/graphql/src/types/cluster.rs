@@ -82,6 +82,23 @@ impl Cluster {
     async fn held_deletes(&self) -> Option<u64> {
         self.0.held.map(|(_, deletes)| deletes)
     }
+    /// Set when the cluster is ahead of the hub, whose database is of an older time: nothing is sent and nothing deleted
+    /// until a person accepts the hub's view (`acceptTimeline`).
+    async fn timeline(&self) -> Option<Timeline> {
+        self.0.timeline.clone().map(Timeline::from)
+    }
+    /// Serials of certificates that the hub's authority signed and its database does not know; each waits for a person
+    /// (`admitClusterCertificate`).
+    #[graphql(complexity = "5")]
+    async fn unknown_certificates(&self, ctx: &Context<'_>) -> Result<Vec<String>> {
+        let (caller, store) = calls::both(ctx);
+        let detail = calls::found(clusters::get(caller, store, self.0.id).await)?;
+        let certificates = detail.map(|d| d.certificates).unwrap_or_default();
+        let unknown = certificates
+            .into_iter()
+            .filter(|known| known.unknown_ms.is_some());
+        Ok(unknown.map(|unknown| unknown.serial).collect())
+    }
     /// How many agents should run there.
     #[graphql(complexity = "5")]
     async fn agent_count(&self, ctx: &Context<'_>) -> Result<u64> {
@@ -115,4 +132,47 @@ pub(crate) struct JoinToken {
     /// Secret: works once.
     pub(crate) token: String,
     pub(crate) expires_at: DateTime<Utc>,
+}
+
+/// How a cluster is ahead of the hub.
+#[derive(SimpleObject, Clone, Debug)]
+pub(crate) struct Timeline {
+    /// The revision that the cluster has seen; the hub's own is `Cluster.wantedRevision`.
+    cursor: u64,
+    /// Whether the cluster has said what it holds; the numbers below are 0 until then.
+    known: bool,
+    /// Documents that it would get, since it lacks them or has an older revision.
+    sent: u64,
+    /// Documents that would be deleted there, since the hub does not know them there.
+    deletes: u64,
+    /// Ids of those, at most 100.
+    deleted: Vec<String>,
+    /// Documents that are newer there than in the hub, and would be replaced by what the hub holds.
+    replaced: Vec<Replaced>,
+}
+
+/// A document that is newer on a cluster than in the hub.
+#[derive(SimpleObject, Clone, Debug)]
+pub(crate) struct Replaced {
+    document: String,
+    /// Its revision there.
+    revision: u64,
+}
+
+impl From<roadstead_store::Timeline> for Timeline {
+    fn from(timeline: roadstead_store::Timeline) -> Self {
+        let known = timeline.difference.is_some();
+        let difference = timeline.difference.unwrap_or_default();
+        let replaced = difference.replaced.into_iter();
+        Self {
+            cursor: timeline.cursor,
+            known,
+            sent: difference.sent,
+            deletes: difference.deletes,
+            deleted: difference.deleted,
+            replaced: replaced
+                .map(|(document, revision)| Replaced { document, revision })
+                .collect(),
+        }
+    }
 }

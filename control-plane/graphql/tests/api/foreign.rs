@@ -50,6 +50,14 @@ const BY_ID: &[(&str, &str)] = &[
         "mutation($id: ID!) { revokeClusterCertificate(input: {cluster: $id}) { revoked errors { code message path } } }",
     ),
     (
+        "AcceptTimelineInput.cluster",
+        "mutation($id: ID!) { acceptTimeline(input: {cluster: $id, cursor: 1, idempotencyKey: \"k\"}) { object { id } errors { code message path } } }",
+    ),
+    (
+        "AdmitClusterCertificateInput.cluster",
+        "mutation($id: ID!) { admitClusterCertificate(input: {cluster: $id, serial: \"1\"}) { object { id } errors { code message path } } }",
+    ),
+    (
         "ApproveDeletesInput.cluster",
         "mutation($id: ID!) { approveDeletes(input: {cluster: $id, deletes: 1, idempotencyKey: \"k\"}) { object { id } errors { code message path } } }",
     ),

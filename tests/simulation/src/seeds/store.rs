@@ -10,8 +10,8 @@ use roadstead_fleet::{
     FleetStore,
     memory::Memory,
     store::{
-        Begun, Changes, Desired, Event, Held, Hello, Hints, Observation, Row, RunVerdict, Session, Stage,
-        Standing, StoreError,
+        Ahead, Begun, Changes, Desired, Event, Held, Hello, Hints, Observation, Row, RunVerdict, Session,
+        Stage, Standing, StoreError,
     },
 };
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, sync::Mutex, time::Duration};
@@ -132,6 +132,12 @@ impl FleetStore for Moody {
     async fn snapshot_taken(&self, session: &Session, approved: u64, held: bool) -> Result<(), StoreError> {
         self.mood().await?;
         self.model.snapshot_taken(session, approved, held).await?;
+        self.witness(session);
+        Ok(())
+    }
+    async fn timeline(&self, session: &Session, ahead: Option<Ahead>) -> Result<(), StoreError> {
+        self.mood().await?;
+        self.model.timeline(session, ahead).await?;
         self.witness(session);
         Ok(())
     }

@@ -227,6 +227,38 @@ async fn a_database_of_an_older_time_freezes_the_cluster() {
     })
     .await;
     assert_eq!(hub.audited(What::Forged), 0);
+    // A run record of an agent that the model does not know (any more) waits in the cluster.
+    let later = run("r2", "b", 1);
+    agent.inbox.append_runs(vec![later]).await.unwrap();
+    let ahead = eventually("how the cluster differs", || async {
+        hub.store.cluster(cluster(1))?.ahead?.difference
+    })
+    .await;
+    assert_eq!(
+        (ahead.sent, ahead.deleted, ahead.replaced.len()),
+        (0, vec!["b".to_owned()], 0)
+    );
+    // Edits that pass the cluster's cursor thaw nothing.
+    for text in ["two", "three", "four"] {
+        place(&hub, "a", Some(prompt("a", text)));
+    }
+    assert!(matches!(agent.connected().await, LinkState::Held { .. }));
+    assert!(
+        agent
+            .inbox
+            .document("a")
+            .await
+            .unwrap()
+            .is_some_and(|kept| kept.generation == 1)
+    );
+    hub.store.accept_timeline(cluster(1));
+    agent.holds("a", 4).await;
+    agent.counts(1).await;
+    eventually("the run record is set aside, not lost", || async {
+        let refused = agent.inbox.refused_runs().await.unwrap();
+        (refused.len() == 1 && refused[0].id == "r2").then_some(())
+    })
+    .await;
     agent.stop().await.unwrap();
 }
 

@@ -2,6 +2,7 @@
 
 mod enrolment;
 mod held;
+mod restored;
 mod security;
 mod session;
 mod world;
