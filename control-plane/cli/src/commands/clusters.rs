@@ -198,7 +198,7 @@ async fn named(client: &Client, name: &Name) -> Outcome<Cluster> {
 
 async fn revoke(client: &Client, common: &Common, args: &ClusterRevoke, shell: &mut Shell) -> Outcome<()> {
     let cluster = named(client, &args.name).await?;
-    let input = json!({"cluster": cluster.id, "serial": args.serial});
+    let input = json!({"cluster": cluster.id, "serial": args.serial, "idempotencyKey": idempotency_key()});
     let payload: RevokedPayload = client
         .call(
             "RevokeClusterCertificate",
@@ -227,7 +227,7 @@ async fn revoke(client: &Client, common: &Common, args: &ClusterRevoke, shell: &
 
 async fn delete(client: &Client, common: &Common, name: &Name, shell: &mut Shell) -> Outcome<()> {
     let cluster = named(client, name).await?;
-    let input = json!({"cluster": cluster.id});
+    let input = json!({"cluster": cluster.id, "idempotencyKey": idempotency_key()});
     let payload: ClusterPayload = client
         .call("DeleteCluster", "deleteCluster", json!({"input": input}))
         .await?;

@@ -108,7 +108,11 @@ async fn create(client: &Client, common: &Common, args: &TokenCreate, shell: &mu
 
 async fn revoke(client: &Client, common: &Common, id: &str, shell: &mut Shell) -> Outcome<()> {
     let payload: ApiTokenPayload = client
-        .call("RevokeApiToken", "revokeApiToken", json!({"input": {"id": id}}))
+        .call(
+            "RevokeApiToken",
+            "revokeApiToken",
+            json!({"input": {"id": id, "idempotencyKey": super::idempotency_key()}}),
+        )
         .await?;
     let what = format!("the token {id} was not revoked");
     if let Some(failure) = client.user_errors(&payload.errors, &what, error_line) {

@@ -324,6 +324,7 @@ async fn the_clis_operations_are_served() {
         "CreateJoinToken",
         "RevokeClusterCertificate",
         "DeleteCluster",
+        "ApproveDeletes",
         "CreateProject",
         "CreateApiToken",
         "RevokeApiToken",
