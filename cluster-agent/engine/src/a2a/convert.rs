@@ -29,7 +29,7 @@ const CUTS: &str = "roadstead.dev/cuts";
 const THOUGHT: &str = "roadstead.dev/thought";
 /// Of a task that has ended: the code of why, and what it used up.
 const REASON: &str = "roadstead.dev/reason";
-const USAGE: &str = "roadstead.dev/usage";
+pub(crate) const USAGE: &str = "roadstead.dev/usage";
 
 type Metadata = HashMap<String, Value>;
 
@@ -140,6 +140,7 @@ fn ended(view: &TaskView) -> Option<Metadata> {
             "inputTokens": used.input_tokens, "outputTokens": used.output_tokens,
             "cachedInputTokens": used.cached_tokens, "estimated": used.estimated,
             "costMicros": used.cost_micros, "currency": used.currency, "model": used.model,
+            "agents": used.handed,
         });
         metadata.insert(USAGE.to_owned(), usage);
     }

@@ -21,6 +21,7 @@ use crate::{
 };
 use futures::FutureExt as _;
 use parking_lot::Mutex;
+use roadstead_contract::control::Budget;
 use std::{
     collections::HashMap,
     panic::AssertUnwindSafe,
@@ -45,6 +46,10 @@ pub struct Caller {
     pub subject: String,
     /// How deep in a chain of agent calls; 0 from a person.
     pub depth: u32,
+    /// The uids of the agents that the call came through.
+    pub chain: Vec<String>,
+    /// What the calling agent left of its limits.
+    pub budget: Option<Budget>,
     /// W3C `traceparent` of the call.
     pub traceparent: Option<String>,
 }

@@ -102,6 +102,8 @@ impl Tasks {
         let origin = Origin {
             run_id: new_id(clock),
             depth: caller.depth,
+            chain: caller.chain.clone(),
+            budget: caller.budget.clone(),
             traceparent: caller.traceparent.clone(),
         };
         let entry = Entry::User {
@@ -215,6 +217,10 @@ fn check(revision: &Revision, caller: &Caller, inbound: &Inbound) -> Result<(), 
             caller.depth
         );
         return Err(Refusal::Unsupported(text));
+    }
+    if caller.chain.contains(&revision.bundle.uid) {
+        let text = "this agent is in the chain of agents that the call came through: agents may not call in a circle";
+        return Err(Refusal::Unsupported(text.to_owned()));
     }
     for (what, id) in [
         ("message.messageId", Some(&inbound.message_id)),

@@ -63,7 +63,7 @@ enum Failure {
 impl Turn {
     /// Asks the model until it has answered.
     pub(super) async fn ask(&mut self) -> Result<Reply, End> {
-        let left = limits::output_left(&self.revision.bundle.agent.limits, &self.counters);
+        let left = self.caps.output_left(&self.counters);
         self.request_mut().max_output_tokens = left;
         let mut reply = Reply::default();
         let mut tries = 0;
@@ -252,8 +252,7 @@ impl Turn {
     }
 
     fn wall_time_over(&self) -> End {
-        let wall = &self.revision.bundle.agent.limits.wall_time;
-        End::failed("limit.wallTime", format!("the task worked for its {wall}"))
+        self.caps.wall_time_over().into()
     }
 
     /// Passes over models that cannot take the files of this conversation.
@@ -279,7 +278,7 @@ impl Turn {
         match reply.stop {
             Some(StopReason::Length) if reply.calls.is_empty() => {
                 let limit = self.request.max_output_tokens.is_some();
-                let (code, detail) = if limit && self.tokens_used_up() {
+                let (code, detail) = if limit && self.caps.tokens_used_up(&self.counters) {
                     (
                         "limit.tokens",
                         "the task's tokens were used up in the middle of the answer",
@@ -302,10 +301,6 @@ impl Turn {
             )),
             _ => Ok(reply),
         }
-    }
-
-    fn tokens_used_up(&self) -> bool {
-        self.counters.tokens() >= self.revision.bundle.agent.limits.tokens.0
     }
 }
 

@@ -4,7 +4,6 @@ use super::{
     End, Turn,
     ask::Reply,
     calls::{PARALLEL, capped},
-    limits,
     pause::digest,
     refused_by_person,
     table::{Offered, PERSON, label},
@@ -120,7 +119,7 @@ impl StepResult {
         Self {
             text: text.into(),
             is_error: true,
-            parts: Vec::new(),
+            ..Self::default()
         }
     }
 }
@@ -138,7 +137,7 @@ impl Turn {
             .iter()
             .filter(|(_, what)| !matches!(what, What::Done(_)))
             .count();
-        let limit = limits::before_tools(&self.revision.bundle.agent.limits, &self.counters, made);
+        let limit = self.caps.before_tools(&self.counters, made);
         if let Err((code, detail)) = limit {
             let last = Some(Box::new(super::Last { entry, step }));
             return Err(End::Failed { code, detail, last });

@@ -28,6 +28,7 @@ use crate::{
 use ask::Reply;
 use batch::Planned;
 pub(crate) use history::user as user_message;
+use limits::Caps;
 pub(crate) use pause::{code, sentence};
 use roadstead_contract::{
     documents::Questions,
@@ -47,6 +48,7 @@ pub(crate) struct Turn {
     services: Services,
     revision: Arc<Revision>,
     live: Arc<Live>,
+    caps: Caps,
     counters: Counters,
     request: Arc<ChatRequest>,
     table: Arc<ToolTable>,
@@ -117,10 +119,12 @@ impl From<limits::Reached> for End {
 impl Turn {
     /// The turn of a task that [`crate::journal::Journal::begin`] just wrote. `step` is its first model call.
     pub(crate) fn fresh(services: Services, revision: Arc<Revision>, live: Arc<Live>, step: i64) -> Self {
+        let caps = Caps::of(&revision.bundle.agent.limits, live.origin.budget.as_ref());
         Self {
             services,
             revision,
             live,
+            caps,
             counters: Counters::default(),
             request: Arc::new(ChatRequest::default()),
             table: Arc::new(ToolTable::empty()),
@@ -213,11 +217,7 @@ impl Turn {
             self.settle(&entry, batch).await?;
         }
         loop {
-            limits::before_call(
-                &self.revision.bundle.agent.limits,
-                &self.counters,
-                self.active_ms(),
-            )?;
+            self.caps.before_call(&self.counters, self.active_ms())?;
             let step = self.next_step().await?;
             let reply = self.ask().await?;
             if reply.calls.is_empty() {
@@ -318,7 +318,7 @@ impl Turn {
 
     /// When the task's wall time is over.
     fn wall_deadline(&self) -> Instant {
-        let wall = self.revision.bundle.agent.limits.wall_time.get();
+        let wall = self.caps.wall;
         self.began + wall.saturating_sub(Duration::from_millis(self.active_before_ms))
     }
 }
