@@ -8,6 +8,7 @@
 use crate::{
     clock::Clock,
     journal::Journal,
+    peers::MAX_DEPTH,
     revision::{Current, Serving},
     spent::Spent,
     tasks::Caller,
@@ -17,7 +18,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation, jwk::JwkSet};
 use parking_lot::Mutex;
 use roadstead_contract::{
     call::{Claims, TOKEN_SECONDS},
-    control::{DEPTH, ON_BEHALF_OF, Trust},
+    control::{BUDGET, Budget, CHAIN, DEPTH, ON_BEHALF_OF, Trust},
 };
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
@@ -129,6 +130,8 @@ impl Gate {
             approve: known.approve && user.is_none(),
             subject: user.unwrap_or(known.subject),
             depth: depth(headers)?,
+            chain: chain(headers)?,
+            budget: budget(headers)?,
             traceparent: traceparent.filter(|t| is_traceparent(t)).map(str::to_owned),
         })
     }
@@ -280,14 +283,43 @@ fn on_behalf_of(headers: &HeaderMap, delegates: bool) -> Result<Option<String>, 
 }
 
 fn depth(headers: &HeaderMap) -> Result<u32, Denied> {
-    let mut values = headers.get_all(DEPTH).iter();
-    let Some(value) = values.next() else { return Ok(0) };
-    let depth = value
-        .to_str()
-        .ok()
-        .and_then(|d| d.parse().ok())
-        .filter(|_| values.next().is_none());
-    depth.ok_or(Denied::Forbidden("the depth of the call is not readable"))
+    let unreadable = Denied::Forbidden("the depth of the call is not readable");
+    let text = single(headers, DEPTH, unreadable)?;
+    text.map_or(Ok(0), |text| text.parse().map_err(|_| unreadable))
+}
+
+/// The agents that a call came through. From whomever it comes, it can only forbid.
+fn chain(headers: &HeaderMap) -> Result<Vec<String>, Denied> {
+    let unreadable = Denied::Forbidden("the chain of agents of the call is not readable");
+    let Some(text) = single(headers, CHAIN, unreadable)? else {
+        return Ok(Vec::new());
+    };
+    let is_uid = |uid: &str| (1..=128).contains(&uid.len()) && uid.bytes().all(|b| b.is_ascii_graphic());
+    let chain: Vec<String> = text.split(',').map(str::to_owned).collect();
+    if chain.len() > MAX_DEPTH as usize + 1 || !chain.iter().all(|uid| is_uid(uid)) {
+        return Err(unreadable);
+    }
+    Ok(chain)
+}
+
+/// What the calling agent left of its limits. From whomever it comes, it can only narrow.
+fn budget(headers: &HeaderMap) -> Result<Option<Budget>, Denied> {
+    let unreadable = Denied::Forbidden("the budget of the call is not readable");
+    let text = single(headers, BUDGET, unreadable)?;
+    text.map(|text| serde_json::from_str(text).map_err(|_| unreadable))
+        .transpose()
+}
+
+/// A header that may come once.
+fn single<'a>(headers: &'a HeaderMap, name: &str, unreadable: Denied) -> Result<Option<&'a str>, Denied> {
+    let mut values = headers.get_all(name).iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    match value.to_str() {
+        Ok(text) if values.next().is_none() => Ok(Some(text)),
+        _ => Err(unreadable),
+    }
 }
 
 fn is_subject(text: &str) -> bool {

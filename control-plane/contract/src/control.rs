@@ -4,7 +4,7 @@
 //!
 //! Secret values travel here and nowhere else: never in arguments, never in the environment.
 
-use crate::{bundle::Bundle, run::RunRecord};
+use crate::{bundle::Bundle, documents::Money, run::RunRecord};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt};
 
@@ -72,6 +72,28 @@ pub struct Caller {
 pub const ON_BEHALF_OF: &str = "x-roadstead-on-behalf-of";
 /// The header that carries how deep a chain of agent calls is; a call beyond 5 is refused.
 pub const DEPTH: &str = "x-roadstead-depth";
+
+/// The header with the uids of the agents that a chain of calls has gone through, separated by commas: an agent that
+/// is in it already refuses the call.
+pub const CHAIN: &str = "x-roadstead-chain";
+/// The header with what the calling agent's limits leave for the call: JSON of [`Budget`].
+pub const BUDGET: &str = "x-roadstead-budget";
+
+/// What a task that another agent hands over may use up: it counts beside the called agent's own limits, so it can
+/// only narrow them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Budget {
+    /// Model calls.
+    pub steps: u32,
+    /// Tokens, input and output together.
+    pub tokens: u64,
+    pub tool_calls: u32,
+    pub wall_time_ms: u64,
+    /// One for each currency that is capped.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub costs: Vec<Money>,
+}
 
 /// Another engine that this one may call.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,6 +5,7 @@
 //! * [`call`]: the claims with which the hub calls an engine.
 //! * [`control`]: the frames between a runtime and the engine it started.
 //! * [`logs`]: an engine's log, as the hub reads it.
+//! * [`numbers`]: numbers that went through A2A's doubles.
 //! * [`run`]: the run record, content-free.
 //! * [`fleet`]: the generated messages and services of the hub ↔ cluster agent protocol.
 
@@ -14,4 +15,5 @@ pub mod control;
 pub mod documents;
 pub mod fleet;
 pub mod logs;
+pub mod numbers;
 pub mod run;

@@ -8,6 +8,8 @@ mod convert;
 mod edge;
 mod handler;
 
+pub(crate) use convert::USAGE;
+
 use crate::{auth::Gate, revision::Current, tasks::Tasks};
 use a2a_pb::proto::a2a_service_server::A2aServiceServer;
 use axum::{Router, extract::State, http::StatusCode, middleware, response::IntoResponse, routing::get};

@@ -14,7 +14,7 @@ mod writer;
 pub(crate) use read::Said;
 pub use read::{ListFilter, OpenTask, StoredTask, TaskPage};
 pub use rows::{
-    Approval, Change, Counters, Decision, Entry, InPart, NewStep, Origin, Question, Step, StepResult,
+    Approval, Change, Counters, Decision, Entry, InPart, NewStep, Origin, Question, Spent, Step, StepResult,
     StepState, TaskState,
 };
 pub use write::{Begin, Begun, Decide, Decided, Finish, ModelDone, NewApproval, Written};

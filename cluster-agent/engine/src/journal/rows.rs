@@ -1,7 +1,7 @@
 //! What the journal keeps, as values.
 
 use crate::model::{ToolCall, Usage};
-use roadstead_contract::run::ToolCalls;
+use roadstead_contract::{control::Budget, run::ToolCalls};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -100,6 +100,9 @@ pub enum Entry {
         /// Byte offsets in `text` at which a stream was cut and gone on with.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         cuts: Vec<usize>,
+        /// It is JSON that fits the agent's output schema.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        json: bool,
     },
     /// A caller's answer to an approval: kept, not sent to the model.
     #[serde(rename_all = "camelCase")]
@@ -115,6 +118,35 @@ impl Entry {
             Self::Assistant { .. } => 1,
             Self::Note { .. } => 2,
             Self::Answer { .. } => 3,
+        }
+    }
+}
+
+/// What other agents used up for a task. It counts against the task's limits and is not in its run record: theirs have
+/// it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Spent {
+    pub model_calls: u32,
+    pub tool_calls: u32,
+    pub tokens: u64,
+    /// Millionths, by currency.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub costs: BTreeMap<String, u64>,
+}
+
+impl Spent {
+    pub(crate) fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+
+    pub(crate) fn add(&mut self, more: &Self) {
+        self.model_calls = self.model_calls.saturating_add(more.model_calls);
+        self.tool_calls = self.tool_calls.saturating_add(more.tool_calls);
+        self.tokens = self.tokens.saturating_add(more.tokens);
+        for (currency, micros) in &more.costs {
+            let sum = self.costs.entry(currency.clone()).or_default();
+            *sum = sum.saturating_add(*micros);
         }
     }
 }
@@ -145,6 +177,9 @@ pub struct Counters {
     /// Calls in a row that were refused before they were made (unknown tool, bad arguments), by tool name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub refused: BTreeMap<String, u32>,
+    /// By agents that were called.
+    #[serde(skip_serializing_if = "Spent::is_nothing")]
+    pub handed: Spent,
 }
 
 impl Counters {
@@ -169,6 +204,12 @@ pub struct Origin {
     pub run_id: String,
     /// How deep in a chain of agent calls.
     pub depth: u32,
+    /// The uids of the agents that the call came through.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub chain: Vec<String>,
+    /// What the calling agent left of its limits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Budget>,
     /// W3C `traceparent` of the call.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
@@ -196,6 +237,12 @@ pub struct StepResult {
     /// Images and resources that the text only mentions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parts: Vec<crate::tools::ResultPart>,
+    /// The parts are artifacts of the task.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub given: bool,
+    /// By the agent that was called: kept with its answer, so that a kill loses neither or both.
+    #[serde(default, skip_serializing_if = "Spent::is_nothing")]
+    pub spent: Spent,
 }
 
 /// A tool step as it stands.

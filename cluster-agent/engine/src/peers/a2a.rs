@@ -2,18 +2,24 @@
 
 use super::{PeerAnswer, PeerCall, PeerCalls};
 use crate::{
+    a2a::USAGE,
+    journal::Spent,
     model::{HttpClients, parse_url},
     tools::ToolError,
 };
 use a2a::{
-    CancelTaskRequest, GetTaskRequest, Message, Part, Role, SendMessageRequest, StreamResponse, Task,
-    TaskState,
+    CancelTaskRequest, GetTaskRequest, Message, Part, PartContent, Role, SendMessageRequest, StreamResponse,
+    Task, TaskState,
 };
 use a2a_client::{A2AClient, ServiceParams, jsonrpc::JsonRpcTransport, middleware::CallInterceptor};
 use async_trait::async_trait;
 use futures::StreamExt as _;
 use parking_lot::RwLock;
-use roadstead_contract::control::{DEPTH, ON_BEHALF_OF, Peer};
+use roadstead_contract::{
+    control::{BUDGET, CHAIN, DEPTH, ON_BEHALF_OF, Peer},
+    numbers::whole,
+};
+use serde::Deserialize;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -72,6 +78,12 @@ impl CallInterceptor for Headers {
         set("authorization", format!("Bearer {}", self.token.token.expose()));
         set(ON_BEHALF_OF, self.call.subject.clone());
         set(DEPTH, self.call.depth.to_string());
+        set(CHAIN, self.call.chain.join(","));
+        let budget = serde_json::to_string(&self.call.budget);
+        set(
+            BUDGET,
+            budget.map_err(|e| a2a::A2AError::internal(e.to_string()))?,
+        );
         if let Some(traceparent) = &self.call.traceparent {
             set("traceparent", traceparent.clone());
         }
@@ -101,15 +113,18 @@ impl PeerCalls for Peers {
     }
 }
 
-async fn give_up(client: &A2AClient<JsonRpcTransport>, begun: Option<String>) {
-    if let Some(id) = begun {
-        let request = CancelTaskRequest {
-            id,
-            metadata: None,
-            tenant: None,
-        };
-        if timeout(CANCEL, client.cancel_task(&request)).await.is_err() {
+/// Cancels the task there; how it then looks, if that is heard in time.
+async fn give_up(client: &A2AClient<JsonRpcTransport>, begun: Option<String>) -> Option<Task> {
+    let request = CancelTaskRequest {
+        id: begun?,
+        metadata: None,
+        tenant: None,
+    };
+    match timeout(CANCEL, client.cancel_task(&request)).await {
+        Ok(canceled) => canceled.ok(),
+        Err(_) => {
             tracing::warn!("another agent's task could not be canceled in time");
+            None
         }
     }
 }
@@ -143,6 +158,7 @@ async fn follow(
                 return Ok(PeerAnswer {
                     text: text_of(&message.parts),
                     is_error: false,
+                    spent: Spent::default(),
                 });
             }
             Ok(_) => {}
@@ -191,37 +207,75 @@ async fn answer(client: &A2AClient<JsonRpcTransport>, task: Task) -> PeerAnswer 
         .map(|m| text_of(&m.parts))
         .unwrap_or_default();
     if !task.status.state.is_terminal() {
-        give_up(client, Some(task.id)).await;
+        let canceled = give_up(client, Some(task.id)).await;
         let text =
             format!("The agent waits for a person, which cannot be passed on; its task was canceled. {said}");
-        return PeerAnswer { text, is_error: true };
+        return PeerAnswer {
+            text,
+            is_error: true,
+            spent: canceled.as_ref().map(spent).unwrap_or_default(),
+        };
     }
+    let spent = spent(&task);
     let artifacts = task.artifacts.unwrap_or_default();
     let texts: Vec<String> = artifacts
         .iter()
         .map(|a| text_of(&a.parts))
         .filter(|t| !t.is_empty())
         .collect();
-    match task.status.state {
-        TaskState::Completed if texts.is_empty() => PeerAnswer {
-            text: said,
-            is_error: false,
-        },
-        TaskState::Completed => PeerAnswer {
-            text: texts.join("\n\n"),
-            is_error: false,
-        },
-        state => PeerAnswer {
-            text: format!("The agent's task ended as {state:?}. {said}"),
-            is_error: true,
-        },
+    let (text, is_error) = match task.status.state {
+        TaskState::Completed if texts.is_empty() => (said, false),
+        TaskState::Completed => (texts.join("\n\n"), false),
+        state => (format!("The agent's task ended as {state:?}. {said}"), true),
+    };
+    PeerAnswer {
+        text,
+        is_error,
+        spent,
     }
 }
 
+/// What a task that has ended says of its use.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Used {
+    model_calls: u32,
+    tool_calls: u32,
+    input_tokens: u64,
+    output_tokens: u64,
+    cost_micros: u64,
+    currency: String,
+    agents: Spent,
+}
+
+fn spent(task: &Task) -> Spent {
+    let said = task.metadata.as_ref().and_then(|m| m.get(USAGE));
+    let used = said.and_then(|said| serde_json::from_value(whole(said.clone())).ok());
+    let used: Used = used.unwrap_or_default();
+    let own = Spent {
+        model_calls: used.model_calls,
+        tool_calls: used.tool_calls,
+        tokens: used.input_tokens.saturating_add(used.output_tokens),
+        costs: Some((used.currency, used.cost_micros))
+            .filter(|(currency, _)| !currency.is_empty())
+            .into_iter()
+            .collect(),
+    };
+    let mut all = used.agents;
+    all.add(&own);
+    all
+}
+
+/// Texts as they are, data as JSON; files are said to be there.
 fn text_of(parts: &[Part]) -> String {
-    parts
-        .iter()
-        .filter_map(Part::as_text)
-        .collect::<Vec<_>>()
-        .join("\n")
+    let texts = parts.iter().map(|part| match &part.content {
+        PartContent::Text(text) => text.clone(),
+        PartContent::Data(data) => whole(data.clone()).to_string(),
+        PartContent::Raw(bytes) => {
+            let kind = part.media_type.as_deref().unwrap_or("a file");
+            format!("[{kind}, {} bytes]", bytes.len())
+        }
+        PartContent::Url(url) => format!("[{url}]"),
+    });
+    texts.filter(|t| !t.is_empty()).collect::<Vec<_>>().join("\n")
 }

@@ -4,8 +4,9 @@ mod a2a;
 
 pub use a2a::Peers;
 
-use crate::tools::ToolError;
+use crate::{journal::Spent, tools::ToolError};
 use async_trait::async_trait;
+use roadstead_contract::control::Budget;
 use std::fmt::Debug;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -27,6 +28,10 @@ pub struct PeerCall {
     pub subject: String,
     /// How deep the called task is.
     pub depth: u32,
+    /// The uids of the agents on the way, the calling one last.
+    pub chain: Vec<String>,
+    /// What the called task may use up.
+    pub budget: Budget,
     /// What the caller's limits leave of wall time ends with this.
     pub deadline: Instant,
     pub traceparent: Option<String>,
@@ -38,6 +43,8 @@ pub struct PeerAnswer {
     pub text: String,
     /// The task there did not complete.
     pub is_error: bool,
+    /// What it used up, and the agents that it called; nothing where it does not say.
+    pub spent: Spent,
 }
 
 /// The way to other engines.

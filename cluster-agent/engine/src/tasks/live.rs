@@ -1,17 +1,19 @@
 //! An open task in memory: what it looks like now, and who is watching.
 //!
-//! Events are numbered from 1 within one incarnation. A watcher gets a snapshot first and then every event after it;
+//! Events are numbered from 1, and a name that a restart changes stands before the number. A watcher gets a snapshot first and then every event after it;
 //! one that comes back with the last number it saw gets what it missed if that is still held, else a snapshot. A slow
 //! watcher is never waited for and never costs memory without bound: it gets a snapshot in place of what it missed.
 
 use crate::journal::{Change, Counters, Entry, InPart, Origin, Question, TaskState};
 use parking_lot::Mutex;
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, fmt, str::FromStr, sync::Arc};
 use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
 
 /// Events held for watchers that come back.
 const HELD: usize = 256;
+/// Files of one task, in bytes of Base64: with them it still fits into one message of gRPC, of which clients take 4 MiB.
+const MAX_FILES: usize = 3 * 1024 * 1024;
 /// Events a watcher may be behind.
 const BEHIND: usize = 128;
 
@@ -67,6 +69,18 @@ pub struct Answer {
     pub json: bool,
 }
 
+/// A file that a tool gave and the agent gives on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FileOut {
+    /// `file-S-N`: the N-th of the step S.
+    pub artifact: String,
+    /// The tool.
+    pub name: String,
+    pub media_type: String,
+    /// Base64 (standard, padded).
+    pub data: String,
+}
+
 /// A task as its owner sees it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TaskView {
@@ -75,11 +89,38 @@ pub struct TaskView {
     pub status: Status,
     pub history: Vec<Shown>,
     pub answer: Option<Answer>,
+    pub files: Vec<Arc<FileOut>>,
     pub created_ms: i64,
     /// Only of a task that has ended.
     pub counters: Option<Counters>,
     /// The number of the last event that is part of this view; 0 before the first.
     pub number: u64,
+    /// Of which count the number is: another process counts anew.
+    pub epoch: u32,
+}
+
+/// The place of an event: its count, and its number there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub epoch: u32,
+    pub number: u64,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}-{}", self.epoch, self.number)
+    }
+}
+
+impl FromStr for Place {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (epoch, number) = text.split_once('-').ok_or(())?;
+        Ok(Self {
+            epoch: u32::from_str_radix(epoch, 16).map_err(|_| ())?,
+            number: number.parse().map_err(|_| ())?,
+        })
+    }
 }
 
 /// Something that happened in a task.
@@ -92,6 +133,12 @@ pub enum Event {
         text: String,
         first: bool,
     },
+    /// The whole answer: JSON that fits the agent's output schema.
+    Json {
+        artifact: String,
+        text: String,
+    },
+    File(Arc<FileOut>),
     /// The text under this name is complete; `interim` if tools were called after it.
     TextEnd {
         artifact: String,
@@ -162,16 +209,23 @@ pub struct LiveIds {
 
 impl Live {
     #[must_use]
-    pub fn new(ids: LiveIds, status: Status, history: Vec<Shown>, created_ms: i64) -> Self {
+    pub fn new(
+        ids: LiveIds,
+        status: Status,
+        (history, files): (Vec<Shown>, Vec<Arc<FileOut>>),
+        created_ms: i64,
+    ) -> Self {
         let view = TaskView {
             uid: ids.uid.clone(),
             context: ids.context.clone(),
             status,
             history,
             answer: None,
+            files,
             created_ms,
             counters: None,
             number: 0,
+            epoch: rand::random(),
         };
         Self {
             uid: ids.uid,
@@ -264,7 +318,11 @@ impl Live {
 
     /// The text so far is complete; `interim` if the model goes on with something else.
     pub(crate) fn end_text(&self, interim: bool) {
-        let artifact = self.inner.lock().view.answer.as_ref().map(|a| a.artifact.clone());
+        // A structured answer went out whole.
+        let inner = self.inner.lock();
+        let answer = inner.view.answer.as_ref().filter(|a| !a.json);
+        let artifact = answer.map(|a| a.artifact.clone());
+        drop(inner);
         if let Some(artifact) = artifact {
             self.emit(Event::TextEnd { artifact, interim });
         }
@@ -279,14 +337,22 @@ impl Live {
             tool_calls: Vec::new(),
             provider_state: None,
             cuts: answer.cuts.clone(),
+            json: answer.json,
         })
     }
 
-    /// The answer fits the output schema.
-    pub(crate) fn mark_json(&self) {
-        if let Some(answer) = &mut self.inner.lock().view.answer {
-            answer.json = true;
+    /// Gives files of a tool to whoever looks at the task, unless it has too many already.
+    pub(crate) fn give(&self, files: Vec<FileOut>) -> bool {
+        let size = |files: &mut dyn Iterator<Item = usize>| files.sum::<usize>();
+        let more = size(&mut files.iter().map(|f| f.data.len()));
+        let held = size(&mut self.inner.lock().view.files.iter().map(|f| f.data.len()));
+        if held + more > MAX_FILES {
+            return false;
         }
+        for file in files {
+            self.emit(Event::File(Arc::new(file)));
+        }
+        true
     }
 
     pub(crate) fn emit(&self, event: Event) {
@@ -309,13 +375,15 @@ impl Live {
 
     /// Watches from now on, or from after the event `after` where that is still held.
     #[must_use]
-    pub fn watch(self: &Arc<Self>, after: Option<u64>, until_pause: bool) -> Feed {
+    pub fn watch(self: &Arc<Self>, after: Option<Place>, until_pause: bool) -> Feed {
         let mut inner = self.inner.lock();
         let sender = inner
             .watchers
             .get_or_insert_with(|| broadcast::Sender::new(BEHIND));
         let events = sender.subscribe();
-        let missed = after.and_then(|number| held_after(&inner, number));
+        // Of another count, a number says nothing: all there is comes as a snapshot.
+        let after = after.filter(|place| place.epoch == inner.view.epoch);
+        let missed = after.and_then(|place| held_after(&inner, place.number));
         let snapshot = missed.is_none().then(|| inner.view.clone());
         let done =
             ends(inner.view.status.state, until_pause) && missed.as_ref().is_none_or(VecDeque::is_empty);
@@ -358,6 +426,15 @@ fn apply(view: &mut TaskView, event: &Event) {
                 answer.text.push_str(text);
             }
         }
+        Event::Json { artifact, text } => {
+            view.answer = Some(Answer {
+                artifact: artifact.clone(),
+                text: text.clone(),
+                json: true,
+                ..Answer::default()
+            });
+        }
+        Event::File(file) => view.files.push(Arc::clone(file)),
         Event::TextEnd { interim: true, .. } => {
             if let Some(answer) = view.answer.take() {
                 view.history.push(Shown::Agent { text: answer.text });
@@ -390,10 +467,11 @@ pub struct Feed {
 }
 
 impl Feed {
-    /// The ids of the task and of its session.
+    /// The ids of the task and of its session, and the count of its events.
     #[must_use]
-    pub fn ids(&self) -> (String, String) {
-        (self.live.uid.clone(), self.live.context.clone())
+    pub fn ids(&self) -> (String, String, u32) {
+        let epoch = self.live.inner.lock().view.epoch;
+        (self.live.uid.clone(), self.live.context.clone(), epoch)
     }
 
     /// The next thing; `None` after the end.

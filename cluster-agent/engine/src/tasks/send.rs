@@ -83,10 +83,10 @@ impl Tasks {
                 "the engine is shutting down; try again".to_owned(),
             ));
         }
-        let place = self.take_place(caller, serving.revision.bundle.agent.limits.sessions)?;
+        let seat = self.take_seat(caller, serving.revision.bundle.agent.limits.sessions)?;
         let sent = self.begin(caller, inbound, serving).await;
         // Only now: what began is counted by itself.
-        drop(place);
+        drop(seat);
         sent
     }
 
@@ -102,6 +102,8 @@ impl Tasks {
         let origin = Origin {
             run_id: new_id(clock),
             depth: caller.depth,
+            chain: caller.chain.clone(),
+            budget: caller.budget.clone(),
             traceparent: caller.traceparent.clone(),
         };
         let entry = Entry::User {
@@ -155,7 +157,7 @@ impl Tasks {
                     message_id: inbound.message_id,
                     parts: inbound.parts,
                 };
-                let live = Arc::new(Live::new(ids, working(now_ms), vec![shown], now_ms));
+                let live = Arc::new(Live::new(ids, working(now_ms), (vec![shown], Vec::new()), now_ms));
                 self.launch(&live, serving.revision, step, start);
                 Ok(Sent::Open(live))
             }
@@ -215,6 +217,10 @@ fn check(revision: &Revision, caller: &Caller, inbound: &Inbound) -> Result<(), 
             caller.depth
         );
         return Err(Refusal::Unsupported(text));
+    }
+    if caller.chain.contains(&revision.bundle.uid) {
+        let text = "this agent is in the chain of agents that the call came through: agents may not call in a circle";
+        return Err(Refusal::Unsupported(text.to_owned()));
     }
     for (what, id) in [
         ("message.messageId", Some(&inbound.message_id)),

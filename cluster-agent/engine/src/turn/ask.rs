@@ -44,12 +44,14 @@ pub(super) struct Reply {
 }
 
 impl Reply {
-    pub(super) fn into_entry(self) -> Entry {
+    /// `json`: it fits the output schema.
+    pub(super) fn into_entry(self, json: bool) -> Entry {
         Entry::Assistant {
             text: self.text,
             tool_calls: self.calls,
             provider_state: self.state,
             cuts: self.cuts,
+            json,
         }
     }
 }
@@ -63,7 +65,7 @@ enum Failure {
 impl Turn {
     /// Asks the model until it has answered.
     pub(super) async fn ask(&mut self) -> Result<Reply, End> {
-        let left = limits::output_left(&self.revision.bundle.agent.limits, &self.counters);
+        let left = self.caps.output_left(&self.counters);
         self.request_mut().max_output_tokens = left;
         let mut reply = Reply::default();
         let mut tries = 0;
@@ -149,11 +151,13 @@ impl Turn {
                 }
                 let first = reply.text.is_empty();
                 reply.text.push_str(&text);
-                self.live.emit(Event::Text {
-                    artifact: self.artifact(),
-                    text,
-                    first,
-                });
+                if !self.structured() {
+                    self.live.emit(Event::Text {
+                        artifact: self.artifact(),
+                        text,
+                        first,
+                    });
+                }
             }
             ModelEvent::Reasoning(text) => self.live.emit(Event::Reasoning { text }),
             ModelEvent::ToolCall(call) => reply.calls.push(call),
@@ -252,8 +256,7 @@ impl Turn {
     }
 
     fn wall_time_over(&self) -> End {
-        let wall = &self.revision.bundle.agent.limits.wall_time;
-        End::failed("limit.wallTime", format!("the task worked for its {wall}"))
+        self.caps.wall_time_over().into()
     }
 
     /// Passes over models that cannot take the files of this conversation.
@@ -279,7 +282,7 @@ impl Turn {
         match reply.stop {
             Some(StopReason::Length) if reply.calls.is_empty() => {
                 let limit = self.request.max_output_tokens.is_some();
-                let (code, detail) = if limit && self.tokens_used_up() {
+                let (code, detail) = if limit && self.caps.tokens_used_up(&self.counters) {
                     (
                         "limit.tokens",
                         "the task's tokens were used up in the middle of the answer",
@@ -302,10 +305,6 @@ impl Turn {
             )),
             _ => Ok(reply),
         }
-    }
-
-    fn tokens_used_up(&self) -> bool {
-        self.counters.tokens() >= self.revision.bundle.agent.limits.tokens.0
     }
 }
 

@@ -4,7 +4,6 @@ use super::{
     End, Turn,
     ask::Reply,
     calls::{PARALLEL, capped},
-    limits,
     pause::digest,
     refused_by_person,
     table::{Offered, PERSON, label},
@@ -120,7 +119,7 @@ impl StepResult {
         Self {
             text: text.into(),
             is_error: true,
-            parts: Vec::new(),
+            ..Self::default()
         }
     }
 }
@@ -129,7 +128,8 @@ impl Turn {
     /// Checks the calls of an answer and writes them down with it.
     pub(super) async fn plan(&mut self, reply: Reply, step: i64) -> Result<(Entry, Vec<Planned>), End> {
         let calls = reply.calls.clone();
-        let entry = reply.into_entry();
+        self.show_held(&reply.text);
+        let entry = reply.into_entry(false);
         let mut verdicts = Vec::with_capacity(calls.len());
         for call in &calls {
             verdicts.push(self.check(call));
@@ -138,7 +138,7 @@ impl Turn {
             .iter()
             .filter(|(_, what)| !matches!(what, What::Done(_)))
             .count();
-        let limit = limits::before_tools(&self.revision.bundle.agent.limits, &self.counters, made);
+        let limit = self.caps.before_tools(&self.counters, made);
         if let Err((code, detail)) = limit {
             let last = Some(Box::new(super::Last { entry, step }));
             return Err(End::Failed { code, detail, last });
@@ -204,6 +204,11 @@ impl Turn {
                 misfit.map(|m| format!("The arguments do not fit the tool's JSON Schema: {m}."))
             }
         };
+        // A tool that is gone with its server is no mistake of the model's.
+        if let (None, Some(missing)) = (&offered, self.table.missing()) {
+            let text = format!("There is no tool {} now. {missing}", call.name);
+            return (offered, What::Done(StepResult::error(text)));
+        }
         if let Some(wrong) = wrong {
             *self.counters.refused.entry(call.name.clone()).or_default() += 1;
             return (offered, What::Done(StepResult::error(wrong)));

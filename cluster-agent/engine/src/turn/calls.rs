@@ -3,19 +3,22 @@
 use super::{
     Turn,
     batch::{Planned, What},
+    limits::{self, Batch},
     table::{AGENT, Offered, label},
 };
 use crate::{
-    journal::{JournalError, Kept, StepResult},
+    journal::{JournalError, Kept, Spent, StepResult},
     observe,
     peers::{MAX_DEPTH, PeerCall},
-    tasks::Event,
+    tasks::{Event, given},
     tools::{ResultPart, ToolError, ToolRequest, ToolResult},
 };
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream};
+use roadstead_contract::{control::Budget, documents::Mode};
 use roadstead_telemetry::propagate;
 use serde_json::Value;
 use std::time::Duration;
+use tokio::time::Instant;
 use tracing::Instrument as _;
 
 /// Calls of one answer that run at once.
@@ -25,15 +28,19 @@ const RESULT_TEXT: usize = 64 * 1024;
 /// What a tool server may be late after a cancel before it is no longer waited for.
 const CANCEL_GRACE: Duration = Duration::from_millis(100);
 
+/// What an agent that is called may use up, or why none can be called.
+type Share = Result<Budget, &'static str>;
+
 /// The place of a call in its batch, its result, and the write that keeps it.
 type Made = (usize, (StepResult, Option<Kept<()>>));
 
 impl Turn {
     pub(super) async fn make_calls(&mut self, batch: &mut [Planned]) {
+        let share = self.share(batch);
         let mut running: Vec<BoxFuture<'_, Made>> = Vec::new();
         for (at, planned) in batch.iter().enumerate() {
             if let What::Run { sent, .. } = planned.what {
-                let made = self.make(planned, sent);
+                let made = self.make(planned, sent, &share);
                 running.push(made.map(move |made| (at, made)).boxed());
             }
         }
@@ -42,12 +49,27 @@ impl Turn {
             let planned = &mut batch[at];
             let label = label(&planned.server, &planned.tool);
             self.count_call(&label, result.is_error);
+            self.counters.handed.add(&result.spent);
             match kept {
                 Some(write) => self.unconfirmed.push(write),
                 None => self.unknown_effects.push(label),
             }
             planned.what = What::Done(result);
         }
+    }
+
+    /// What each agent that is called now may use up.
+    fn share(&self, batch: &[Planned]) -> Share {
+        let (mut agents, mut calls) = (0, 0);
+        for planned in batch {
+            if matches!(planned.what, What::Run { .. }) {
+                calls += 1;
+                agents += u32::from(planned.server == AGENT);
+            }
+        }
+        let wall_left = self.wall_deadline().saturating_duration_since(Instant::now());
+        self.caps
+            .share(&self.counters, Batch { agents, calls }, wall_left)
     }
 
     pub(super) fn count_call(&mut self, label: &str, is_error: bool) {
@@ -58,7 +80,7 @@ impl Turn {
     }
 
     /// Makes one call and queues its result for the journal. A call that a cancel broke off has no result to keep.
-    async fn make(&self, planned: &Planned, sent: bool) -> (StepResult, Option<Kept<()>>) {
+    async fn make(&self, planned: &Planned, sent: bool, share: &Share) -> (StepResult, Option<Kept<()>>) {
         let result = match self.table.find(&planned.server, &planned.tool) {
             None => StepResult::error("The tool is not on offer any more."),
             Some(_) if self.live.cancel.is_cancelled() => {
@@ -67,16 +89,9 @@ impl Turn {
             Some(offered) => match self.announce(planned, offered, sent).await {
                 Ok(Some(misfit)) => StepResult::error(misfit),
                 Ok(None) => {
-                    let span = observe::execute_tool(&offered.label(), &planned.call.id);
-                    let outcome = self.call(offered, planned).instrument(span.clone()).await;
-                    if outcome.as_ref().map_or(true, |result| result.is_error) {
-                        observe::failed(&span, "tool_error");
-                    }
-                    let broken =
-                        matches!(outcome, Err(ToolError::Unknown(_))) && self.live.cancel.is_cancelled();
-                    let result = told(outcome);
+                    let (result, unknown) = self.call_and_tell(offered, planned, share).await;
                     self.show_result(planned, &result);
-                    if broken {
+                    if unknown && self.live.cancel.is_cancelled() {
                         return (result, None);
                     }
                     result
@@ -89,6 +104,41 @@ impl Turn {
         };
         let kept = self.services.journal.tool_done(planned.step, &result);
         (result, Some(kept))
+    }
+
+    /// Makes one call; its result, and whether nobody knows what became of it.
+    async fn call_and_tell(&self, offered: &Offered, planned: &Planned, share: &Share) -> (StepResult, bool) {
+        let span = observe::execute_tool(&offered.label(), &planned.call.id);
+        let outcome = self.call(offered, planned, share).instrument(span.clone()).await;
+        if outcome.as_ref().map_or(true, |(result, _)| result.is_error) {
+            observe::failed(&span, "tool_error");
+        }
+        let unknown = matches!(outcome, Err(ToolError::Unknown(_)));
+        let (outcome, mut spent) = match outcome {
+            Ok((result, spent)) => (Ok(result), spent),
+            Err(error) => (Err(error), Spent::default()),
+        };
+        if unknown && offered.server == AGENT {
+            // It may go on to its limits, and nobody hears of that.
+            spent = share.as_ref().map(limits::all_of).unwrap_or_default();
+        }
+        let given = self.give_files(planned, outcome.as_ref().ok());
+        let result = StepResult {
+            spent,
+            given,
+            ..told(outcome, given)
+        };
+        (result, unknown)
+    }
+
+    /// Gives a result's files on, where the agent answers with files; whether it did.
+    fn give_files(&self, planned: &Planned, result: Option<&ToolResult>) -> bool {
+        let agent = &self.revision.bundle.agent;
+        let files = result
+            .filter(|result| !result.is_error && agent.output.contains(&Mode::File))
+            .map(|result| given(planned.step, &planned.tool, &result.parts))
+            .unwrap_or_default();
+        !files.is_empty() && self.live.give(files)
     }
 
     /// Writes down and shows that a call is about to be made. `Some` of why a changed tool is not called after all.
@@ -143,7 +193,12 @@ impl Turn {
         *self.revision.table.lock() = None;
     }
 
-    async fn call(&self, offered: &Offered, planned: &Planned) -> Result<ToolResult, ToolError> {
+    async fn call(
+        &self,
+        offered: &Offered,
+        planned: &Planned,
+        share: &Share,
+    ) -> Result<(ToolResult, Spent), ToolError> {
         let cancel = self.live.cancel.clone();
         let deadline = self.wall_deadline();
         let gone = async {
@@ -152,9 +207,10 @@ impl Turn {
         };
         let work = async {
             if offered.server == AGENT {
-                self.call_agent(offered, planned).await
+                self.call_agent(offered, planned, share).await
             } else {
-                self.call_tool(planned).await
+                let result = self.call_tool(planned).await;
+                result.map(|result| (result, Spent::default()))
             }
         };
         tokio::select! {
@@ -180,15 +236,23 @@ impl Turn {
             .await
     }
 
-    async fn call_agent(&self, offered: &Offered, planned: &Planned) -> Result<ToolResult, ToolError> {
+    async fn call_agent(
+        &self,
+        offered: &Offered,
+        planned: &Planned,
+        share: &Share,
+    ) -> Result<(ToolResult, Spent), ToolError> {
         let depth = self.live.origin.depth + 1;
         if depth > MAX_DEPTH {
             return Err(ToolError::NotSent(format!(
                 "agents may call agents at most {MAX_DEPTH} deep"
             )));
         }
-        let agents = &self.revision.bundle.agent.agents;
-        let isolate = agents
+        let budget = share.clone().map_err(|why| ToolError::NotSent(why.to_owned()))?;
+        let bundle = &self.revision.bundle;
+        let isolate = bundle
+            .agent
+            .agents
             .iter()
             .find(|a| a.name.to_string() == offered.tool)
             .is_some_and(|a| a.isolate);
@@ -198,22 +262,27 @@ impl Turn {
             .get("message")
             .and_then(Value::as_str)
             .unwrap_or_default();
+        let mut chain = self.live.origin.chain.clone();
+        chain.push(bundle.uid.clone());
         let call = PeerCall {
             reference: offered.tool.clone(),
             message: message.to_owned(),
             idempotency_key: self.idempotency_key(planned),
             // The other engine keys sessions by user, so this one's name cannot meet a stranger's.
-            context: (!isolate).then(|| format!("{}-{}", self.live.context, self.revision.bundle.name)),
+            context: (!isolate).then(|| format!("{}-{}", self.live.context, bundle.name)),
             subject: self.live.subject.clone(),
             depth,
+            chain,
+            budget,
             deadline: self.wall_deadline(),
             traceparent: propagate::traceparent(),
         };
         let answer = self.services.peers.call(call, self.live.cancel.clone()).await?;
-        Ok(ToolResult {
+        let result = ToolResult {
             parts: vec![ResultPart::Text { text: answer.text }],
             is_error: answer.is_error,
-        })
+        };
+        Ok((result, answer.spent))
     }
 
     /// The same for every repetition of one call, and for no other call.
@@ -223,7 +292,7 @@ impl Turn {
 }
 
 /// A call's outcome as the model reads it.
-fn told(outcome: Result<ToolResult, ToolError>) -> StepResult {
+fn told(outcome: Result<ToolResult, ToolError>, given: bool) -> StepResult {
     let result = match outcome {
         Ok(result) => result,
         Err(error) => return StepResult::error(capped(format!("The call failed: {error}"))),
@@ -235,10 +304,12 @@ fn told(outcome: Result<ToolResult, ToolError>) -> StepResult {
             ResultPart::Text { text } => lines.push(text),
             ResultPart::Link { uri, name } => lines.push(format!("[link to {name}: {uri}]")),
             ResultPart::Blob { media_type, data } => {
-                lines.push(format!(
-                    "[{media_type}, {} bytes, kept with the task]",
-                    data.len() / 4 * 3
-                ));
+                let whereto = if given {
+                    "given to the user"
+                } else {
+                    "kept with the task"
+                };
+                lines.push(format!("[{media_type}, {} bytes, {whereto}]", data.len() / 4 * 3));
                 parts.push(ResultPart::Blob { media_type, data });
             }
         }
@@ -247,6 +318,7 @@ fn told(outcome: Result<ToolResult, ToolError>) -> StepResult {
         text: capped(lines.join("\n")),
         is_error: result.is_error,
         parts,
+        ..StepResult::default()
     }
 }
 

@@ -5,7 +5,7 @@ use super::{
     batch::{Planned, placed},
 };
 use crate::{
-    journal::{Approval, Entry, InPart, OpenTask, Said, Step, StepState},
+    journal::{Approval, Entry, InPart, OpenTask, Said, Spent, Step, StepState},
     model::{ChatMessage, Part, ToolCall},
 };
 
@@ -20,6 +20,7 @@ impl Turn {
         let mut said = self.services.journal.history(session, task, EARLIER).await?;
         let mut batch = None;
         if let Some(open) = open {
+            self.recount_handed().await?;
             if self.step.is_some() {
                 self.count_repeat(&said);
             }
@@ -28,6 +29,24 @@ impl Turn {
         // The entry's own message follows when its calls have their results.
         self.batch = batch;
         Ok(messages(&said))
+    }
+
+    /// What agents spent is kept with their answers: the counters may be older.
+    async fn recount_handed(&mut self) -> Result<(), End> {
+        if self.revision.bundle.agent.agents.is_empty() {
+            return Ok(());
+        }
+        let said = self.services.journal.entries(self.live.uid.clone()).await?;
+        let results = said
+            .iter()
+            .flat_map(|(_, steps)| steps)
+            .filter_map(|s| s.result.as_ref());
+        let mut handed = Spent::default();
+        for result in results {
+            handed.add(&result.spent);
+        }
+        self.counters.handed = handed;
+        Ok(())
     }
 
     /// A model call was sent and its answer lost: the tokens are used up all the same.

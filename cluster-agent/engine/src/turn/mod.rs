@@ -23,11 +23,12 @@ use crate::{
     observe,
     revision::Revision,
     services::Services,
-    tasks::{Live, Status},
+    tasks::{Event, Live, Status},
 };
 use ask::Reply;
 use batch::Planned;
 pub(crate) use history::user as user_message;
+use limits::Caps;
 pub(crate) use pause::{code, sentence};
 use roadstead_contract::{
     documents::Questions,
@@ -47,6 +48,7 @@ pub(crate) struct Turn {
     services: Services,
     revision: Arc<Revision>,
     live: Arc<Live>,
+    caps: Caps,
     counters: Counters,
     request: Arc<ChatRequest>,
     table: Arc<ToolTable>,
@@ -117,10 +119,12 @@ impl From<limits::Reached> for End {
 impl Turn {
     /// The turn of a task that [`crate::journal::Journal::begin`] just wrote. `step` is its first model call.
     pub(crate) fn fresh(services: Services, revision: Arc<Revision>, live: Arc<Live>, step: i64) -> Self {
+        let caps = Caps::of(&revision.bundle.agent.limits, live.origin.budget.as_ref());
         Self {
             services,
             revision,
             live,
+            caps,
             counters: Counters::default(),
             request: Arc::new(ChatRequest::default()),
             table: Arc::new(ToolTable::empty()),
@@ -197,8 +201,14 @@ impl Turn {
                 self.table = Arc::new(self.table.without_questions());
             }
         }
+        let mut system = revision.system.clone();
+        if let Some(missing) = self.table.missing() {
+            tracing::warn!(task = self.live.uid, missing, "a turn begins without tools");
+            system.push_str("\n\n");
+            system.push_str(&missing);
+        }
         self.request = Arc::new(ChatRequest {
-            system: revision.system.clone(),
+            system,
             messages,
             tools: Arc::clone(&self.table.schemas),
             output_schema: revision.output.as_ref().map(|o| Arc::clone(&o.schema)),
@@ -213,11 +223,7 @@ impl Turn {
             self.settle(&entry, batch).await?;
         }
         loop {
-            limits::before_call(
-                &self.revision.bundle.agent.limits,
-                &self.counters,
-                self.active_ms(),
-            )?;
+            self.caps.before_call(&self.counters, self.active_ms())?;
             let step = self.next_step().await?;
             let reply = self.ask().await?;
             if reply.calls.is_empty() {
@@ -248,20 +254,24 @@ impl Turn {
 
     /// An answer without tool calls: the end, unless it does not fit the output schema.
     async fn conclude(&mut self, reply: Reply, step: i64) -> Result<(), End> {
-        let misfit = output::check(&self.revision, &reply.text);
-        let Some(misfit) = misfit else {
-            if self.revision.output.is_some() {
-                self.live.mark_json();
+        let Some(misfit) = output::check(&self.revision, &reply.text) else {
+            let json = self.structured();
+            if json {
+                self.live.emit(Event::Json {
+                    artifact: self.artifact(),
+                    text: reply.text.clone(),
+                });
             }
             let last = Box::new(Last {
-                entry: reply.into_entry(),
+                entry: reply.into_entry(json),
                 step,
             });
             return Err(End::Completed(last));
         };
+        self.show_held(&reply.text);
         self.misfits += 1;
         let last = Last {
-            entry: reply.into_entry(),
+            entry: reply.into_entry(false),
             step,
         };
         if self.misfits > output::REPAIRS {
@@ -306,6 +316,22 @@ impl Turn {
         self.request_mut().messages.extend(message);
     }
 
+    /// Whether answers are held to a schema: then they go out whole, once they fit, and not as they come.
+    fn structured(&self) -> bool {
+        self.revision.output.is_some()
+    }
+
+    /// Shows what was held back and turned out to be no answer.
+    fn show_held(&self, text: &str) {
+        if self.structured() && !text.is_empty() {
+            self.live.emit(Event::Text {
+                artifact: self.artifact(),
+                text: text.to_owned(),
+                first: true,
+            });
+        }
+    }
+
     /// The name under which the text of the running model call goes out.
     fn artifact(&self) -> String {
         format!("answer-{}", self.counters.model_calls)
@@ -318,7 +344,7 @@ impl Turn {
 
     /// When the task's wall time is over.
     fn wall_deadline(&self) -> Instant {
-        let wall = self.revision.bundle.agent.limits.wall_time.get();
+        let wall = self.caps.wall;
         self.began + wall.saturating_sub(Duration::from_millis(self.active_before_ms))
     }
 }
