@@ -66,6 +66,8 @@ impl Options {
 pub struct Tx<'a> {
     conn: &'a Connection,
     incarnation: i64,
+    /// The last task that was there when this incarnation began.
+    inherited: i64,
 }
 
 /// A write that is queued; resolves when it is kept. Dropping it does not undo the write.

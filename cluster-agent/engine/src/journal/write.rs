@@ -328,17 +328,25 @@ impl Journal {
         })
     }
 
-    /// Takes over the open tasks of dead incarnations, oldest first.
+    /// Takes over the open tasks of dead incarnations, oldest first. What began in this one is not among them: it runs.
     ///
     /// # Errors
     /// As every write.
     pub async fn claim(&self) -> Result<Vec<super::OpenTask>, JournalError> {
         self.write(|tx| {
-            let sql = "UPDATE tasks SET incarnation = ? WHERE state < 3";
-            tx.conn.execute(sql, params![tx.incarnation])?;
-            read::open_tasks(tx.conn, None)
+            let sql = "UPDATE tasks SET incarnation = ? WHERE state < 3 AND id <= ?";
+            tx.conn.execute(sql, params![tx.incarnation, tx.inherited])?;
+            let mut open = read::open_tasks(tx.conn, None)?;
+            open.retain(|task| task.id <= tx.inherited);
+            Ok(open)
         })
         .await
+    }
+
+    /// Every open task, those of this incarnation too.
+    #[cfg(test)]
+    pub async fn open(&self) -> Result<Vec<super::OpenTask>, JournalError> {
+        self.write(|tx| read::open_tasks(tx.conn, None)).await
     }
 
     /// Everything up to `sequence` is kept elsewhere.

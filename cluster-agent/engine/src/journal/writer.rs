@@ -58,6 +58,7 @@ pub(super) struct Writer {
 struct Open {
     conn: Connection,
     incarnation: i64,
+    inherited: i64,
     /// Held as long as this process lives; the system lets go of it at any kind of end.
     _lock: File,
 }
@@ -120,6 +121,7 @@ impl Writer {
         let tx = Tx {
             conn: &transaction,
             incarnation: open.incarnation,
+            inherited: open.inherited,
         };
         for job in group.iter_mut() {
             job.run(&tx).map_err(failed)?;
@@ -169,6 +171,9 @@ fn open(options: &Options) -> Result<Open, String> {
             |r| r.get(0),
         )
         .map_err(|e| e.to_string())?;
+    let inherited = conn
+        .query_row("SELECT coalesce(max(id), 0) FROM tasks", [], |r| r.get(0))
+        .map_err(|e| e.to_string())?;
     if let Some(pages) = options.max_pages {
         conn.pragma_update(None, "max_page_count", pages)
             .map_err(|e| e.to_string())?;
@@ -176,6 +181,7 @@ fn open(options: &Options) -> Result<Open, String> {
     Ok(Open {
         conn,
         incarnation,
+        inherited,
         _lock: lock,
     })
 }

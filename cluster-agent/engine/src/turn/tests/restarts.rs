@@ -56,6 +56,16 @@ pub(super) async fn asks(rig: &Rig, uid: &str) -> TaskView {
     }
 }
 
+#[tokio::test]
+async fn a_task_of_this_process_is_never_taken_over() {
+    let rig = Rig::new(json!({}));
+    rig.plays([Act::Hang(vec![ModelEvent::Text("Hel".to_owned())])]);
+    let sent = rig.send(message("hi")).await.expect("taken");
+    until("it talks", || text(&sent.view()) == "Hel").await;
+    assert_eq!(rig.engine.journal.open().await.expect("read").len(), 1);
+    assert_eq!(rig.engine.journal.claim().await.expect("claimed"), []);
+}
+
 #[test]
 fn a_model_call_is_sent_again_and_that_is_counted() {
     dies(
