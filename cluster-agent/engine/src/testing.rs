@@ -202,6 +202,8 @@ impl ModelFactory for ScriptedModels {
 #[derive(Clone, Debug)]
 pub(crate) enum Does {
     Answer(String),
+    /// A picture of so many bytes of Base64, and a word.
+    Picture(usize),
     Fail(ToolError),
     /// Answers after so long, or is cancelled.
     Slow(Duration, String),
@@ -265,6 +267,18 @@ impl Toolbox for Tools {
         let outcome = match does {
             None => answer(format!("{} did {}", call.tool, call.arguments)),
             Some(Does::Answer(text)) => answer(text),
+            Some(Does::Picture(size)) => Ok(ToolResult {
+                parts: vec![
+                    ResultPart::Text {
+                        text: "taken".to_owned(),
+                    },
+                    ResultPart::Blob {
+                        media_type: "image/png".to_owned(),
+                        data: "A".repeat(size),
+                    },
+                ],
+                is_error: false,
+            }),
             Some(Does::Fail(error)) => Err(error),
             Some(Does::Slow(time, text)) => tokio::select! {
                 () = tokio::time::sleep(time) => answer(text),

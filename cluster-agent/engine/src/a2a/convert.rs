@@ -7,7 +7,7 @@
 use crate::{
     journal::{InPart, Question, TaskState},
     model::{MAX_DEPTH, is_deep},
-    tasks::{Answer, Event, Fed, Inbound, Numbered, Refusal, Shown, Status, TaskView, Waiting},
+    tasks::{Answer, Event, Fed, FileOut, Inbound, Numbered, Refusal, Shown, Status, TaskView, Waiting},
     turn::question,
 };
 use a2a::{
@@ -16,6 +16,7 @@ use a2a::{
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use chrono::{DateTime, Utc};
+use roadstead_contract::numbers::survives;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 
@@ -115,12 +116,13 @@ pub(super) fn task(view: TaskView, history: Option<i32>) -> Task {
         shown.drain(..shown.len().saturating_sub(keep));
     }
     let metadata = ended(&view);
-    let artifacts = view.answer.map(|answer| vec![artifact(answer)]);
+    let files = view.files.iter().map(|f| file(f));
+    let artifacts: Vec<Artifact> = files.chain(view.answer.map(artifact)).collect();
     Task {
         id: view.uid,
         context_id: view.context,
         status,
-        artifacts,
+        artifacts: (!artifacts.is_empty()).then_some(artifacts),
         history: (!shown.is_empty()).then_some(shown),
         metadata,
     }
@@ -148,14 +150,34 @@ fn ended(view: &TaskView) -> Option<Metadata> {
 }
 
 fn artifact(answer: Answer) -> Artifact {
-    let part = Part::text(answer.text);
     let part = if answer.json {
-        part.with_media_type("application/json")
+        data_part(&answer.text)
     } else {
-        part
+        Part::text(answer.text)
     };
     let metadata = (!answer.cuts.is_empty()).then(|| Metadata::from([(CUTS.to_owned(), json!(answer.cuts))]));
     named(answer.artifact, vec![part], metadata)
+}
+
+/// A structured answer: data, or its text where a number in it would be another one as data.
+fn data_part(text: &str) -> Part {
+    let value = serde_json::from_str(text.trim()).ok();
+    let part = value
+        .filter(survives)
+        .map_or_else(|| Part::text(text), Part::data);
+    part.with_media_type("application/json")
+}
+
+fn file(file: &FileOut) -> Artifact {
+    let data = BASE64.decode(&file.data).unwrap_or_default();
+    Artifact {
+        name: Some(file.name.clone()),
+        ..named(
+            file.artifact.clone(),
+            vec![Part::raw(data).with_media_type(&file.media_type)],
+            None,
+        )
+    }
 }
 
 fn named(id: String, parts: Vec<Part>, metadata: Option<Metadata>) -> Artifact {
@@ -288,6 +310,11 @@ fn numbered(uid: &str, context: &str, event: &Numbered) -> StreamResponse {
             let artifact = named(artifact.clone(), vec![Part::text(text)], None);
             chunk(uid, context, artifact, !first, false, metadata)
         }
+        Event::Json { artifact, text } => {
+            let artifact = named(artifact.clone(), vec![data_part(text)], None);
+            chunk(uid, context, artifact, false, true, metadata)
+        }
+        Event::File(given) => chunk(uid, context, file(given), false, true, metadata),
         Event::TextEnd { artifact, interim } => {
             let mark = interim.then(|| Metadata::from([(INTERIM.to_owned(), json!(true))]));
             let artifact = named(artifact.clone(), vec![Part::text("")], mark);

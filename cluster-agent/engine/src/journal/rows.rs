@@ -100,6 +100,9 @@ pub enum Entry {
         /// Byte offsets in `text` at which a stream was cut and gone on with.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         cuts: Vec<usize>,
+        /// It is JSON that fits the agent's output schema.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        json: bool,
     },
     /// A caller's answer to an approval: kept, not sent to the model.
     #[serde(rename_all = "camelCase")]
@@ -234,6 +237,9 @@ pub struct StepResult {
     /// Images and resources that the text only mentions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parts: Vec<crate::tools::ResultPart>,
+    /// The parts are artifacts of the task.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub given: bool,
     /// By the agent that was called: kept with its answer, so that a kill loses neither or both.
     #[serde(default, skip_serializing_if = "Spent::is_nothing")]
     pub spent: Spent,

@@ -12,6 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Events held for watchers that come back.
 const HELD: usize = 256;
+/// Files of one task, in bytes of Base64: with them it still fits into one message of gRPC, of which clients take 4 MiB.
+const MAX_FILES: usize = 3 * 1024 * 1024;
 /// Events a watcher may be behind.
 const BEHIND: usize = 128;
 
@@ -67,6 +69,18 @@ pub struct Answer {
     pub json: bool,
 }
 
+/// A file that a tool gave and the agent gives on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FileOut {
+    /// `file-S-N`: the N-th of the step S.
+    pub artifact: String,
+    /// The tool.
+    pub name: String,
+    pub media_type: String,
+    /// Base64 (standard, padded).
+    pub data: String,
+}
+
 /// A task as its owner sees it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TaskView {
@@ -75,6 +89,7 @@ pub struct TaskView {
     pub status: Status,
     pub history: Vec<Shown>,
     pub answer: Option<Answer>,
+    pub files: Vec<Arc<FileOut>>,
     pub created_ms: i64,
     /// Only of a task that has ended.
     pub counters: Option<Counters>,
@@ -92,6 +107,12 @@ pub enum Event {
         text: String,
         first: bool,
     },
+    /// The whole answer: JSON that fits the agent's output schema.
+    Json {
+        artifact: String,
+        text: String,
+    },
+    File(Arc<FileOut>),
     /// The text under this name is complete; `interim` if tools were called after it.
     TextEnd {
         artifact: String,
@@ -162,13 +183,19 @@ pub struct LiveIds {
 
 impl Live {
     #[must_use]
-    pub fn new(ids: LiveIds, status: Status, history: Vec<Shown>, created_ms: i64) -> Self {
+    pub fn new(
+        ids: LiveIds,
+        status: Status,
+        (history, files): (Vec<Shown>, Vec<Arc<FileOut>>),
+        created_ms: i64,
+    ) -> Self {
         let view = TaskView {
             uid: ids.uid.clone(),
             context: ids.context.clone(),
             status,
             history,
             answer: None,
+            files,
             created_ms,
             counters: None,
             number: 0,
@@ -264,7 +291,11 @@ impl Live {
 
     /// The text so far is complete; `interim` if the model goes on with something else.
     pub(crate) fn end_text(&self, interim: bool) {
-        let artifact = self.inner.lock().view.answer.as_ref().map(|a| a.artifact.clone());
+        // A structured answer went out whole.
+        let inner = self.inner.lock();
+        let answer = inner.view.answer.as_ref().filter(|a| !a.json);
+        let artifact = answer.map(|a| a.artifact.clone());
+        drop(inner);
         if let Some(artifact) = artifact {
             self.emit(Event::TextEnd { artifact, interim });
         }
@@ -279,14 +310,22 @@ impl Live {
             tool_calls: Vec::new(),
             provider_state: None,
             cuts: answer.cuts.clone(),
+            json: answer.json,
         })
     }
 
-    /// The answer fits the output schema.
-    pub(crate) fn mark_json(&self) {
-        if let Some(answer) = &mut self.inner.lock().view.answer {
-            answer.json = true;
+    /// Gives files of a tool to whoever looks at the task, unless it has too many already.
+    pub(crate) fn give(&self, files: Vec<FileOut>) -> bool {
+        let size = |files: &mut dyn Iterator<Item = usize>| files.sum::<usize>();
+        let more = size(&mut files.iter().map(|f| f.data.len()));
+        let held = size(&mut self.inner.lock().view.files.iter().map(|f| f.data.len()));
+        if held + more > MAX_FILES {
+            return false;
         }
+        for file in files {
+            self.emit(Event::File(Arc::new(file)));
+        }
+        true
     }
 
     pub(crate) fn emit(&self, event: Event) {
@@ -358,6 +397,15 @@ fn apply(view: &mut TaskView, event: &Event) {
                 answer.text.push_str(text);
             }
         }
+        Event::Json { artifact, text } => {
+            view.answer = Some(Answer {
+                artifact: artifact.clone(),
+                text: text.clone(),
+                json: true,
+                ..Answer::default()
+            });
+        }
+        Event::File(file) => view.files.push(Arc::clone(file)),
         Event::TextEnd { interim: true, .. } => {
             if let Some(answer) = view.answer.take() {
                 view.history.push(Shown::Agent { text: answer.text });

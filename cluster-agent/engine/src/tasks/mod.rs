@@ -9,9 +9,12 @@ mod recover;
 mod send;
 mod view;
 
-pub use live::{Answer, Event, Fed, Feed, Live, LiveIds, Numbered, Shown, Status, TaskView, Waiting};
+pub use live::{
+    Answer, Event, Fed, Feed, FileOut, Live, LiveIds, Numbered, Shown, Status, TaskView, Waiting,
+};
 pub use send::{Inbound, Sent};
 pub use view::List;
+pub(crate) use view::given;
 
 use crate::{
     journal::{Finish, Health, JournalError, TaskState},

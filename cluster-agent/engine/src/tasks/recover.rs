@@ -1,6 +1,10 @@
 //! Taking over the tasks of a process that died: each goes on, or ends with the truth about why it cannot.
 
-use super::{Live, LiveIds, Open, Status, Tasks, Waiting, send::working, view::shown};
+use super::{
+    Live, LiveIds, Open, Status, Tasks, Waiting,
+    send::working,
+    view::{files, shown},
+};
 use crate::{
     journal::{Approval, Entry, Finish, JournalError, OpenTask, Said, TaskState},
     revision::{Factories, Revision, Serving},
@@ -140,7 +144,8 @@ fn live(open: &OpenTask, status: Status, said: &[Said]) -> Arc<Live> {
         origin: open.origin.clone(),
         revision: open.revision.clone(),
     };
-    Arc::new(Live::new(ids, status, shown(said, 0).0, open.task.created_ms))
+    let shown = (shown(said, 0).0, files(said));
+    Arc::new(Live::new(ids, status, shown, open.task.created_ms))
 }
 
 /// What the task waits for, put together again from the calls that were asked about.

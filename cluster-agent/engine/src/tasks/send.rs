@@ -157,7 +157,7 @@ impl Tasks {
                     message_id: inbound.message_id,
                     parts: inbound.parts,
                 };
-                let live = Arc::new(Live::new(ids, working(now_ms), vec![shown], now_ms));
+                let live = Arc::new(Live::new(ids, working(now_ms), (vec![shown], Vec::new()), now_ms));
                 self.launch(&live, serving.revision, step, start);
                 Ok(Sent::Open(live))
             }

@@ -1,11 +1,13 @@
 //! Looking at tasks: one, or a page of one's own.
 
-use super::{Answer, Caller, Refusal, Shown, Status, TaskView, Tasks};
+use super::{Answer, Caller, FileOut, Refusal, Shown, Status, TaskView, Tasks};
 use crate::{
     journal::{Entry, ListFilter, Said, Step, StoredTask, TaskState},
     model::ToolCall,
+    tools::ResultPart,
     turn::{PERSON, question},
 };
+use std::sync::Arc;
 
 /// Which of one's own tasks to list.
 #[derive(Clone, Debug, Default)]
@@ -97,6 +99,7 @@ pub(super) fn from_journal(stored: StoredTask, said: &[Said]) -> TaskView {
         },
         history,
         answer,
+        files: files(said),
         created_ms: stored.created_ms,
         counters: Some(stored.counters),
         number: 0,
@@ -118,6 +121,7 @@ pub(super) fn shown(said: &[Said], calls: u32) -> (Vec<Shown>, Option<Answer>) {
                 text,
                 tool_calls,
                 cuts,
+                json,
                 ..
             } => {
                 history.extend(answer.take().map(|a| Shown::Agent { text: a.text }));
@@ -127,7 +131,7 @@ pub(super) fn shown(said: &[Said], calls: u32) -> (Vec<Shown>, Option<Answer>) {
                         artifact,
                         text: text.clone(),
                         cuts: cuts.clone(),
-                        json: false,
+                        json: *json,
                     });
                 } else if !text.is_empty() {
                     history.push(Shown::Agent { text: text.clone() });
@@ -138,6 +142,32 @@ pub(super) fn shown(said: &[Said], calls: u32) -> (Vec<Shown>, Option<Answer>) {
         }
     }
     (history, answer)
+}
+
+/// The files that the agent gave on.
+pub(super) fn files(said: &[Said]) -> Vec<Arc<FileOut>> {
+    let given = said.iter().flat_map(|(_, steps)| steps).filter_map(|step| {
+        let result = step.result.as_ref().filter(|result| result.given)?;
+        Some(given(step.id, &step.tool, &result.parts))
+    });
+    given.flatten().map(Arc::new).collect()
+}
+
+/// The files among the parts of a step's result.
+pub(crate) fn given(step: i64, tool: &str, parts: &[ResultPart]) -> Vec<FileOut> {
+    let blobs = parts.iter().filter_map(|part| match part {
+        ResultPart::Blob { media_type, data } => Some((media_type, data)),
+        ResultPart::Text { .. } | ResultPart::Link { .. } => None,
+    });
+    blobs
+        .enumerate()
+        .map(|(n, (media_type, data))| FileOut {
+            artifact: format!("file-{step}-{}", n + 1),
+            name: tool.to_owned(),
+            media_type: media_type.clone(),
+            data: data.clone(),
+        })
+        .collect()
 }
 
 /// The questions to the person that have their answers; one that waits stands in the status.

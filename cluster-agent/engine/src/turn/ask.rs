@@ -44,12 +44,14 @@ pub(super) struct Reply {
 }
 
 impl Reply {
-    pub(super) fn into_entry(self) -> Entry {
+    /// `json`: it fits the output schema.
+    pub(super) fn into_entry(self, json: bool) -> Entry {
         Entry::Assistant {
             text: self.text,
             tool_calls: self.calls,
             provider_state: self.state,
             cuts: self.cuts,
+            json,
         }
     }
 }
@@ -149,11 +151,13 @@ impl Turn {
                 }
                 let first = reply.text.is_empty();
                 reply.text.push_str(&text);
-                self.live.emit(Event::Text {
-                    artifact: self.artifact(),
-                    text,
-                    first,
-                });
+                if !self.structured() {
+                    self.live.emit(Event::Text {
+                        artifact: self.artifact(),
+                        text,
+                        first,
+                    });
+                }
             }
             ModelEvent::Reasoning(text) => self.live.emit(Event::Reasoning { text }),
             ModelEvent::ToolCall(call) => reply.calls.push(call),

@@ -128,7 +128,8 @@ impl Turn {
     /// Checks the calls of an answer and writes them down with it.
     pub(super) async fn plan(&mut self, reply: Reply, step: i64) -> Result<(Entry, Vec<Planned>), End> {
         let calls = reply.calls.clone();
-        let entry = reply.into_entry();
+        self.show_held(&reply.text);
+        let entry = reply.into_entry(false);
         let mut verdicts = Vec::with_capacity(calls.len());
         for call in &calls {
             verdicts.push(self.check(call));

@@ -10,11 +10,11 @@ use crate::{
     journal::{JournalError, Kept, Spent, StepResult},
     observe,
     peers::{MAX_DEPTH, PeerCall},
-    tasks::Event,
+    tasks::{Event, given},
     tools::{ResultPart, ToolError, ToolRequest, ToolResult},
 };
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream};
-use roadstead_contract::control::Budget;
+use roadstead_contract::{control::Budget, documents::Mode};
 use roadstead_telemetry::propagate;
 use serde_json::Value;
 use std::time::Duration;
@@ -122,11 +122,23 @@ impl Turn {
             // It may go on to its limits, and nobody hears of that.
             spent = share.as_ref().map(limits::all_of).unwrap_or_default();
         }
+        let given = self.give_files(planned, outcome.as_ref().ok());
         let result = StepResult {
             spent,
-            ..told(outcome)
+            given,
+            ..told(outcome, given)
         };
         (result, unknown)
+    }
+
+    /// Gives a result's files on, where the agent answers with files; whether it did.
+    fn give_files(&self, planned: &Planned, result: Option<&ToolResult>) -> bool {
+        let agent = &self.revision.bundle.agent;
+        let files = result
+            .filter(|result| !result.is_error && agent.output.contains(&Mode::File))
+            .map(|result| given(planned.step, &planned.tool, &result.parts))
+            .unwrap_or_default();
+        !files.is_empty() && self.live.give(files)
     }
 
     /// Writes down and shows that a call is about to be made. `Some` of why a changed tool is not called after all.
@@ -280,7 +292,7 @@ impl Turn {
 }
 
 /// A call's outcome as the model reads it.
-fn told(outcome: Result<ToolResult, ToolError>) -> StepResult {
+fn told(outcome: Result<ToolResult, ToolError>, given: bool) -> StepResult {
     let result = match outcome {
         Ok(result) => result,
         Err(error) => return StepResult::error(capped(format!("The call failed: {error}"))),
@@ -292,10 +304,12 @@ fn told(outcome: Result<ToolResult, ToolError>) -> StepResult {
             ResultPart::Text { text } => lines.push(text),
             ResultPart::Link { uri, name } => lines.push(format!("[link to {name}: {uri}]")),
             ResultPart::Blob { media_type, data } => {
-                lines.push(format!(
-                    "[{media_type}, {} bytes, kept with the task]",
-                    data.len() / 4 * 3
-                ));
+                let whereto = if given {
+                    "given to the user"
+                } else {
+                    "kept with the task"
+                };
+                lines.push(format!("[{media_type}, {} bytes, {whereto}]", data.len() / 4 * 3));
                 parts.push(ResultPart::Blob { media_type, data });
             }
         }
@@ -304,7 +318,7 @@ fn told(outcome: Result<ToolResult, ToolError>) -> StepResult {
         text: capped(lines.join("\n")),
         is_error: result.is_error,
         parts,
-        spent: Spent::default(),
+        ..StepResult::default()
     }
 }
 

@@ -23,7 +23,7 @@ use crate::{
     observe,
     revision::Revision,
     services::Services,
-    tasks::{Live, Status},
+    tasks::{Event, Live, Status},
 };
 use ask::Reply;
 use batch::Planned;
@@ -248,20 +248,24 @@ impl Turn {
 
     /// An answer without tool calls: the end, unless it does not fit the output schema.
     async fn conclude(&mut self, reply: Reply, step: i64) -> Result<(), End> {
-        let misfit = output::check(&self.revision, &reply.text);
-        let Some(misfit) = misfit else {
-            if self.revision.output.is_some() {
-                self.live.mark_json();
+        let Some(misfit) = output::check(&self.revision, &reply.text) else {
+            let json = self.structured();
+            if json {
+                self.live.emit(Event::Json {
+                    artifact: self.artifact(),
+                    text: reply.text.clone(),
+                });
             }
             let last = Box::new(Last {
-                entry: reply.into_entry(),
+                entry: reply.into_entry(json),
                 step,
             });
             return Err(End::Completed(last));
         };
+        self.show_held(&reply.text);
         self.misfits += 1;
         let last = Last {
-            entry: reply.into_entry(),
+            entry: reply.into_entry(false),
             step,
         };
         if self.misfits > output::REPAIRS {
@@ -304,6 +308,22 @@ impl Turn {
     fn push(&mut self, entry: &Entry) {
         let message = history::assistant(entry);
         self.request_mut().messages.extend(message);
+    }
+
+    /// Whether answers are held to a schema: then they go out whole, once they fit, and not as they come.
+    fn structured(&self) -> bool {
+        self.revision.output.is_some()
+    }
+
+    /// Shows what was held back and turned out to be no answer.
+    fn show_held(&self, text: &str) {
+        if self.structured() && !text.is_empty() {
+            self.live.emit(Event::Text {
+                artifact: self.artifact(),
+                text: text.to_owned(),
+                first: true,
+            });
+        }
     }
 
     /// The name under which the text of the running model call goes out.

@@ -380,3 +380,108 @@ async fn a_cut_stream_is_gone_on_with_and_marked() {
         "{task:?}"
     );
 }
+
+#[tokio::test]
+async fn a_structured_answer_is_a_data_artifact_on_every_binding() {
+    let rig = rig().await;
+    let mut engine = rig.engine;
+    let schema = json!({"outputSchema": {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}});
+    let changed = bundle(&rig.model.openai_url(), schema);
+    engine
+        .tell(&crate::support::apply(changed, crate::support::trust()))
+        .await;
+    engine
+        .until(|f| matches!(f, roadstead_contract::control::FromEngine::Applied { .. }))
+        .await;
+    for binding in BINDINGS {
+        let alice = engine.client(ALICE, binding).await;
+        let events: Vec<_> = alice
+            .send_streaming_message(&text("say {\"n\": 3}\nchunks 3 1"))
+            .await
+            .expect("a stream")
+            .collect()
+            .await;
+        let mut answers = Vec::new();
+        for event in events {
+            if let StreamResponse::ArtifactUpdate(update) = event.expect("an event") {
+                answers.push((update.artifact.parts.clone(), update.last_chunk));
+            }
+        }
+        assert_eq!(answers.len(), 1, "{binding}: whole: {answers:?}");
+        let task = send(&alice, &text("say {\"n\": 3}")).await;
+        let again = alice.get_task(&get(&task.id)).await.expect("there");
+        let kept = &again.artifacts.as_ref().expect("an artifact")[0].parts;
+        for parts in [&answers[0].0, kept] {
+            assert_eq!(
+                parts[0].media_type.as_deref(),
+                Some("application/json"),
+                "{binding}"
+            );
+            let a2a::PartContent::Data(data) = &parts[0].content else {
+                panic!("{binding}: expected data, found {parts:?}")
+            };
+            assert_eq!(data["n"].as_f64(), Some(3.0), "{binding}");
+        }
+    }
+}
+
+/// Asks which branch, and says it again.
+fn asks_a_question() -> Script {
+    use roadstead_model_server::{Reply, Rule, ToolCall, When};
+    let tool = ToolCall {
+        name: "ask_user".to_owned(),
+        arguments: json!({"question": "Which branch?"}),
+        ..ToolCall::default()
+    };
+    let ask = Rule {
+        when: When::user("commit").tool_results(0),
+        reply: Reply {
+            tools: vec![tool],
+            ..Reply::default()
+        },
+        fault: None,
+    };
+    let then = Rule {
+        when: When::user("commit"),
+        reply: Reply::text("on that branch"),
+        fault: None,
+    };
+    Script {
+        rules: vec![ask, then],
+        ..Script::default()
+    }
+}
+
+#[tokio::test]
+async fn a_question_is_asked_and_answered_on_every_binding_and_over_a_kill() {
+    let model = ModelServer::start(asks_a_question()).await.expect("a model");
+    let state = tempfile::tempdir().expect("a folder");
+    let spec = bundle(&model.openai_url(), json!({"questions": "ask"}));
+    let mut engine = Process::with(state.path(), spec.clone()).await;
+    for binding in BINDINGS {
+        let task = send(&engine.client(ALICE, binding).await, &text("commit it")).await;
+        assert_eq!(task.status.state, TaskState::InputRequired, "{binding}: {task:?}");
+        let asked = task.status.message.as_ref().expect("a message");
+        assert_eq!(asked.text(), Some("Which branch?"), "{binding}");
+        engine.kill().await;
+        engine = Process::with(state.path(), spec.clone()).await;
+        let alice = engine.client(ALICE, binding).await;
+        let mut reply = text("main");
+        reply.message.task_id = Some(task.id.clone());
+        reply.message.context_id = Some(task.context_id.clone());
+        // The engine says it serves before it has taken over what waited.
+        let done = loop {
+            match alice.send_message(&reply).await {
+                Ok(a2a::SendMessageResponse::Task(task)) => break task,
+                Ok(other) => panic!("expected a task, found {other:?}"),
+                Err(error) if error.code == error_code::UNSUPPORTED_OPERATION => {
+                    tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+                }
+                Err(error) => panic!("{binding}: {error:?}"),
+            }
+        };
+        assert_completed(&done, "on that branch");
+        let told = model.requests().last().expect("asked").body.to_string();
+        assert!(told.contains("main"), "{told}");
+    }
+}

@@ -328,6 +328,11 @@ impl<'a> Conversation<'a> {
                 self.end_line(shell)?;
             }
             Show::Thought(text) => self.aside(&text, shell)?,
+            Show::File {
+                name,
+                media_type,
+                bytes,
+            } => self.aside(&format!("← {name}: {media_type}, {bytes} bytes"), shell)?,
             Show::ToolCall { name, arguments } => self.aside(&format!("→ {name} {arguments}"), shell)?,
             Show::ToolResult { name, text, is_error } => {
                 let first = text.lines().next().unwrap_or_default();

@@ -5,6 +5,7 @@
 //! Agents that know none of them are shown too, without tools.
 
 use a2a::{Artifact, Message, Part, PartContent, StreamResponse, Task, TaskState, TaskStatus};
+use roadstead_contract::numbers::whole;
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::HashMap;
@@ -23,6 +24,12 @@ pub(super) enum Show {
         interim: bool,
     },
     Thought(String),
+    /// A file that belongs to the answer.
+    File {
+        name: String,
+        media_type: String,
+        bytes: usize,
+    },
     ToolCall {
         name: String,
         arguments: Value,
@@ -134,6 +141,9 @@ impl TaskView {
             }
             StreamResponse::ArtifactUpdate(update) => {
                 self.ids(&update.task_id, &update.context_id);
+                if let Some(shows) = self.file(&update.artifact) {
+                    return shows;
+                }
                 let append = update.append == Some(true);
                 let mut shows = self.chunk(&update.artifact, append);
                 if update.last_chunk == Some(true) {
@@ -160,6 +170,10 @@ impl TaskView {
         self.reason = reason.unwrap_or_default().to_owned();
         let mut shows = Vec::new();
         for artifact in task.artifacts.iter().flatten() {
+            if let Some(file) = self.file(artifact) {
+                shows.extend(file);
+                continue;
+            }
             let all = text_of(&artifact.parts);
             let known = self.texts.get(&artifact.artifact_id).map_or("", String::as_str);
             let rest = all.strip_prefix(known).unwrap_or(&all).to_owned();
@@ -185,6 +199,27 @@ impl TaskView {
         let mut shows = vec![Show::Text(text)];
         shows.extend(self.end(false));
         shows
+    }
+
+    /// A file beside the answer, shown once; `None` of an artifact that says something.
+    fn file(&mut self, artifact: &Artifact) -> Option<Vec<Show>> {
+        let [part] = artifact.parts.as_slice() else {
+            return None;
+        };
+        let PartContent::Raw(bytes) = &part.content else {
+            return None;
+        };
+        let known = self.texts.insert(artifact.artifact_id.clone(), String::new());
+        let shown = known.is_none().then(|| Show::File {
+            name: part
+                .filename
+                .clone()
+                .or_else(|| artifact.name.clone())
+                .unwrap_or_default(),
+            media_type: part.media_type.clone().unwrap_or_default(),
+            bytes: bytes.len(),
+        });
+        Some(shown.into_iter().collect())
     }
 
     fn chunk(&mut self, artifact: &Artifact, append: bool) -> Vec<Show> {
@@ -237,6 +272,7 @@ impl TaskView {
     }
 
     fn data(&mut self, data: &Value) -> Option<Show> {
+        let data = &whole(data.clone());
         if let Some(call) = tool_event(data, "toolCall") {
             let name = call.name();
             return Some(Show::ToolCall {
@@ -283,7 +319,7 @@ fn is_marked(metadata: Option<&HashMap<String, Value>>, key: &str) -> bool {
 fn text_of(parts: &[Part]) -> String {
     let texts = parts.iter().map(|part| match &part.content {
         PartContent::Text(text) => text.clone(),
-        PartContent::Data(data) => format!("{data:#}"),
+        PartContent::Data(data) => format!("{:#}", whole(data.clone())),
         PartContent::Raw(bytes) => {
             let name = part.filename.as_deref().unwrap_or("a file");
             format!("[{name}, {} bytes]", bytes.len())
@@ -378,6 +414,28 @@ mod tests {
         assert_eq!(view.detail, "May I?");
         take(&mut view, status("TASK_STATE_WORKING", &json!([])));
         assert!(view.approvals.is_empty() && !view.rests());
+    }
+
+    #[test]
+    fn files_stand_beside_the_answer_and_data_is_an_answer() {
+        let mut view = TaskView::default();
+        let artifact = json!({"artifactId": "file-1-1", "name": "shot", "parts": [{"raw": "aGk=", "mediaType": "image/png"}]});
+        let file = |artifact: &Value| {
+            json!({"artifactUpdate": {"taskId": "t", "contextId": "s", "append": false, "lastChunk": true,
+                "artifact": artifact}})
+        };
+        let shows = take(&mut view, file(&artifact));
+        let shown = Show::File {
+            name: "shot".to_owned(),
+            media_type: "image/png".to_owned(),
+            bytes: 2,
+        };
+        assert_eq!(shows, [shown]);
+        assert_eq!(take(&mut view, file(&artifact)), [], "once");
+        let data = json!({"artifactUpdate": {"taskId": "t", "contextId": "s", "append": false, "lastChunk": true,
+            "artifact": {"artifactId": "answer-1", "parts": [{"data": {"n": 3.0}}]}}});
+        take(&mut view, data);
+        assert_eq!(view.answer(), "{\n  \"n\": 3\n}");
     }
 
     #[test]

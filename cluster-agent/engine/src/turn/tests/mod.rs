@@ -1,5 +1,6 @@
 //! The loop with scripted models and tools, through [`crate::tasks`] and a real journal.
 
+mod answers;
 mod approvals;
 mod attacks;
 mod basics;
