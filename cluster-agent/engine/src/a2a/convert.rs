@@ -7,7 +7,9 @@
 use crate::{
     journal::{InPart, Question, TaskState},
     model::{MAX_DEPTH, is_deep},
-    tasks::{Answer, Event, Fed, FileOut, Inbound, Numbered, Refusal, Shown, Status, TaskView, Waiting},
+    tasks::{
+        Answer, Event, Fed, FileOut, Inbound, Numbered, Place, Refusal, Shown, Status, TaskView, Waiting,
+    },
     turn::question,
 };
 use a2a::{
@@ -134,7 +136,7 @@ fn ended(view: &TaskView) -> Option<Metadata> {
         metadata.insert(REASON.to_owned(), json!(view.status.reason));
     }
     if view.number > 0 {
-        metadata.insert(SEQUENCE.to_owned(), json!(view.number.to_string()));
+        metadata.insert(SEQUENCE.to_owned(), json!(place(view.epoch, view.number)));
     }
     if let Some(used) = view.counters.as_ref().filter(|_| view.status.state.is_terminal()) {
         let usage = json!({
@@ -291,15 +293,19 @@ fn time(ms: i64) -> Option<DateTime<Utc>> {
 }
 
 /// What a watcher of the task `uid` gets.
-pub(super) fn fed(uid: &str, context: &str, fed: Fed) -> StreamResponse {
+pub(super) fn fed((uid, context, epoch): (&str, &str, u32), fed: Fed) -> StreamResponse {
     match fed {
         Fed::Snapshot(view) => StreamResponse::Task(task(*view, None)),
-        Fed::Event(event) => numbered(uid, context, &event),
+        Fed::Event(event) => numbered(uid, context, epoch, &event),
     }
 }
 
-fn numbered(uid: &str, context: &str, event: &Numbered) -> StreamResponse {
-    let metadata = Metadata::from([(SEQUENCE.to_owned(), json!(event.number.to_string()))]);
+fn place(epoch: u32, number: u64) -> String {
+    Place { epoch, number }.to_string()
+}
+
+fn numbered(uid: &str, context: &str, epoch: u32, event: &Numbered) -> StreamResponse {
+    let metadata = Metadata::from([(SEQUENCE.to_owned(), json!(place(epoch, event.number)))]);
     match &event.event {
         Event::Status(now) => update(uid, context, status(uid, context, now), metadata, &now.reason),
         Event::Text {

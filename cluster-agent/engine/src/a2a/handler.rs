@@ -17,8 +17,10 @@ use async_trait::async_trait;
 use futures::{StreamExt as _, stream, stream::BoxStream};
 use std::sync::Arc;
 
-/// Request header of a subscription: the number of the last event that was seen.
+/// Request header of a subscription: the place of the last event that was seen.
 pub(super) const AFTER: &str = "x-roadstead-after";
+/// The same as browsers and proxies know it: this one also crosses the hub.
+const LAST_EVENT: &str = "last-event-id";
 /// Tasks in a page where the caller says nothing, and at most (A2A 1.0 §3.1.4: 50 and 100).
 const PAGE: i32 = 50;
 const MAX_PAGE: i32 = 100;
@@ -143,13 +145,16 @@ impl RequestHandler for Handler {
         req: SubscribeToTaskRequest,
     ) -> Result<Events, A2AError> {
         check_version(params)?;
-        let after = params
-            .get(AFTER)
-            .and_then(|v| v.first())
-            .map(|n| n.parse())
+        let after = [AFTER, LAST_EVENT]
+            .iter()
+            .find_map(|name| params.get(*name).and_then(|v| v.first()))
+            .map(|place| place.parse())
             .transpose();
-        let after =
-            after.map_err(|_| A2AError::invalid_params(format!("{AFTER}: expected an event's number")))?;
+        let after = after.map_err(|()| {
+            A2AError::invalid_params(format!(
+                "{AFTER}: expected the place of an event, as its metadata has it"
+            ))
+        })?;
         let feed = self
             .tasks
             .subscribe(&edge::caller()?, &req.id, after)
@@ -253,10 +258,11 @@ fn is_text(mode: &str) -> bool {
 }
 
 fn events(feed: Feed) -> Events {
-    let (uid, context) = feed.ids();
-    stream::unfold((feed, uid, context), |(mut feed, uid, context)| async move {
+    let ids = feed.ids();
+    stream::unfold((feed, ids), |(mut feed, ids)| async move {
         let fed = feed.next().await?;
-        Some((Ok(convert::fed(&uid, &context, fed)), (feed, uid, context)))
+        let (uid, context, epoch) = &ids;
+        Some((Ok(convert::fed((uid, context, *epoch), fed)), (feed, ids)))
     })
     .boxed()
 }

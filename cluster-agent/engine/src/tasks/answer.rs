@@ -46,6 +46,8 @@ const SAY: &str = "answer with `yes` or `no`, or with a data part {approval, dec
                    for each";
 const SAY_EACH: &str = "answer with a data part for each: {approval, decision: approve|deny, digest, reason} for a call, \
                         {question, answer} for a question";
+/// Before a question that expired is written down again.
+const EXPIRY_AGAIN: Duration = Duration::from_secs(5);
 /// Longest answer to a question, in bytes: what a model reads of one result.
 const MAX_ANSWER: usize = 64 * 1024;
 
@@ -207,20 +209,35 @@ impl Tasks {
                 () = open.live.cancel.cancelled() => return,
                 () = tokio::time::sleep(wait) => {}
             }
-            let now_ms = tasks.services.clock.now_ms();
-            let waiting = open.live.waits_for();
-            let expired: Vec<Decide> = waiting
-                .iter()
-                .filter(|w| w.expires_ms <= now_ms)
-                .map(|w| decide(w, Decision::Expired, String::new()))
-                .collect();
-            if expired.is_empty() {
-                return;
-            }
-            if let Err(error) = tasks.take(&open, "system:expiry", None, expired, None).await {
-                tracing::warn!(%error, "a question expired and that is not kept yet");
+            // A journal that does not take it now is asked again: else the task would wait for ever.
+            while tasks.expire(&open).await.is_err() {
+                tokio::select! {
+                    () = open.live.cancel.cancelled() => return,
+                    () = tokio::time::sleep(EXPIRY_AGAIN) => {}
+                }
             }
         });
+    }
+
+    async fn expire(self: &Arc<Self>, open: &Open) -> Result<(), Refusal> {
+        let now_ms = self.services.clock.now_ms();
+        let waiting = open.live.waits_for();
+        let expired: Vec<Decide> = waiting
+            .iter()
+            .filter(|w| w.expires_ms <= now_ms)
+            .map(|w| decide(w, Decision::Expired, String::new()))
+            .collect();
+        if expired.is_empty() {
+            return Ok(());
+        }
+        match self.take(open, "system:expiry", None, expired, None).await {
+            Err(error @ Refusal::Unavailable(_)) => {
+                tracing::warn!(%error, "a question expired and that is not kept yet");
+                Err(error)
+            }
+            // Answered or ended meanwhile.
+            _ => Ok(()),
+        }
     }
 }
 

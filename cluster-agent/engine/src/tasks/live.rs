@@ -1,12 +1,12 @@
 //! An open task in memory: what it looks like now, and who is watching.
 //!
-//! Events are numbered from 1 within one incarnation. A watcher gets a snapshot first and then every event after it;
+//! Events are numbered from 1, and a name that a restart changes stands before the number. A watcher gets a snapshot first and then every event after it;
 //! one that comes back with the last number it saw gets what it missed if that is still held, else a snapshot. A slow
 //! watcher is never waited for and never costs memory without bound: it gets a snapshot in place of what it missed.
 
 use crate::journal::{Change, Counters, Entry, InPart, Origin, Question, TaskState};
 use parking_lot::Mutex;
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, fmt, str::FromStr, sync::Arc};
 use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
 
@@ -95,6 +95,32 @@ pub struct TaskView {
     pub counters: Option<Counters>,
     /// The number of the last event that is part of this view; 0 before the first.
     pub number: u64,
+    /// Of which count the number is: another process counts anew.
+    pub epoch: u32,
+}
+
+/// The place of an event: its count, and its number there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub epoch: u32,
+    pub number: u64,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}-{}", self.epoch, self.number)
+    }
+}
+
+impl FromStr for Place {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (epoch, number) = text.split_once('-').ok_or(())?;
+        Ok(Self {
+            epoch: u32::from_str_radix(epoch, 16).map_err(|_| ())?,
+            number: number.parse().map_err(|_| ())?,
+        })
+    }
 }
 
 /// Something that happened in a task.
@@ -199,6 +225,7 @@ impl Live {
             created_ms,
             counters: None,
             number: 0,
+            epoch: rand::random(),
         };
         Self {
             uid: ids.uid,
@@ -348,13 +375,15 @@ impl Live {
 
     /// Watches from now on, or from after the event `after` where that is still held.
     #[must_use]
-    pub fn watch(self: &Arc<Self>, after: Option<u64>, until_pause: bool) -> Feed {
+    pub fn watch(self: &Arc<Self>, after: Option<Place>, until_pause: bool) -> Feed {
         let mut inner = self.inner.lock();
         let sender = inner
             .watchers
             .get_or_insert_with(|| broadcast::Sender::new(BEHIND));
         let events = sender.subscribe();
-        let missed = after.and_then(|number| held_after(&inner, number));
+        // Of another count, a number says nothing: all there is comes as a snapshot.
+        let after = after.filter(|place| place.epoch == inner.view.epoch);
+        let missed = after.and_then(|place| held_after(&inner, place.number));
         let snapshot = missed.is_none().then(|| inner.view.clone());
         let done =
             ends(inner.view.status.state, until_pause) && missed.as_ref().is_none_or(VecDeque::is_empty);
@@ -438,10 +467,11 @@ pub struct Feed {
 }
 
 impl Feed {
-    /// The ids of the task and of its session.
+    /// The ids of the task and of its session, and the count of its events.
     #[must_use]
-    pub fn ids(&self) -> (String, String) {
-        (self.live.uid.clone(), self.live.context.clone())
+    pub fn ids(&self) -> (String, String, u32) {
+        let epoch = self.live.inner.lock().view.epoch;
+        (self.live.uid.clone(), self.live.context.clone(), epoch)
     }
 
     /// The next thing; `None` after the end.

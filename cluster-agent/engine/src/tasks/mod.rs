@@ -10,7 +10,7 @@ mod send;
 mod view;
 
 pub use live::{
-    Answer, Event, Fed, Feed, FileOut, Live, LiveIds, Numbered, Shown, Status, TaskView, Waiting,
+    Answer, Event, Fed, Feed, FileOut, Live, LiveIds, Numbered, Place, Shown, Status, TaskView, Waiting,
 };
 pub use send::{Inbound, Sent};
 pub use view::List;
@@ -270,9 +270,9 @@ impl Tasks {
         Ok(())
     }
 
-    /// Takes a place for a task of `caller` that is about to begin: as many may run as the agent's limits say, no
+    /// Takes a seat for a task of `caller` that is about to begin: as many may run as the agent's limits say, no
     /// caller has more than that open (waiting for a person included), and all together a multiple of it.
-    fn take_place(self: &Arc<Self>, caller: &Caller, limit: u32) -> Result<Place, Refusal> {
+    fn take_seat(self: &Arc<Self>, caller: &Caller, limit: u32) -> Result<Seat, Refusal> {
         let cap = limit as usize;
         let open = self.open.lock();
         let mut beginning = self.beginning.lock();
@@ -284,7 +284,7 @@ impl Tasks {
             return Err(Refusal::Full(limit));
         }
         beginning.push(caller.subject.clone());
-        Ok(Place {
+        Ok(Seat {
             tasks: Arc::clone(self),
             subject: caller.subject.clone(),
         })
@@ -294,7 +294,7 @@ impl Tasks {
     ///
     /// # Errors
     /// Not there; [`Refusal::Unsupported`] if it has ended.
-    pub async fn subscribe(&self, caller: &Caller, uid: &str, after: Option<u64>) -> Result<Feed, Refusal> {
+    pub async fn subscribe(&self, caller: &Caller, uid: &str, after: Option<Place>) -> Result<Feed, Refusal> {
         match self.find(caller, uid) {
             Some(open) => Ok(open.live.watch(after, false)),
             None => {
@@ -307,14 +307,14 @@ impl Tasks {
     }
 }
 
-/// A place for a task that is about to begin.
+/// A seat for a task that is about to begin.
 #[derive(Debug)]
-struct Place {
+struct Seat {
     tasks: Arc<Tasks>,
     subject: String,
 }
 
-impl Drop for Place {
+impl Drop for Seat {
     fn drop(&mut self) {
         let mut beginning = self.tasks.beginning.lock();
         if let Some(at) = beginning.iter().position(|s| *s == self.subject) {

@@ -83,10 +83,10 @@ impl Tasks {
                 "the engine is shutting down; try again".to_owned(),
             ));
         }
-        let place = self.take_place(caller, serving.revision.bundle.agent.limits.sessions)?;
+        let seat = self.take_seat(caller, serving.revision.bundle.agent.limits.sessions)?;
         let sent = self.begin(caller, inbound, serving).await;
         // Only now: what began is counted by itself.
-        drop(place);
+        drop(seat);
         sent
     }
 

@@ -103,6 +103,7 @@ pub(super) fn from_journal(stored: StoredTask, said: &[Said]) -> TaskView {
         created_ms: stored.created_ms,
         counters: Some(stored.counters),
         number: 0,
+        epoch: 0,
     }
 }
 

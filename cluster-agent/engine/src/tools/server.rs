@@ -44,6 +44,8 @@ const STEADY: Duration = Duration::from_secs(10);
 const MAX_AGE: Duration = Duration::from_secs(300);
 /// Tools taken of one server; more do not fit into any model's context.
 const MAX_TOOLS: usize = 1000;
+/// How long a server is waited for whose last list did not come in time.
+const LATE_WAIT: Duration = Duration::from_millis(500);
 /// Pages read of one list: a server that gives empty ones without end must not hold up each turn.
 const MAX_PAGES: usize = 100;
 /// Longest name, description and schema of a tool, in bytes.
@@ -63,6 +65,8 @@ pub(super) struct Server {
     listed: Mutex<Option<Listed>>,
     /// One listing at a time.
     listing: tokio::sync::Mutex<()>,
+    /// The last list did not come in time.
+    late: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -158,6 +162,7 @@ impl Server {
             state: Mutex::default(),
             listed: Mutex::default(),
             listing: tokio::sync::Mutex::default(),
+            late: AtomicBool::new(false),
         }
     }
 
@@ -263,6 +268,24 @@ impl Server {
             && listed.change == changes.count.load(Ordering::SeqCst)
             && (told || listed.at.elapsed() < MAX_AGE);
         fresh.then(|| Arc::clone(&listed.tools))
+    }
+
+    /// The tools as they were listed last, however long ago.
+    pub(super) fn last_tools(&self) -> Option<Arc<Vec<Described>>> {
+        self.listed
+            .lock()
+            .as_ref()
+            .map(|listed| Arc::clone(&listed.tools))
+    }
+
+    /// How long a list is waited for, at most: a server that kept a turn waiting does not keep the next one.
+    pub(super) fn patience(&self) -> Option<Duration> {
+        self.late.load(Ordering::Relaxed).then_some(LATE_WAIT)
+    }
+
+    /// Notes whether a list came in time.
+    pub(super) fn came_in_time(&self, came: bool) {
+        self.late.store(!came, Ordering::Relaxed);
     }
 
     /// The tools, listed if they are not known. Errors are clean of secrets.

@@ -138,10 +138,16 @@ impl Use {
         if let Some(tools) = self.server.known_tools() {
             return Ok(tools);
         }
-        match timeout_at(deadline, self.server.tools()).await {
+        let patience = self.server.patience();
+        let deadline = patience.map_or(deadline, |wait| deadline.min(Instant::now() + wait));
+        let found = timeout_at(deadline, self.server.tools()).await;
+        self.server.came_in_time(found.is_ok());
+        let found = match found {
             Ok(found) => found,
             Err(_) => Err("it did not list its tools in time; it is tried further".to_owned()),
-        }
+        };
+        // What it offered before stays on offer: a call of it says that the server cannot be reached.
+        found.or_else(|reason| self.server.last_tools().ok_or(reason))
     }
 
     fn info(&self, tool: &Described) -> ToolInfo {

@@ -204,6 +204,11 @@ impl Turn {
                 misfit.map(|m| format!("The arguments do not fit the tool's JSON Schema: {m}."))
             }
         };
+        // A tool that is gone with its server is no mistake of the model's.
+        if let (None, Some(missing)) = (&offered, self.table.missing()) {
+            let text = format!("There is no tool {} now. {missing}", call.name);
+            return (offered, What::Done(StepResult::error(text)));
+        }
         if let Some(wrong) = wrong {
             *self.counters.refused.entry(call.name.clone()).or_default() += 1;
             return (offered, What::Done(StepResult::error(wrong)));

@@ -201,8 +201,14 @@ impl Turn {
                 self.table = Arc::new(self.table.without_questions());
             }
         }
+        let mut system = revision.system.clone();
+        if let Some(missing) = self.table.missing() {
+            tracing::warn!(task = self.live.uid, missing, "a turn begins without tools");
+            system.push_str("\n\n");
+            system.push_str(&missing);
+        }
         self.request = Arc::new(ChatRequest {
-            system: revision.system.clone(),
+            system,
             messages,
             tools: Arc::clone(&self.table.schemas),
             output_schema: revision.output.as_ref().map(|o| Arc::clone(&o.schema)),

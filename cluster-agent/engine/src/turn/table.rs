@@ -341,6 +341,22 @@ impl ToolTable {
             .find(|o| o.server == server && o.tool == tool)
     }
 
+    /// The servers whose tools are not known at the moment, for the model; `None` if there are none.
+    pub(crate) fn missing(&self) -> Option<String> {
+        let names: Vec<&str> = self
+            .listing
+            .unavailable
+            .iter()
+            .map(|u| u.server.as_str())
+            .collect();
+        (!names.is_empty()).then(|| {
+            format!(
+                "These tool servers cannot be reached now, so their tools are not on offer: {}. If the task needs them, say so.",
+                names.join(", ")
+            )
+        })
+    }
+
     /// Every name, sorted, for the error that tells a model what there is.
     pub(crate) fn names(&self) -> String {
         let mut names: Vec<&str> = self.by_name.keys().map(String::as_str).collect();

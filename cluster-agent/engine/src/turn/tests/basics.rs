@@ -3,7 +3,7 @@
 use crate::{
     journal::TaskState,
     model::{ChatMessage, ModelEvent, Part},
-    tasks::{Caller, Event, Fed, Inbound, List, Refusal},
+    tasks::{Caller, Event, Fed, Inbound, List, Place, Refusal},
     testing::{Act, Rig, alice, message, say, text, until},
 };
 use serde_json::json;
@@ -258,10 +258,12 @@ async fn a_watcher_that_comes_back_goes_on_where_it_was() {
     let sent = rig.send(message("count")).await.expect("taken");
     let uid = sent.view().uid;
     until("both words", || text(&sent.view()) == "one two").await;
+    let epoch = sent.view().epoch;
+    let place = |number| Some(Place { epoch, number });
     let mut feed = rig
         .engine
         .tasks
-        .subscribe(&alice(), &uid, Some(1))
+        .subscribe(&alice(), &uid, place(1))
         .await
         .expect("a feed");
     let Some(Fed::Event(event)) = feed.next().await else {
@@ -271,14 +273,18 @@ async fn a_watcher_that_comes_back_goes_on_where_it_was() {
         matches!(&event.event, Event::Text { text, .. } if text == "two"),
         "{event:?}"
     );
-    // A number that never was: the whole task again.
-    let mut feed = rig
-        .engine
-        .tasks
-        .subscribe(&alice(), &uid, Some(99))
-        .await
-        .expect("a feed");
-    assert!(matches!(feed.next().await, Some(Fed::Snapshot(_))));
+    // A number that never was, or was another process's: the whole task again.
+    let other = Place {
+        epoch: epoch.wrapping_add(1),
+        number: 1,
+    };
+    for place in [place(99), Some(other), None] {
+        let feed = rig.engine.tasks.subscribe(&alice(), &uid, place).await;
+        let first = feed.expect("a feed").next().await;
+        assert!(matches!(first, Some(Fed::Snapshot(_))), "{place:?}");
+    }
+    let shown = other.to_string();
+    assert_eq!(shown.parse(), Ok(other));
 }
 
 #[tokio::test]

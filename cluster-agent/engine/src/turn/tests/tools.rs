@@ -291,3 +291,25 @@ async fn s80_a_changed_tool_waits_for_a_person_and_hides_its_new_text() {
     let last = rig.script.asked.lock().last().expect("asked").1.clone();
     assert!(last.tools[0].description.contains("keys"));
 }
+
+#[tokio::test]
+async fn tools_of_a_server_that_is_away_are_missed_and_not_mistaken() {
+    let rig = Rig::new(json!({}));
+    *rig.tools.offered.lock() = std::sync::Arc::new(crate::tools::Listing {
+        tools: Vec::new(),
+        unavailable: vec![crate::tools::Unavailable {
+            server: "git".to_owned(),
+            reason: "down".to_owned(),
+        }],
+    });
+    let log = || calls(&[call("c", "log", json!({"n": 1}))]);
+    // More often than a wrong call may be made.
+    rig.plays([log(), log(), log(), log(), log(), say("git is away")]);
+    let view = rig.ask("log").await;
+    assert_eq!(
+        (view.status.state, text(&view)),
+        (TaskState::Completed, "git is away")
+    );
+    assert!(rig.asked(0).system.contains("cannot be reached now") && rig.asked(0).system.contains("git"));
+    assert!(rig.results(1)[0].0.contains("There is no tool log now"));
+}
