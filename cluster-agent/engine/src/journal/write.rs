@@ -9,6 +9,9 @@ use roadstead_contract::run::RunRecord;
 use rusqlite::{Connection, OptionalExtension as _, params};
 use serde::Serialize;
 
+/// Pages of 4 KiB that are given back at once: 64 MiB.
+const VACUUM_PAGES: u32 = 16 * 1024;
+
 const MODEL: i64 = 1;
 const TOOL: i64 = 2;
 
@@ -612,5 +615,10 @@ fn retire(conn: &Connection, before_ms: i64) -> rusqlite::Result<usize> {
         "DELETE FROM sessions WHERE created_ms < ? AND id NOT IN (SELECT session FROM tasks)",
         [before_ms],
     )?;
+    // Pages that are free go back to the system, some at a time: other writes wait for this one.
+    // Each step gives one back.
+    let mut vacuum = conn.prepare(&format!("PRAGMA incremental_vacuum({VACUUM_PAGES})"))?;
+    let mut steps = vacuum.query([])?;
+    while steps.next()?.is_some() {}
     Ok(gone)
 }

@@ -365,3 +365,28 @@ async fn a_full_disk_refuses_new_tasks_and_serves_reads() {
     assert!(matches!(refusal, Refusal::Unavailable(_)), "{refusal}");
     assert!(rig.engine.tasks.get(&alice(), &kept).await.is_ok());
 }
+
+#[tokio::test]
+async fn what_is_forgotten_gives_its_place_back() {
+    let rig = Rig::new(json!({}));
+    let kept = rig.ask("hi").await;
+    let large = rig.ask(&"x".repeat(1024 * 1024)).await;
+    until("no turn runs", || rig.engine.tasks.active() == 0).await;
+    let pages = |rig: &Rig, pragma: &str| -> i64 {
+        let file = rusqlite::Connection::open(rig.journal_file()).expect("opened");
+        file.query_row(&format!("PRAGMA {pragma}"), [], |r| r.get(0))
+            .expect("a number")
+    };
+    let before = pages(&rig, "page_count");
+    let all = rig.engine.journal.retire(i64::MAX).await.expect("forgotten");
+    assert_eq!(all, 2);
+    for gone in [kept, large] {
+        let found = rig.engine.tasks.get(&alice(), &gone.uid).await;
+        assert!(matches!(found, Err(Refusal::NotFound(_))));
+    }
+    assert!(
+        before - pages(&rig, "page_count") > 200,
+        "a mebibyte has 256 pages"
+    );
+    assert_eq!(pages(&rig, "freelist_count"), 0);
+}
