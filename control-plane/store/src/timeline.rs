@@ -13,7 +13,7 @@ use roadstead_domain::{Error, ObjectId, RevisionId};
 use serde::{Deserialize, Serialize};
 
 /// A cluster that is ahead.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timeline {
     /// What its cluster agent has seen.
     pub cursor: u64,
