@@ -246,15 +246,17 @@ pub(crate) struct AcceptTimelineInput {
     pub(crate) cluster: ID,
     /// The cursor that the person saw: when the cluster is elsewhere by now, the answer is CONFLICT.
     pub(crate) cursor: u64,
-    pub(crate) idempotency_key: String,
+    /// 1 to 200 printable ASCII characters, new for each write: a repetition with it changes nothing.
+    pub(crate) idempotency_key: Option<String>,
 }
 
-/// A certificate that the hub's database does not know (`Cluster.unknownCertificates`). Repeating it finds nothing to
-/// do and answers NOT_FOUND.
+/// A certificate that the hub's database does not know (`Cluster.unknownCertificates`).
 #[derive(InputObject, Clone, Debug)]
 pub(crate) struct AdmitClusterCertificateInput {
     pub(crate) cluster: ID,
     pub(crate) serial: String,
+    /// 1 to 200 printable ASCII characters, new for each write: a repetition with it changes nothing.
+    pub(crate) idempotency_key: Option<String>,
 }
 
 /// Builds the payload of an expected outcome; a fault stays an error.
@@ -410,7 +412,7 @@ impl Mutation {
     async fn accept_timeline(&self, ctx: &Context<'_>, input: AcceptTimelineInput) -> Result<ClusterPayload> {
         let (caller, store) = calls::both(ctx);
         let cluster = id(&input.cluster, "cluster")?;
-        let key = Some(input.idempotency_key.as_str());
+        let key = input.idempotency_key.as_deref();
         let accepted = clusters::accept_timeline(caller, store, cluster, input.cursor, key).await;
         Ok(ClusterPayload {
             object: Some(Cluster(settle!(accepted, ClusterPayload))),
@@ -427,7 +429,8 @@ impl Mutation {
     ) -> Result<ClusterPayload> {
         let (caller, store) = calls::both(ctx);
         let cluster = id(&input.cluster, "cluster")?;
-        let admitted = clusters::admit_certificate(caller, store, cluster, &input.serial).await;
+        let key = input.idempotency_key.as_deref();
+        let admitted = clusters::admit_certificate(caller, store, cluster, &input.serial, key).await;
         Ok(ClusterPayload {
             object: Some(Cluster(settle!(admitted, ClusterPayload))),
             ..ClusterPayload::default()

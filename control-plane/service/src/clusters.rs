@@ -365,19 +365,14 @@ async fn accept(
     cursor: u64,
     idempotency_key: Option<&str>,
 ) -> Result<Cluster, Stop> {
-    let input = serde_json::json!(["accept timeline", id, cursor]);
-    let idempotency = Idempotency::new(idempotency_key, &input)?;
+    first::<act::ManageClusters>(ctx, Object::Cluster(id), &id.to_string())?;
+    let idempotency = Idempotency::new(idempotency_key, &json!(["accept timeline", id, cursor]))?;
     let mut tx = store.tenant(ctx).write_audited().await?;
-    let cluster = tx
-        .cluster(id)
-        .await?
-        .ok_or_else(|| Error::not_found(id.to_string()))?;
-    let cluster = allow::<act::ManageClusters, _>(ctx, cluster, || id.to_string())?;
-    if let Some(idempotency) = &idempotency
-        && let Some(()) = idempotency.answer(&tx).await?
-    {
-        return Ok(cluster.into_inner());
+    if let Some(before) = recall(idempotency.as_ref(), &tx).await? {
+        return Ok(before);
     }
+    let cluster = find(&tx, id).await?;
+    let cluster = allow::<act::ManageClusters, _>(ctx, cluster, || id.to_string())?;
     let ahead = cluster
         .timeline
         .clone()
@@ -401,13 +396,10 @@ async fn accept(
         .with("deletes", difference.deletes)
         .with("replaced", difference.replaced.len());
     tx.audit(entry).await?;
-    if let Some(idempotency) = &idempotency {
-        idempotency.remember(&tx, &()).await?;
-    }
-    let cluster = cluster.into_inner();
-    let cluster = tx.cluster(id).await?.unwrap_or(cluster);
+    let after = find(&tx, id).await?;
+    remember(idempotency.as_ref(), &tx, &after).await?;
     tx.commit().await?;
-    Ok(cluster)
+    Ok(after)
 }
 
 fn not_ahead(cluster: &Cluster, cursor: u64) -> Error {
@@ -431,27 +423,33 @@ fn not_ahead(cluster: &Cluster, cursor: u64) -> Error {
 /// enrolled, or renewed it, after the backup that the database is.
 ///
 /// # Errors
-/// [`Error::NotFound`] for a certificate that does not wait for this; [`Error::Forbidden`].
+/// [`Error::NotFound`] for a certificate that does not wait for this; [`Error::Forbidden`]; [`Error::Conflict`] for a
+/// key that was used for other input.
 pub async fn admit_certificate(
     ctx: &TenantContext,
     store: &Store,
     id: ClusterId,
     serial: &str,
+    idempotency_key: Option<&str>,
 ) -> Result<Cluster, Error> {
     let admitted = async {
+        first::<act::ManageClusters>(ctx, Object::Cluster(id), &id.to_string())?;
+        let idempotency = Idempotency::new(idempotency_key, &json!(["admit certificate", id, serial]))?;
         let mut tx = store.tenant(ctx).write_audited().await?;
-        let cluster = tx
-            .cluster(id)
-            .await?
-            .ok_or_else(|| Error::not_found(id.to_string()))?;
+        if let Some(before) = recall(idempotency.as_ref(), &tx).await? {
+            return Ok(before);
+        }
+        let cluster = find(&tx, id).await?;
         let cluster = allow::<act::ManageClusters, _>(ctx, cluster, || id.to_string())?;
         if !tx.admit_certificate(&cluster, serial).await? {
             return Err(Error::not_found(format!("an unknown certificate {serial} of {id}")).into());
         }
         let entry = AuditEntry::allowed("admit certificate", id, cluster.grant()).with("serial", serial);
         tx.audit(entry).await?;
+        let after = find(&tx, id).await?;
+        remember(idempotency.as_ref(), &tx, &after).await?;
         tx.commit().await?;
-        Ok::<_, Stop>(cluster.into_inner())
+        Ok::<_, Stop>(after)
     };
     let admitted = admitted.await;
     settle(ctx, store, admitted).await

@@ -71,6 +71,7 @@ impl World {
         let input = clusters::CreateInput {
             name: name(CLUSTERS[1]),
             labels: BTreeMap::new(),
+            idempotency_key: None,
         };
         let second = clusters::create(&owner, &store, input).await.unwrap();
         let mut world = Self {
@@ -99,7 +100,7 @@ impl World {
 
     /// Joins a cluster in both, by the same token.
     async fn enrol(&mut self, n: usize, cluster: ClusterId) {
-        let joinable = clusters::join_token(&self.owner, &self.store, cluster)
+        let joinable = clusters::join_token(&self.owner, &self.store, cluster, None)
             .await
             .unwrap();
         let secret = joinable.secret.expose_secret();
@@ -392,7 +393,7 @@ impl World {
         if self.below(6) == 0 {
             self.history.push(format!("revoke {n}"));
             let cluster = self.peers[n].cluster;
-            clusters::revoke_certificates(&self.owner, &self.store, cluster, None)
+            clusters::revoke_certificates(&self.owner, &self.store, cluster, None, None)
                 .await
                 .unwrap();
             self.memory.revoke(cluster);
@@ -470,6 +471,7 @@ impl World {
 fn kind(error: StoreError) -> &'static str {
     match error {
         StoreError::Refused(_) => "refused",
+        StoreError::Unknown(_) => "unknown",
         StoreError::Foreign(_) => "foreign",
         StoreError::Superseded => "superseded",
         StoreError::Unavailable(_) => "unavailable",

@@ -348,7 +348,7 @@ impl Journal {
 
     /// Every open task, those of this incarnation too.
     #[cfg(test)]
-    pub async fn open(&self) -> Result<Vec<super::OpenTask>, JournalError> {
+    pub async fn every_open_task(&self) -> Result<Vec<super::OpenTask>, JournalError> {
         self.write(|tx| read::open_tasks(tx.conn, None)).await
     }
 

@@ -106,7 +106,8 @@ mod tests {
     pub(super) async fn s49_a_revocation_closes_a_live_session_within_5_s(world: World) {
         let hub = world.hub().await;
         let agent = world.joined(&hub).await;
-        let revoked = clusters::revoke_certificates(world.owner(), world.store(), world.edge(), None).await;
+        let revoked =
+            clusters::revoke_certificates(world.owner(), world.store(), world.edge(), None, None).await;
         assert_eq!(revoked.unwrap(), 1);
         let ended = tokio::time::timeout(Duration::from_secs(5), agent.ended()).await;
         let ended = ended.expect("within 5 s");
@@ -117,7 +118,7 @@ mod tests {
         let hub = world.hub().await;
         let agent = world.joined(&hub).await;
         let folder = agent.kill().await;
-        clusters::delete(world.owner(), world.store(), world.edge())
+        clusters::delete(world.owner(), world.store(), world.edge(), None)
             .await
             .unwrap();
         let agent = ClusterAgent::again(folder, &hub.address.to_string()).await;

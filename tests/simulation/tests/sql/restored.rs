@@ -125,13 +125,13 @@ async fn a_certificate_that_the_backup_does_not_know_waits_for_a_person() {
     .await;
     let admit = async |serial: &str| {
         let (owner, store) = (restored.owner(), restored.store());
-        clusters::admit_certificate(owner, store, restored.edge(), serial).await
+        clusters::admit_certificate(owner, store, restored.edge(), serial, None).await
     };
     assert!(matches!(admit("0").await, Err(Error::NotFound { .. })));
     admit(&serial).await.unwrap();
     agent.connected().await;
     // A revoked one is known, and stays revoked.
-    clusters::revoke_certificates(restored.owner(), restored.store(), restored.edge(), None)
+    clusters::revoke_certificates(restored.owner(), restored.store(), restored.edge(), None, None)
         .await
         .unwrap();
     assert!(matches!(admit(&serial).await, Err(Error::NotFound { .. })));

@@ -78,7 +78,7 @@ mod tests {
     pub(super) async fn s44_a_revoked_certificate_opens_nothing(world: World) {
         let hub = world.hub().await;
         let credentials = raw::credentials(&hub, 1).await;
-        clusters::revoke_certificates(world.owner(), world.store(), world.edge(), None)
+        clusters::revoke_certificates(world.owner(), world.store(), world.edge(), None, None)
             .await
             .unwrap();
         let mut session = opened(&hub, &credentials).await.unwrap();

@@ -183,7 +183,7 @@ async fn s82_a_cancel_and_a_yes_at_once_never_leave_a_task_that_lives() {
         until("no turn runs", || rig.engine.tasks.active() == 0).await;
         let kept = rig.engine.tasks.get(&alice, &view.uid).await.expect("kept");
         assert_eq!(kept.status.state, TaskState::Canceled);
-        assert_eq!(rig.engine.journal.open().await.expect("read"), []);
+        assert_eq!(rig.engine.journal.every_open_task().await.expect("read"), []);
         assert_eq!(rig.engine.journal.runs_after(0, 10).await.expect("runs").len(), 1);
     }
 }

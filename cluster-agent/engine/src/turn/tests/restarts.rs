@@ -62,7 +62,7 @@ async fn a_task_of_this_process_is_never_taken_over() {
     rig.plays([Act::Hang(vec![ModelEvent::Text("Hel".to_owned())])]);
     let sent = rig.send(message("hi")).await.expect("taken");
     until("it talks", || text(&sent.view()) == "Hel").await;
-    assert_eq!(rig.engine.journal.open().await.expect("read").len(), 1);
+    assert_eq!(rig.engine.journal.every_open_task().await.expect("read").len(), 1);
     assert_eq!(rig.engine.journal.claim().await.expect("claimed"), []);
 }
 
