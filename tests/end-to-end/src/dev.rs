@@ -1,12 +1,15 @@
 //! `roadstead-hub dev` and the CLI, as a person at a laptop uses them.
 
-use crate::{binary, processes::Process, wait};
+use crate::{
+    binary,
+    cli::{Answer, Cli},
+    processes::Process,
+    tools_path, wait,
+};
 use anyhow::Context as _;
-use serde_json::Value;
 use std::{
-    io::Write as _,
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    process::Command,
     time::Duration,
 };
 
@@ -19,6 +22,7 @@ pub struct Dev {
     folder: tempfile::TempDir,
     model: Process,
     model_url: String,
+    model_name: String,
     hub: Option<Process>,
 }
 
@@ -28,20 +32,29 @@ impl Dev {
     /// # Errors
     /// When one of them does not become ready.
     pub async fn start() -> anyhow::Result<Self> {
+        let mut command = Command::new(binary("roadstead-model-server"));
+        let address = |line: &str| Some(format!("{}/v1", line.strip_prefix("listening on ")?));
+        Self::with_model(&mut command, "script", address).await
+    }
+
+    /// The same with another model server; `url` finds its base URL in a line that it prints.
+    ///
+    /// # Errors
+    /// When one of them does not become ready.
+    pub async fn with_model(
+        server: &mut Command,
+        name: &str,
+        url: impl Fn(&str) -> Option<String>,
+    ) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
-        let log = folder.path().join("model.log");
-        let model = Process::start(&mut Command::new(binary("roadstead-model-server")), &log)?;
-        let address = || async {
-            model
-                .output()
-                .lines()
-                .find_map(|l| l.strip_prefix("listening on ").map(str::to_owned))
-        };
-        let url = wait::until("the model server", READY, address).await?;
+        let model = Process::start(server, &folder.path().join("model.log"))?;
+        let found = || async { model.output().lines().find_map(&url) };
+        let model_url = wait::until("the model server", READY, found).await?;
         let mut dev = Self {
             folder,
             model,
-            model_url: format!("{url}/v1"),
+            model_url,
+            model_name: name.to_owned(),
             hub: None,
         };
         dev.up().await?;
@@ -61,7 +74,7 @@ impl Dev {
             .arg(self.state())
             .env("ROADSTEAD_CONFIG", self.config())
             .env("ROADSTEAD_MODEL_URL", &self.model_url)
-            .env("ROADSTEAD_MODEL_NAME", "script")
+            .env("ROADSTEAD_MODEL_NAME", &self.model_name)
             .env("PATH", tools_path());
         for variable in [
             "OPENAI_API_KEY",
@@ -103,6 +116,27 @@ impl Dev {
         &mut self.model
     }
 
+    /// The hub's address, as dev tells it.
+    ///
+    /// # Errors
+    /// When it has not said it.
+    pub fn api(&mut self) -> anyhow::Result<String> {
+        let said = self.hub()?.output();
+        let found = said
+            .lines()
+            .find_map(|line| line.strip_prefix("Roadstead is ready at "));
+        found.map(|url| url.trim().to_owned()).context(said.clone())
+    }
+
+    /// The API token of the CLI's context.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn token(&self) -> anyhow::Result<String> {
+        let text = std::fs::read_to_string(self.state().join("token"))?;
+        Ok(text.trim().to_owned())
+    }
+
     #[must_use]
     pub fn state(&self) -> PathBuf {
         self.folder.path().join("state")
@@ -130,76 +164,6 @@ impl Dev {
     /// # Errors
     /// When the program does not start.
     pub fn cli_with(&self, args: &[&str], input: &str) -> anyhow::Result<Answer> {
-        let mut child = Command::new(binary("roadstead"))
-            .args(args)
-            .env("ROADSTEAD_CONFIG", self.config())
-            .env("NO_COLOR", "1")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        child.stdin.take().context("stdin")?.write_all(input.as_bytes())?;
-        Ok(Answer::of(args, &child.wait_with_output()?))
-    }
-}
-
-/// The folder of the examples' tool servers; `None`, said aloud, where the tests' tools are not installed.
-///
-/// # Panics
-/// In a complete run (`make test`), which must not pass without them.
-#[must_use]
-pub fn tools() -> Option<String> {
-    let tools = std::env::var("ROADSTEAD_TEST_TOOLS").ok();
-    if tools.is_none() {
-        assert!(
-            std::env::var_os("ROADSTEAD_TEST_COMPLETE").is_none(),
-            "ROADSTEAD_TEST_TOOLS is not set"
-        );
-        eprintln!("skipped: the examples' tool servers are not installed (make test-tools)");
-    }
-    tools
-}
-
-/// `PATH` with the examples' tool servers first.
-fn tools_path() -> String {
-    let path = std::env::var("PATH").unwrap_or_default();
-    std::env::var("ROADSTEAD_TEST_TOOLS").map_or(path.clone(), |tools| format!("{tools}:{path}"))
-}
-
-/// What the CLI wrote and how it ended.
-#[derive(Debug)]
-pub struct Answer {
-    pub command: String,
-    pub code: Option<i32>,
-    pub out: String,
-    pub err: String,
-}
-
-impl Answer {
-    fn of(args: &[&str], output: &Output) -> Self {
-        Self {
-            command: args.join(" "),
-            code: output.status.code(),
-            out: String::from_utf8_lossy(&output.stdout).into_owned(),
-            err: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
-    }
-
-    /// Standard output, if the command succeeded.
-    ///
-    /// # Errors
-    /// With everything that it said.
-    pub fn ok(self) -> anyhow::Result<String> {
-        anyhow::ensure!(self.code == Some(0), "{self:#?}");
-        Ok(self.out)
-    }
-
-    /// Standard output as JSON, if the command succeeded.
-    ///
-    /// # Errors
-    /// With everything that it said.
-    pub fn json(self) -> anyhow::Result<Value> {
-        let out = self.ok()?;
-        serde_json::from_str(&out).with_context(|| out)
+        Cli::new(self.config()).with(args, input)
     }
 }

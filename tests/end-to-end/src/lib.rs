@@ -1,8 +1,14 @@
 //! Real processes for the end-to-end, fault and benchmark tests: the binaries of this workspace, started as a user
 //! would start them, each in a private folder on free loopback ports, and gone when their guard is dropped.
 
+pub mod apart;
+pub mod ask;
+pub mod cli;
+pub mod counter;
+pub mod database;
 pub mod dev;
 pub mod processes;
+pub mod random;
 pub mod wait;
 
 use std::path::PathBuf;
@@ -28,4 +34,27 @@ pub fn binary(name: &str) -> PathBuf {
         "{name} is not built: run `cargo build --workspace --bins` first (`make test` does)"
     );
     path
+}
+
+/// The folder of the examples' tool servers; `None`, said aloud, where the tests' tools are not installed.
+///
+/// # Panics
+/// In a complete run (`make test`), which must not pass without them.
+#[must_use]
+pub fn tools() -> Option<String> {
+    let tools = std::env::var("ROADSTEAD_TEST_TOOLS").ok();
+    if tools.is_none() {
+        assert!(
+            std::env::var_os("ROADSTEAD_TEST_COMPLETE").is_none(),
+            "ROADSTEAD_TEST_TOOLS is not set"
+        );
+        eprintln!("skipped: the examples' tool servers are not installed (make test-tools)");
+    }
+    tools
+}
+
+/// `PATH` with the examples' tool servers first.
+fn tools_path() -> String {
+    let path = std::env::var("PATH").unwrap_or_default();
+    std::env::var("ROADSTEAD_TEST_TOOLS").map_or(path.clone(), |tools| format!("{tools}:{path}"))
 }

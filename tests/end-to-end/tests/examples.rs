@@ -1,7 +1,7 @@
 //! The examples of docs/examples, as they are, with their real MCP servers.
 
 use anyhow::Result;
-use roadstead_end_to_end::dev::{Dev, tools};
+use roadstead_end_to_end::{dev::Dev, tools};
 use std::{path::Path, process::Command};
 
 const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/examples");

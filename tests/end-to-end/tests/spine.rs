@@ -2,12 +2,7 @@
 //! → run record.
 
 use anyhow::{Context as _, Result};
-use roadstead_end_to_end::{
-    binary,
-    dev::{Dev, tools},
-    processes::descendants,
-    wait,
-};
+use roadstead_end_to_end::{binary, dev::Dev, processes::descendants, tools, wait};
 use serde_json::Value;
 use std::{process::Command, time::Duration};
 

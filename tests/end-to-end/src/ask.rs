@@ -1,0 +1,88 @@
+//! Plain HTTP/1.1 requests: what a probe, a scraper or an in-cluster caller sends.
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// For an answer to begin and end.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// `GET`; status and text.
+///
+/// # Errors
+/// When there is no answer.
+pub async fn get(url: &str) -> anyhow::Result<(StatusCode, String)> {
+    send(Request::get(url).body(Full::default())?).await
+}
+
+/// `POST` of JSON with a bearer token; status and text.
+///
+/// # Errors
+/// When there is no answer.
+pub async fn post(url: &str, token: &str, body: &Value) -> anyhow::Result<(StatusCode, String)> {
+    let request = Request::post(url)
+        .header("content-type", "application/json")
+        .header("a2a-version", "1.0")
+        .header("authorization", format!("Bearer {token}"))
+        .body(Full::new(Bytes::from(body.to_string())))?;
+    send(request).await
+}
+
+/// One turn of an agent, by A2A's JSON-RPC: the task as it ended.
+///
+/// # Errors
+/// When there is no answer, or no task in it.
+pub async fn turn(url: &str, token: &str, message: &str, text: &str) -> anyhow::Result<Value> {
+    let message = json!({"messageId": message, "role": "ROLE_USER", "parts": [{"text": text}]});
+    let body = json!({"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": {"message": message}});
+    let (status, answer) = post(url, token, &body).await?;
+    let value: Value = serde_json::from_str(&answer).with_context(|| format!("{status}: {answer}"))?;
+    let task = value["result"]["task"].clone();
+    anyhow::ensure!(task.is_object(), "{status}: {answer}");
+    Ok(task)
+}
+
+/// One turn that streams (A2A's `SendStreamingMessage`): each event as it came.
+///
+/// # Errors
+/// When there is no answer, or it does not end within `patience`.
+pub async fn stream(url: &str, token: &str, text: &str, patience: Duration) -> anyhow::Result<Vec<Value>> {
+    let message = json!({"messageId": format!("m-{text}"), "role": "ROLE_USER", "parts": [{"text": text}]});
+    let body =
+        json!({"jsonrpc": "2.0", "id": 1, "method": "SendStreamingMessage", "params": {"message": message}});
+    let request = Request::post(url)
+        .header("content-type", "application/json")
+        .header("accept", "text/event-stream")
+        .header("a2a-version", "1.0")
+        .header("authorization", format!("Bearer {token}"))
+        .body(Full::new(Bytes::from(body.to_string())))?;
+    let (status, answer) = send_within(request, patience).await?;
+    let events = answer.lines().filter_map(|line| line.strip_prefix("data:"));
+    let events: Result<Vec<Value>, _> = events.map(|json| serde_json::from_str(json.trim())).collect();
+    events.with_context(|| format!("{status}: {answer}"))
+}
+
+async fn send(request: Request<Full<Bytes>>) -> anyhow::Result<(StatusCode, String)> {
+    send_within(request, PATIENCE).await
+}
+
+async fn send_within(
+    request: Request<Full<Bytes>>,
+    patience: Duration,
+) -> anyhow::Result<(StatusCode, String)> {
+    let client = Client::builder(TokioExecutor::new()).build::<_, Full<Bytes>>(HttpConnector::new());
+    let asked = async {
+        let answer = client.request(request).await?;
+        let status = answer.status();
+        let body = answer.into_body().collect().await?.to_bytes();
+        anyhow::Ok((status, String::from_utf8_lossy(&body).into_owned()))
+    };
+    tokio::time::timeout(patience, asked).await.context("no answer")?
+}

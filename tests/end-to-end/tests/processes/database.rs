@@ -1,0 +1,211 @@
+//! The hub's database is locked, full or gone: a clear error, liveness green, readiness red, nothing half-written, and
+//! everything works again by itself when the database does.
+
+use anyhow::{Context as _, Result};
+use roadstead_end_to_end::{
+    apart::{Apart, Keep, READY, Setup},
+    ask, counter, wait,
+};
+use serde_json::{Value, json};
+use std::{
+    io::{BufRead as _, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+/// Words of a document that finds no room in what a full file system has left over.
+const LONG: usize = 20_000;
+/// For the hub to say that it is not ready.
+const RED: Duration = Duration::from_secs(30);
+
+fn set(name: &str) -> String {
+    let prompt = |name: &str, text: &str| {
+        format!(
+            "apiVersion: roadstead.dev/v1alpha1\nkind: Prompt\nmetadata: {{name: {name}}}\nspec: {{text: {text}}}\n"
+        )
+    };
+    [
+        prompt(&format!("{name}-one"), "hi"),
+        prompt(&format!("{name}-two"), "ho"),
+    ]
+    .join("---\n")
+}
+
+/// The same with a text that needs room.
+fn long(name: &str, words: usize) -> String {
+    set(name).replace("{text: hi}", &format!("{{text: {}}}", "long ".repeat(words)))
+}
+
+fn prompts(apart: &Apart) -> Result<Vec<String>> {
+    let listed = apart.cli.run(&["get", "prompts", "-o", "json"])?.json()?;
+    let names = listed.as_array().context("a list")?.iter();
+    Ok(names
+        .filter_map(|p| p["metadata"]["name"].as_str().map(str::to_owned))
+        .collect())
+}
+
+/// What must hold while the database does not work; `words` are part of what people are told.
+async fn fails_well(apart: &Apart, words: &str) -> Result<()> {
+    let refused = apart.cli.with(&["apply", "-f", "-"], &long("refused", LONG))?;
+    assert_eq!(refused.code, Some(7), "unavailable: {refused:?}");
+    assert!(refused.err.contains(words), "{words:?} in {refused:?}");
+    let secret = apart.database.url.contains("canary") && refused.err.contains("canary");
+    assert!(
+        !secret && !refused.err.contains("SELECT") && !refused.err.contains("INSERT"),
+        "{refused:?}"
+    );
+
+    let document = json!({"apiVersion": "roadstead.dev/v1alpha1", "kind": "Prompt", "metadata": {"name": "refused-three"},
+                          "spec": {"text": "long ".repeat(LONG)}});
+    let body = json!({
+        "query": "mutation($i: ApplyDocumentsInput!) { applyDocuments(input: $i) { errors { code message } } }",
+        "variables": {"i": {"documents": [{"json": document}], "project": "default", "idempotencyKey": "one-two-three"}},
+    });
+    let (status, text) = ask::post(&format!("{}/graphql", apart.api()), &apart.token()?, &body).await?;
+    assert!(
+        text.contains("UNAVAILABLE") && text.contains(words),
+        "{status}: {text}"
+    );
+
+    assert_eq!(
+        apart.probe("/livez").await.map(|(status, _)| status),
+        Some(200),
+        "liveness green"
+    );
+    let red = || async { apart.probe("/readyz").await.filter(|(status, _)| *status == 503) };
+    let (_, said) = wait::until("readiness red", RED, red).await?;
+    assert!(!said.contains("canary"), "{said}");
+    assert_eq!(
+        apart.probe("/livez").await.map(|(status, _)| status),
+        Some(200),
+        "liveness green"
+    );
+    Ok(())
+}
+
+/// What must hold once the database works again: without a restart, and without what was refused.
+async fn comes_back(apart: &mut Apart, kept: &[&str]) -> Result<()> {
+    let ready = apart.hub_ready().await?;
+    let written = || async {
+        let applied = apart.cli.with(&["apply", "-f", "-"], &set("after")).ok()?;
+        (applied.code == Some(0)).then_some(())
+    };
+    wait::until("a write", READY, written).await?;
+    let mut expected: Vec<String> = kept
+        .iter()
+        .chain(&["after"])
+        .flat_map(|name| [format!("{name}-one"), format!("{name}-two")])
+        .collect();
+    expected.sort();
+    let mut found = prompts(apart)?;
+    found.sort();
+    assert_eq!(found, expected, "nothing half-written, nothing lost");
+    apart.answers("echo").await?;
+    eprintln!(
+        "ready again after {ready:?}; audit: {}",
+        apart.database.verify_audit()?.trim()
+    );
+    Ok(())
+}
+
+async fn started(keep: Keep) -> Result<Option<Apart>> {
+    let Some(apart) = Apart::start(keep, Setup::default()).await? else {
+        return Ok(None);
+    };
+    prepare(&apart).await?;
+    Ok(Some(apart))
+}
+
+async fn prepare(apart: &Apart) -> Result<()> {
+    apart.apply(&counter::documents(apart.folder())?)?;
+    apart.apply(&set("before"))?;
+    apart.answers("echo").await.map(drop)
+}
+
+/// Another process that holds an exclusive lock on a SQLite file.
+struct Lock(Child);
+
+impl Lock {
+    fn on(file: &Path) -> Result<Self> {
+        let program = "import sqlite3, sys\n\
+                       c = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=10)\n\
+                       c.execute('BEGIN EXCLUSIVE')\nprint('locked', flush=True)\nsys.stdin.read()\n";
+        let mut child = Command::new("python3")
+            .args(["-c", program])
+            .arg(file)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().context("stdout")?).read_line(&mut line)?;
+        anyhow::ensure!(line.trim() == "locked", "{line:?}");
+        Ok(Self(child))
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_locked_database_is_said_and_waited_out() -> Result<()> {
+    let mut apart = started(Keep::Sqlite).await?.context("SQLite")?;
+    let lock = Lock::on(&apart.folder().join("hub.db"))?;
+    fails_well(&apart, "locked").await?;
+    assert_eq!(prompts(&apart)?, ["before-one", "before-two"], "readers go on");
+    // What agents do goes on, and its record waits.
+    let said = apart
+        .cli
+        .run(&["chat", "echo", "--message", "say all the same"])?
+        .ok()?;
+    assert!(said.contains("all the same"), "{said}");
+    let task = apart
+        .cli
+        .run(&["chat", "echo", "-o", "json", "--message", "say recorded"])?
+        .json()?;
+    drop(lock);
+    comes_back(&mut apart, &["before"]).await?;
+    recorded(&apart, &task["task"]).await
+}
+
+async fn recorded(apart: &Apart, task: &Value) -> Result<()> {
+    wait::until("the run record", READY, || async {
+        let runs = apart.cli.run(&["runs", "-o", "json"]).ok()?.json().ok()?;
+        runs.as_array()?
+            .iter()
+            .any(|run| run["taskId"] == *task)
+            .then_some(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_file_that_is_moved_away_is_said_and_waited_out() -> Result<()> {
+    let mut apart = started(Keep::Sqlite).await?.context("SQLite")?;
+    let (file, aside) = (apart.folder().join("hub.db"), apart.folder().join("aside.db"));
+    std::fs::rename(&file, &aside)?;
+    fails_well(&apart, "gone").await?;
+    std::fs::rename(&aside, &file)?;
+    comes_back(&mut apart, &["before"]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_postgres_that_is_gone_is_said_and_waited_out() -> Result<()> {
+    let Some(mut apart) = started(Keep::Postgres).await? else {
+        return Ok(());
+    };
+    let (url, token) = apart.in_cluster("echo").await?;
+    apart.database.server()?.stop()?;
+    fails_well(&apart, "database does not answer").await?;
+    // Engines need neither hub nor database.
+    let task = ask::turn(&url, &token, "without-a-database", "say still here").await?;
+    assert_eq!(task["status"]["state"], "TASK_STATE_COMPLETED", "{task}");
+    apart.database.server()?.again()?;
+    apart.linked().await?;
+    comes_back(&mut apart, &["before"]).await?;
+    recorded(&apart, &task["id"]).await
+}

@@ -1,0 +1,6 @@
+//! Faults of real processes that an operator would run apart: hub, cluster agent, engines, PostgreSQL, model server.
+
+mod away;
+mod database;
+mod kill;
+mod models;
