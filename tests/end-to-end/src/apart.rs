@@ -302,7 +302,7 @@ impl Apart {
         command
             .args(["run", "--hub", &format!("127.0.0.1:{}", self.ports.fleet)])
             .args(["--metrics", &format!("127.0.0.1:{}", self.ports.agent)])
-            .args(["--grace", "1", "--state"])
+            .args(["--allow-program", "python3", "--grace", "1", "--state"])
             .arg(self.path("cluster"))
             .arg("--join-token-file")
             .arg(self.path("join-token"));

@@ -9,6 +9,7 @@ pub mod database;
 pub mod dev;
 pub mod processes;
 pub mod random;
+pub mod rotel;
 pub mod wait;
 
 use std::path::PathBuf;

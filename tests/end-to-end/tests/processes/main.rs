@@ -4,3 +4,4 @@ mod away;
 mod database;
 mod kill;
 mod models;
+mod trace;
