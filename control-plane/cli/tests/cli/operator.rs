@@ -170,7 +170,12 @@ async fn clusters_are_revoked_deleted_and_their_held_deletes_approved() {
     let left = user.runs("clusters delete edge-1").await;
     assert_eq!(left.out, "cluster edge-1: deleted\n", "{}", left.err);
     let asked = hub.asked();
-    assert_eq!(asked[1].1["input"], json!({"cluster": "cls_1", "serial": "0a"}));
+    let revoked = &asked[1].1["input"];
+    assert_eq!(
+        (&revoked["cluster"], &revoked["serial"]),
+        (&json!("cls_1"), &json!("0a"))
+    );
+    assert!(revoked["idempotencyKey"].is_string());
     assert_eq!(
         (&asked[3].1["input"]["cluster"], &asked[3].1["input"]["deletes"]),
         (&json!("cls_1"), &json!(14))

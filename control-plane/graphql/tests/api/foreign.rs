@@ -66,10 +66,6 @@ const BY_ID: &[(&str, &str)] = &[
         "mutation($id: ID!) { deleteCluster(input: {cluster: $id}) { object { id } errors { code message path } } }",
     ),
     (
-        "ApproveDeletesInput.cluster",
-        "mutation($id: ID!) { approveDeletes(input: {cluster: $id, deletes: 1}) { object { id } errors { code message path } } }",
-    ),
-    (
         "RevokeApiTokenInput.id",
         "mutation($id: ID!) { revokeApiToken(input: {id: $id}) { object { id } errors { code message path } } }",
     ),

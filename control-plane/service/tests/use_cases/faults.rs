@@ -145,8 +145,14 @@ mod tests {
     }
 
     pub(super) async fn a_failing_statement_leaves_nothing(world: World) {
-        world.cluster_agent().await;
+        let agent = world.cluster_agent().await;
+        let begun = roadstead_service::fleet::begin_session(&agent, &world.store, "i1", "0.1.0").await;
+        let epoch = begun.expect("begun").cluster.epoch;
         for number in 0..12 {
+            if number == 9 {
+                let held = roadstead_service::fleet::held(&agent, &world.store, epoch, 1, 7).await;
+                held.expect("deletions wait");
+            }
             let before = picture(&world).await;
             let mut failures = 0;
             loop {

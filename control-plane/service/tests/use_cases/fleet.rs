@@ -413,7 +413,8 @@ mod tests {
             .await
             .expect("noted");
         assert_eq!(seen().await, (Some((1, 13)), 0));
-        assert_eq!(approve(12, Some("k")).await.expect("the same request again"), 0);
+        assert_eq!(approve(12, Some("k")).await.expect("the answer of then"), 12);
+        assert_eq!(seen().await, (Some((1, 13)), 0), "a repetition approves nothing");
         assert!(
             conflict(approve(13, Some("k")).await),
             "another request under that key"

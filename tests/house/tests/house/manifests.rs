@@ -73,12 +73,17 @@ const FRAMEWORKS: [Framework; 10] = [
             "opentelemetry-proto",
             "prometheus",
             "tracing-opentelemetry",
-            "tracing-subscriber",
             "tracing-appender",
         ],
         crates: &["telemetry"],
         tests: &["end-to-end", "simulation"],
         reason: "one set-up for every binary; others use what roadstead-telemetry re-exports",
+    },
+    Framework {
+        packages: &["tracing-subscriber"],
+        crates: &["telemetry", "simulation"],
+        tests: &["end-to-end"],
+        reason: "as above; lines of a simulation's replay carry the simulation's time",
     },
     Framework {
         packages: &["axum", "tower-http"],

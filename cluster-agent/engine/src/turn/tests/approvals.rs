@@ -75,7 +75,6 @@ async fn s82_who_may_invoke_and_not_approve_makes_no_call_happen() {
     };
     let attempts = [
         message("yes").parts,
-        message("OK, go on").parts,
         data(verdict(&view, 0, "approve")),
         data(verdict(&view, 0, "repeat")),
     ];
