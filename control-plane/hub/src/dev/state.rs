@@ -26,7 +26,7 @@ impl State {
         keys::folder(folder)?;
         let folder = folder.canonicalize()?;
         refuse_foreign(&folder)?;
-        let lock = fs::File::create(folder.join("dev.lock"))?;
+        let lock = fs::File::create(folder.join(LOCK))?;
         match lock.try_lock() {
             Ok(()) => Ok(Self { folder, _lock: lock }),
             Err(fs::TryLockError::WouldBlock) => {
@@ -108,14 +108,14 @@ impl State {
 
 /// A database that `serve` used last, or that was there before dev ever was, is not dev's to take over.
 fn refuse_foreign(folder: &Path) -> anyhow::Result<()> {
-    let database = folder.join("hub.db");
+    let database = folder.join(DATABASE);
     if !database.exists() {
         return Ok(());
     }
     let owner = lock::last_user(&database);
     let ours = match owner.as_deref() {
         Some(owner) => owner == super::DEV,
-        None => folder.join("dev.lock").exists(),
+        None => folder.join(LOCK).exists(),
     };
     anyhow::ensure!(
         ours,

@@ -13,7 +13,7 @@ struct Framework {
     reason: &'static str,
 }
 
-const FRAMEWORKS: [Framework; 10] = [
+const FRAMEWORKS: [Framework; 11] = [
     Framework {
         packages: &["sea-orm", "sqlx"],
         crates: &["store"],

@@ -12,7 +12,8 @@ mod world;
 
 pub use world::{Report, World};
 
-/// Runs one seed; `Err` says what did not hold. `telling` prints the faults as they come.
+/// Runs one seed, which repeats exactly as the first of a process: libraries beneath seed the order in which they look
+/// at futures by counters of the whole process. `Err` says what did not hold. `telling` prints the faults as they come.
 ///
 /// # Errors
 /// The message of the invariant that broke.

@@ -130,7 +130,7 @@ async fn s44_an_expired_certificate_is_refused_and_audited_for_its_cluster() {
     assert_eq!(event.peer.unwrap().cluster, cluster(1));
     // A live session does not outlive its certificate by more than the skew of clocks.
     clock.advance(Duration::from_secs(301));
-    session.say(Body::Heartbeat(fleet::Heartbeat::default())).await;
+    session.say(Body::Heartbeat(Heartbeat::default())).await;
     assert_eq!(session.end().await.code(), Code::Unauthenticated);
 }
 
@@ -454,7 +454,7 @@ async fn s51_malformed_hellos_are_refused() {
     };
     assert_eq!(refused(Body::Hello(future)).await, Code::FailedPrecondition);
     assert_eq!(
-        refused(Body::Heartbeat(fleet::Heartbeat::default())).await,
+        refused(Body::Heartbeat(Heartbeat::default())).await,
         Code::InvalidArgument
     );
 }

@@ -155,17 +155,36 @@ mod tests {
         let forgeries = [
             Body::Ack(ack(Stage::Persisted)),
             Body::Ack(ack(Stage::Applied)),
-            status_of(&foreign, 1),
-            status_of(&ours, 2),
-            status_of("nobody's", 1),
             status_of(&"x".repeat(10_000), 1),
-            Body::Nack(nack),
             Body::Resume(Resume { cursor: 99 }),
         ];
         for (n, body) in forgeries.into_iter().enumerate() {
             let ended = after(&hub, &credentials, body).await;
             assert_eq!(ended.code(), Code::PermissionDenied, "forgery {n}: {ended}");
             assert_eq!(world.refused("fleet.message.forged").await, n + 1, "forgery {n}");
+        }
+        // Reports of foreign documents: refused, and recorded once a session, which lives.
+        let before = world.refused("fleet.message.forged").await;
+        let reports = [
+            status_of(&foreign, 1),
+            status_of(&ours, 2),
+            status_of("nobody's", 1),
+            Body::Nack(nack),
+        ];
+        for (n, body) in reports.into_iter().enumerate() {
+            let mut session = opened(&hub, &credentials).await.unwrap();
+            for _ in 0..3 {
+                session.say(body.clone()).await;
+            }
+            session
+                .say(Body::Heartbeat(fleet::Heartbeat {
+                    sequence: 7,
+                    cursor: 0,
+                }))
+                .await;
+            while !matches!(session.next().await.unwrap(), Some(hub_frame::Body::Heartbeat(_))) {}
+            let recorded = world.refused("fleet.message.forged").await;
+            assert_eq!(recorded, before + n + 1, "report {n}");
         }
         assert!(
             world
