@@ -5,7 +5,7 @@ use crate::{
     ask, binary,
     cli::Cli,
     database::Database,
-    processes::{Process, descendants},
+    processes::{Process, children},
     tools_path, wait,
 };
 use anyhow::Context as _;
@@ -337,18 +337,17 @@ impl Apart {
         self.model.as_mut().context("the model server is not running")
     }
 
-    /// The engines that run now.
+    /// The engines that run now. What engines start, their guards of tool servers among it, is not.
     ///
     /// # Errors
     /// When /proc cannot be read.
     pub fn engines(&self) -> anyhow::Result<Vec<u32>> {
-        let agent = self.agent.as_ref().context("the cluster agent is not running")?;
-        let is_engine = |pid: &u32| {
-            let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            // The kernel cuts names at 15 characters.
-            name.trim() == "roadstead-engin"
-        };
-        Ok(descendants(agent.id())?.into_iter().filter(is_engine).collect())
+        children(
+            self.agent
+                .as_ref()
+                .context("the cluster agent is not running")?
+                .id(),
+        )
     }
 
     /// Status and text of the hub's `/livez` or `/readyz`; `None` where nothing answers.

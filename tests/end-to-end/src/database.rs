@@ -69,7 +69,7 @@ impl Database {
             .to_owned();
         let url = |role: &str| format!("postgres://{role}:{PASSWORD}@{address}/hub");
         let owner = folder.join("owner-url");
-        std::fs::write(&owner, url(OWNER))?;
+        secret_file(&owner, &url(OWNER))?;
         let migrated = Command::new(binary("roadstead-hub"))
             .args(["migrate", "--app-role", HUB, "--database-file"])
             .arg(&owner)
@@ -80,7 +80,7 @@ impl Database {
 
     fn of(url: String, folder: &Path, server: Option<Postgres>) -> anyhow::Result<Self> {
         let url_file = folder.join("database-url");
-        std::fs::write(&url_file, &url)?;
+        secret_file(&url_file, &url)?;
         Ok(Self {
             url,
             url_file,
@@ -108,6 +108,14 @@ impl Database {
         anyhow::ensure!(verified.status.success(), "{verified:?}");
         Ok(String::from_utf8_lossy(&verified.stdout).into_owned())
     }
+}
+
+/// A file for this user alone, as the hub wants one that may hold a password.
+fn secret_file(path: &Path, text: &str) -> anyhow::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    Ok(options.open(path)?.write_all(text.as_bytes())?)
 }
 
 /// `tests/tools/postgres obey`: does what it is told, and is gone when the test is.

@@ -106,6 +106,29 @@ fn tail(text: &str) -> String {
 /// # Errors
 /// When /proc cannot be read.
 pub fn descendants(root: u32) -> anyhow::Result<Vec<u32>> {
+    let parents = parents()?;
+    let mut found = vec![root];
+    let mut next = 0;
+    while next < found.len() {
+        let parent = found[next];
+        found.extend(parents.iter().filter(|(_, p)| *p == parent).map(|(pid, _)| *pid));
+        next += 1;
+    }
+    found.remove(0);
+    Ok(found)
+}
+
+/// The processes that `parent` started itself and that still run.
+///
+/// # Errors
+/// When /proc cannot be read.
+pub fn children(parent: u32) -> anyhow::Result<Vec<u32>> {
+    let all = parents()?.into_iter();
+    Ok(all.filter(|(_, p)| *p == parent).map(|(pid, _)| pid).collect())
+}
+
+/// Every process with its parent.
+fn parents() -> anyhow::Result<Vec<(u32, u32)>> {
     let mut parents = Vec::new();
     for entry in std::fs::read_dir("/proc")? {
         let name = entry?.file_name();
@@ -122,13 +145,5 @@ pub fn descendants(root: u32) -> anyhow::Result<Vec<u32>> {
             parents.push((pid, parent.parse::<u32>().unwrap_or(0)));
         }
     }
-    let mut found = vec![root];
-    let mut next = 0;
-    while next < found.len() {
-        let parent = found[next];
-        found.extend(parents.iter().filter(|(_, p)| *p == parent).map(|(pid, _)| *pid));
-        next += 1;
-    }
-    found.remove(0);
-    Ok(found)
+    Ok(parents)
 }

@@ -14,8 +14,6 @@ use std::{
     time::Duration,
 };
 
-/// Words of a document that finds no room in what a full file system has left over.
-const LONG: usize = 20_000;
 /// For the hub to say that it is not ready.
 const RED: Duration = Duration::from_secs(30);
 
@@ -32,11 +30,6 @@ fn set(name: &str) -> String {
     .join("---\n")
 }
 
-/// The same with a text that needs room.
-fn long(name: &str, words: usize) -> String {
-    set(name).replace("{text: hi}", &format!("{{text: {}}}", "long ".repeat(words)))
-}
-
 fn prompts(apart: &Apart) -> Result<Vec<String>> {
     let listed = apart.cli.run(&["get", "prompts", "-o", "json"])?.json()?;
     let names = listed.as_array().context("a list")?.iter();
@@ -47,7 +40,7 @@ fn prompts(apart: &Apart) -> Result<Vec<String>> {
 
 /// What must hold while the database does not work; `words` are part of what people are told.
 async fn fails_well(apart: &Apart, words: &str) -> Result<()> {
-    let refused = apart.cli.with(&["apply", "-f", "-"], &long("refused", LONG))?;
+    let refused = apart.cli.with(&["apply", "-f", "-"], &set("refused"))?;
     assert_eq!(refused.code, Some(7), "unavailable: {refused:?}");
     assert!(refused.err.contains(words), "{words:?} in {refused:?}");
     let secret = apart.database.url.contains("canary") && refused.err.contains("canary");
@@ -57,7 +50,7 @@ async fn fails_well(apart: &Apart, words: &str) -> Result<()> {
     );
 
     let document = json!({"apiVersion": "roadstead.dev/v1alpha1", "kind": "Prompt", "metadata": {"name": "refused-three"},
-                          "spec": {"text": "long ".repeat(LONG)}});
+                          "spec": {"text": "hi"}});
     let body = json!({
         "query": "mutation($i: ApplyDocumentsInput!) { applyDocuments(input: $i) { errors { code message } } }",
         "variables": {"i": {"documents": [{"json": document}], "project": "default", "idempotencyKey": "one-two-three"}},
@@ -123,28 +116,31 @@ async fn prepare(apart: &Apart) -> Result<()> {
     apart.answers("echo").await.map(drop)
 }
 
-/// Another process that holds an exclusive lock on a SQLite file.
-struct Lock(Child);
+/// Another process that has a SQLite file open, in a transaction.
+struct Session(Child);
 
-impl Lock {
-    fn on(file: &Path) -> Result<Self> {
+impl Session {
+    /// After these statements, until it is dropped.
+    fn of(file: &Path, statements: &str) -> Result<Self> {
         let program = "import sqlite3, sys\n\
                        c = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=10)\n\
-                       c.execute('BEGIN EXCLUSIVE')\nprint('locked', flush=True)\nsys.stdin.read()\n";
+                       for s in sys.argv[2].split(';'): c.execute(s).fetchall()\n\
+                       print('open', flush=True)\nsys.stdin.read()\n";
         let mut child = Command::new("python3")
             .args(["-c", program])
             .arg(file)
+            .arg(statements)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
         let mut line = String::new();
         BufReader::new(child.stdout.take().context("stdout")?).read_line(&mut line)?;
-        anyhow::ensure!(line.trim() == "locked", "{line:?}");
+        anyhow::ensure!(line.trim() == "open", "{line:?}");
         Ok(Self(child))
     }
 }
 
-impl Drop for Lock {
+impl Drop for Session {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -154,7 +150,7 @@ impl Drop for Lock {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_locked_database_is_said_and_waited_out() -> Result<()> {
     let mut apart = started(Keep::Sqlite).await?.context("SQLite")?;
-    let lock = Lock::on(&apart.folder().join("hub.db"))?;
+    let lock = Session::of(&apart.folder().join("hub.db"), "BEGIN EXCLUSIVE")?;
     fails_well(&apart, "locked").await?;
     assert_eq!(prompts(&apart)?, ["before-one", "before-two"], "readers go on");
     // What agents do goes on, and its record waits.

@@ -58,8 +58,15 @@ fn write(cli: &Cli, stop: &AtomicBool) -> Result<Told> {
     let mut told = Told::default();
     for n in 0.. {
         let name = format!("kept-{n}");
-        while cli.with(&["apply", "-f", "-"], &prompt(&name))?.code != Some(0) {
-            told.refused += 1;
+        loop {
+            let answer = cli.with(&["apply", "-f", "-"], &prompt(&name))?;
+            match answer.code {
+                Some(0) => break,
+                _ if stop.load(Ordering::Relaxed) => return Ok(told),
+                // The hub is away, or its database is.
+                Some(7) => told.refused += 1,
+                _ => anyhow::bail!("{answer:?}"),
+            }
             std::thread::sleep(Duration::from_millis(20));
         }
         told.documents.insert(name);
@@ -118,10 +125,10 @@ impl Callers {
         }
     }
 
-    async fn end(self) -> Result<Told> {
+    async fn end(mut self) -> Result<Told> {
         self.stop.store(true, Ordering::Relaxed);
         let mut all = Told::default();
-        for task in self.tasks {
+        for task in std::mem::take(&mut self.tasks) {
             let told = task.await??;
             all.documents.extend(told.documents);
             all.tasks.extend(told.tasks);
@@ -129,6 +136,13 @@ impl Callers {
             all.refused += told.refused;
         }
         Ok(all)
+    }
+}
+
+impl Drop for Callers {
+    /// A test that has failed does not wait for them.
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
     }
 }
 
@@ -181,7 +195,8 @@ async fn rounds(apart: &mut Apart, victims: &[Victim], count: u32, random: &mut 
         let victim = turn.unwrap_or_else(|| *random.one_of(victims));
         let took = round(apart, victim, random)
             .await
-            .with_context(|| format!("after {victim:?} was killed"))?;
+            .with_context(|| format!("after {victim:?} was killed\n{}", apart.logs()))?;
+        eprintln!("{victim:?}: back after {took:?}");
         let entry = slowest.entry(victim).or_default();
         *entry = (entry.0 + 1, entry.1.max(took));
         anyhow::ensure!(took < BACK, "{victim:?} was back after {took:?}");

@@ -82,7 +82,7 @@ fn hold(trace: &[Span]) -> Result<()> {
     let expected = [
         "roadstead-engine invoke_agent counts",
         "roadstead-agent tunnel.call",
-        "roadstead-hub POST /a2a",
+        "roadstead-hub POST a2a",
         "roadstead roadstead",
     ];
     let turn = by_name(trace, "roadstead-engine", "invoke_agent counts")?[0];
@@ -145,29 +145,23 @@ async fn metrics(apart: &Apart) -> Result<String> {
     let (status, hub) = ask::get(&apart.hub_metrics()).await?;
     anyhow::ensure!(status == 200, "{status}: {hub}");
     let requests = "http_server_request_duration_seconds_count";
+    let post = "http_request_method=\"POST\"";
     at_least(
         &hub,
         requests,
-        &[
-            "http_route=\"graphql\"",
-            "http_request_method=\"POST\"",
-            "status_code=\"200\"",
-        ],
+        &["http_route=\"graphql\"", post, "status_code=\"200\""],
         2.0,
     );
+    at_least(&hub, requests, &["http_route=\"a2a\"", post], 1.0);
+    at_least(&hub, "roadstead_hub_fleet_sessions_live", &[], 1.0);
+    at_least(&hub, "roadstead_hub_a2a_calls_total", &[], 1.0);
+    at_least(&hub, "roadstead_hub_run_records_total", &[], 1.0);
     at_least(
         &hub,
-        requests,
-        &["http_route=\"a2a\"", "http_request_method=\"POST\""],
+        "roadstead_hub_db_transaction_duration_seconds_count",
+        &["access=\"write\""],
         1.0,
     );
-    at_least(
-        &hub,
-        "roadstead_hub_tunnel_duration_seconds_count",
-        &["kind=\"a2a\"", "outcome=\"answered\""],
-        1.0,
-    );
-    at_least(&hub, "roadstead_hub_clusters_connected", &[], 1.0);
     let (status, agent) = ask::get(&format!("{}/metrics", apart.agent_probe())).await?;
     anyhow::ensure!(status == 200, "{status}: {agent}");
     at_least(
@@ -231,7 +225,7 @@ async fn one_trace_from_the_cli_to_model_and_tool_without_content_or_secrets() -
         let all = [
             "roadstead.engine.tasks",
             "roadstead.agent.engines",
-            "roadstead.hub.clusters.connected",
+            "roadstead.hub.fleet.sessions.live",
         ];
         all.iter().all(|name| text.contains(name)).then_some(())
     })
