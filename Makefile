@@ -1,7 +1,7 @@
 # Every step of everyday work; continuous integration calls the same ones. `make help` lists them.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help run test test-tools build lint fmt docs generate
+.PHONY: help run test test-tools bench build lint fmt docs generate
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -14,6 +14,11 @@ test: ## install what the tests need, run every check, end with "N passed, N fai
 
 test-tools: ## install what the tests need, and nothing else
 	@tests/tools/install
+
+PROFILE ?= release
+bench: ## measure the figures of docs/benchmarks.md on release binaries (5 minutes); ARGS=engine for one table
+	cargo build --profile $(PROFILE) --workspace --bins
+	target/$(PROFILE)/roadstead-bench $(ARGS)
 
 build: ## build every binary (debug)
 	cargo build --workspace --bins

@@ -14,7 +14,7 @@ pub mod wait;
 
 use std::path::PathBuf;
 
-/// The path of one of this workspace's binaries, built beside the running test.
+/// The path of one of this workspace's binaries, built beside the running test or program.
 ///
 /// # Panics
 /// When it was not built: `cargo test` builds a package's binaries for that package's tests alone.
@@ -23,11 +23,13 @@ pub fn binary(name: &str) -> PathBuf {
     let folder = std::env::var_os("ROADSTEAD_BIN_DIR")
         .map(PathBuf::from)
         .unwrap_or_else(|| {
-            let test = std::env::current_exe().expect("a running test has a path");
-            test.ancestors()
-                .nth(2)
-                .expect("tests run in <profile>/deps")
-                .to_owned()
+            let own = std::env::current_exe().expect("a running program has a path");
+            let folder = own.parent().expect("a program is in a folder");
+            // Tests run in <profile>/deps, programs in <profile>.
+            match folder.parent() {
+                Some(profile) if folder.ends_with("deps") => profile.to_owned(),
+                _ => folder.to_owned(),
+            }
         });
     let path = folder.join(name);
     assert!(

@@ -15,8 +15,10 @@ impl Samples {
         self.0.extend(others.0);
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.0.len()
+    /// Samples a second.
+    #[expect(clippy::cast_precision_loss, reason = "a rate")]
+    pub(crate) fn rate(&self, over: Duration) -> f64 {
+        self.0.len() as f64 / over.as_secs_f64()
     }
 
     /// The sample that `share` (0 to 1) of all samples do not exceed, in milliseconds; `NaN` without samples.
@@ -31,6 +33,15 @@ impl Samples {
         let at = ((self.0.len().saturating_sub(1)) as f64 * share).round() as usize;
         self.0.get(at).map_or(f64::NAN, |d| d.as_secs_f64() * 1_000.0)
     }
+}
+
+/// p50 and p99 in milliseconds, as the tables show them.
+pub(crate) fn p50_p99(samples: &mut Samples) -> String {
+    format!(
+        "{:.1} / {:.1} ms",
+        samples.quantile_ms(0.5),
+        samples.quantile_ms(0.99)
+    )
 }
 
 /// A Markdown table: what, measured, aim.

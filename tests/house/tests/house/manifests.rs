@@ -60,8 +60,9 @@ const FRAMEWORKS: [Framework; 11] = [
     },
     Framework {
         packages: &["rmcp"],
-        crates: &["engine"],
-        tests: &["end-to-end"],
+        // end-to-end: the benchmarks' tool server.
+        crates: &["engine", "end-to-end"],
+        tests: &[],
         reason: "the engine is the MCP client",
     },
     Framework {
@@ -96,8 +97,9 @@ const FRAMEWORKS: [Framework; 11] = [
             "agent",
             "engine",
             "model-server",
+            "end-to-end",
         ],
-        tests: &["end-to-end", "cli"],
+        tests: &["cli"],
         reason: "HTTP is spoken at the edges",
     },
 ];
@@ -191,7 +193,11 @@ const DIRECTION: [(&str, &[&str]); 24] = [
         "simulation",
         &["contract", "domain", "authz", "fleet", "inbox", "link"],
     ),
-    ("end-to-end", &["model-server"]),
+    // The benchmarks' cluster agents are inbox and link, and whole ones, in one process.
+    (
+        "end-to-end",
+        &["model-server", "contract", "inbox", "link", "agent"],
+    ),
 ];
 
 /// Our crates that tests of any crate may use.
