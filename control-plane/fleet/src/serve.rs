@@ -274,8 +274,8 @@ impl Inner {
     /// Writes to the audit log. What it records was refused already, so a failure here changes nothing but the log.
     pub(crate) async fn audit(&self, mut event: Event) {
         let action = event.what.action();
-        let limited = !matches!(event.what, What::Enrolled | What::Renewed);
-        if limited {
+        let ordinary = matches!(event.what, What::Enrolled | What::Renewed);
+        if !ordinary {
             let cluster = event.peer.as_ref().map(|peer| peer.cluster);
             let Some(before) = self.registry.notes(cluster) else {
                 tracing::debug!(
@@ -289,7 +289,14 @@ impl Inner {
                 event.detail = format!("{} ({before} events before were not written)", event.detail);
             }
         }
-        tracing::warn!(action, peer = ?event.peer, source = ?event.source, detail = event.detail, "fleet event");
+        let cluster = event.peer.as_ref().map(|peer| peer.cluster.to_string());
+        let source = event.source.map(|source| source.to_string());
+        let detail = event.detail.as_str();
+        if ordinary {
+            tracing::info!(action, cluster.id = cluster, source, detail, "fleet event");
+        } else {
+            tracing::warn!(action, cluster.id = cluster, source, detail, "fleet event");
+        }
         if let Err(error) = self.store.audit(event).await {
             tracing::error!(action, %error, "an audit record is not written");
         }
