@@ -14,6 +14,8 @@ use std::{
 /// A hub that says nothing is given up after an HTTP/2 ping without answer: 30 s to the ping and 10 s for the answer.
 const GIVEN_UP: Duration = Duration::from_secs(90);
 
+/// Longer than the longest wait between two attempts, 60 s.
+const MET_AGAIN: Duration = Duration::from_secs(90);
 /// What the cluster agent logs of each attempt.
 const DIALLED: &str = "no session with the hub";
 
@@ -120,7 +122,7 @@ async fn engines_answer_while_the_hub_is_away_and_their_run_records_follow() -> 
     let absent = away.elapsed();
     apart.start_hub()?;
     apart.hub_ready().await?;
-    let back = again.ask_until(&apart, "connected", READY).await?;
+    let back = again.ask_until(&apart, "connected", MET_AGAIN).await?;
     let expected: BTreeSet<_> = caller.tasks.union(&again.tasks).cloned().collect();
     let runs = wait::until("the run records", READY, || async {
         let runs = apart
