@@ -12,6 +12,7 @@ use crate::{
     sync, tls,
     tunnel::{self, Tunnels},
 };
+use futures::{StreamExt as _, stream};
 use roadstead_authz::PeerIdentity;
 use roadstead_contract::fleet::{
     HubKeys, MAX_FRAME, TUNNEL_CHUNK, bulk_server::BulkServer, enrolment_server::EnrolmentServer,
@@ -33,6 +34,8 @@ use tonic::{
 /// How often live clusters are looked up in the database: hints that were lost, newer sessions on other replicas,
 /// revocations. A revocation must reach a session in 5 s (protocol.md §3 rule 10).
 const LOOK: Duration = Duration::from_secs(2);
+/// Clusters that are looked up at once.
+const LOOKS: usize = 16;
 /// How often last-seen times are written (protocol.md §3 rule 8).
 const SEEN: Duration = Duration::from_secs(20);
 /// HTTP/2 pings (protocol.md §3 rule 8).
@@ -310,16 +313,21 @@ impl Inner {
         }
     }
 
+    /// Each by itself and several at once: a tenant that keeps its own turns at the database busy must not hide a
+    /// revocation of another's.
     async fn look_at(&self, peers: &[PeerIdentity]) {
-        match self.store.standing(peers).await {
-            Ok(standings) => {
-                for (peer, standing) in peers.iter().zip(standings) {
-                    self.registry.stands(peer, standing);
+        let looks = peers.to_vec().into_iter().map(|peer| async move {
+            match self.store.standing(std::slice::from_ref(&peer)).await {
+                Ok(standings) => self
+                    .registry
+                    .stands(&peer, standings.into_iter().next().flatten()),
+                // Sessions stay up without the database (protocol.md §4).
+                Err(error) => {
+                    tracing::warn!(cluster.id = %peer.cluster, %error, "a live cluster cannot be looked up");
                 }
             }
-            // Sessions stay up without the database (protocol.md §4).
-            Err(error) => tracing::warn!(%error, "live clusters cannot be looked up"),
-        }
+        });
+        stream::iter(looks).buffer_unordered(LOOKS).collect::<()>().await;
     }
 
     async fn flush_seen(&self) {

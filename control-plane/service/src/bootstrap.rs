@@ -3,6 +3,7 @@
 use crate::DEFAULT_CLUSTER;
 use crate::authenticate;
 use crate::clusters::{self, CreateInput, Joinable};
+use crate::platform::PLATFORM;
 use crate::tokens::{self, IssueInput, Issued};
 use roadstead_authz::{
     Authorized, RequestInfo, Role, Scope, SystemContext, SystemTask, TenantContext, TenantRecord, act,
@@ -82,10 +83,7 @@ pub async fn tenant<E: From<Error>>(
     project: &Name,
     keep: impl FnOnce(&SecretString) -> Result<(), E>,
 ) -> Result<(), E> {
-    if tenant.as_str() == crate::platform::PLATFORM {
-        let message = format!("the name {tenant} is the platform's own");
-        return Err(Error::conflict(ConflictReason::Exists, message).into());
-    }
+    not_the_platforms(tenant)?;
     let ctx = newcomer(store, tenant);
     let mut tx = found(store, &ctx, tenant).await?;
     add_project(&mut tx, &ctx, project).await?;
@@ -117,6 +115,7 @@ pub async fn owner_token<E: From<Error>>(
     tenant: &Name,
     keep: impl FnOnce(&SecretString) -> Result<(), E>,
 ) -> Result<(), E> {
+    not_the_platforms(tenant)?;
     let system = SystemContext::new(SystemTask::Bootstrap);
     let record = store.system(&system).tenant_by_name(tenant).await?;
     let record = record.ok_or_else(|| Error::not_found(format!("tenant {tenant}")))?;
@@ -129,17 +128,28 @@ pub async fn owner_token<E: From<Error>>(
     Ok(())
 }
 
-/// The names of all tenants.
+/// The names of all tenants but the platform's own.
 ///
 /// # Errors
 /// [`Error::Unavailable`], [`Error::Internal`].
 pub async fn tenants(store: &Store) -> Result<Vec<String>, Error> {
     let system = SystemContext::new(SystemTask::Bootstrap);
     let tenants = store.system(&system).tenants().await?;
-    Ok(tenants.into_iter().map(|tenant| tenant.name).collect())
+    let names = tenants.into_iter().map(|tenant| tenant.name);
+    Ok(names.filter(|name| name != PLATFORM).collect())
+}
+
+/// The platform's tenant holds an audit log that no token reaches.
+fn not_the_platforms(tenant: &Name) -> Result<(), Error> {
+    if tenant.as_str() == PLATFORM {
+        let message = format!("the name {tenant} is the platform's own");
+        return Err(Error::conflict(ConflictReason::Exists, message));
+    }
+    Ok(())
 }
 
 async fn found_or_made(store: &Store, tenant: &Name, project: &Name) -> Result<Owner, Error> {
+    not_the_platforms(tenant)?;
     let system = SystemContext::new(SystemTask::Bootstrap);
     let Some(record) = store.system(&system).tenant_by_name(tenant).await? else {
         let ctx = newcomer(store, tenant);

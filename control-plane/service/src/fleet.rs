@@ -216,7 +216,13 @@ pub async fn is_unknown(
         .note_unknown_certificate(peer.cluster, &peer.serial, not_after_ms)
         .await?;
     tx.commit().await?;
-    Ok(noted)
+    if noted {
+        return Ok(true);
+    }
+    // Somebody noted it in between, or the cluster is deleted.
+    let known = store.tenant(&ctx).read().await?;
+    let waits = known.waits_for_admission(peer.cluster, &peer.serial).await?;
+    Ok(waits.unwrap_or(false))
 }
 
 /// Notes that the cluster is ahead of this database, which is of an older time, and how it differs; with `None` that
@@ -355,18 +361,6 @@ pub async fn reset_cursors(ctx: &TenantContext, store: &Store, epoch: u64) -> Re
     tx.commit().await
 }
 
-/// Lets the cluster's revision go on from above `floor`: the cluster agent has seen revisions that a restored
-/// database does not know.
-///
-/// # Errors
-/// [`Error::Conflict`] (superseded).
-pub async fn raise_revision(ctx: &TenantContext, store: &Store, epoch: u64, floor: u64) -> Result<(), Error> {
-    own(ctx)?;
-    let mut tx = store.tenant(ctx).write().await?;
-    tx.raise_revision(epoch, floor).await?;
-    tx.commit().await
-}
-
 /// How documents are on the cluster; refused ones (Nack) come as phase `Failed` or `Rejected`. All or none are kept;
 /// reports that are older than what is known are passed over.
 ///
@@ -483,26 +477,31 @@ fn outcome(outcome: RunOutcome) -> &'static str {
     }
 }
 
-/// When clusters were last heard, in milliseconds since the Unix epoch: one transaction per tenant.
+/// When clusters were last heard, in milliseconds since the Unix epoch: one transaction per tenant. A tenant whose
+/// turns at the database are taken keeps no other's times from being written.
 ///
 /// # Errors
-/// [`Error::Unavailable`], [`Error::Internal`].
+/// The first of [`Error::Unavailable`], [`Error::Internal`].
 pub async fn touch_last_seen(store: &Store, seen: &[(TenantId, ClusterId, i64)]) -> Result<(), Error> {
     let system = SystemContext::new(SystemTask::LastSeen);
     let mut tenants: BTreeMap<TenantId, Vec<(ClusterId, i64)>> = BTreeMap::new();
     for (tenant, cluster, at_ms) in seen {
         tenants.entry(*tenant).or_default().push((*cluster, *at_ms));
     }
+    let mut ended = Ok(());
     for (tenant, clusters) in tenants {
         let Some(tenant) = store.system(&system).tenant(tenant).await? else {
             continue;
         };
         let ctx = authenticate::system(&system, tenant, RequestInfo::default());
-        let tx = store.tenant(&ctx).write().await?;
-        tx.touch_last_seen(&clusters).await?;
-        tx.commit().await?;
+        let written = async {
+            let tx = store.tenant(&ctx).write().await?;
+            tx.touch_last_seen(&clusters).await?;
+            tx.commit().await
+        };
+        ended = ended.and(written.await);
     }
-    Ok(())
+    ended
 }
 
 /// How a live cluster stands in the database; `None` when the cluster is deleted.

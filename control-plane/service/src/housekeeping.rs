@@ -15,14 +15,22 @@ use roadstead_store::{AuditEntry, Outcome, Store};
 /// [`Error::Unavailable`], [`Error::Internal`]; what was done until then stays done.
 pub async fn purge(store: &Store) -> Result<u64, Error> {
     let system = SystemContext::new(SystemTask::Purge);
-    let mut removed = 0;
+    let (mut removed, mut ended) = (0, Ok(()));
+    // A tenant whose turns at the database are taken keeps no other from being tidied.
     for tenant in store.system(&system).tenants().await? {
         let ctx = authenticate::system(&system, tenant, RequestInfo::default());
-        let tx = store.tenant(&ctx).write().await?;
-        removed += tx.purge_expired().await?;
-        tx.commit().await?;
+        let tidied = async {
+            let tx = store.tenant(&ctx).write().await?;
+            let expired = tx.purge_expired().await?;
+            tx.commit().await?;
+            Ok(expired)
+        };
+        match tidied.await {
+            Ok(expired) => removed += expired,
+            Err(error) => ended = ended.and(Err(error)),
+        }
     }
-    Ok(removed)
+    ended.map(|()| removed)
 }
 
 /// Writes down what [`Store`] has only counted: denials that repeated, and the last uses of tokens.
@@ -31,10 +39,11 @@ pub async fn purge(store: &Store) -> Result<u64, Error> {
 /// [`Error::Unavailable`], [`Error::Internal`]; what could not be written is lost: counts of the last minute, and how
 /// recently a token was used.
 pub async fn note(store: &Store) -> Result<(), Error> {
+    let mut ended = Ok(());
     for repeated in store.take_denials() {
         let entry = AuditEntry::refused(Outcome::Denied, repeated.action, repeated.object)
             .with("repeated", repeated.times);
-        record(&repeated.ctx, store, entry).await?;
+        ended = ended.and(record(&repeated.ctx, store, entry).await);
     }
     let system = SystemContext::new(SystemTask::LastSeen);
     for (tenant, uses) in store.take_uses() {
@@ -42,9 +51,12 @@ pub async fn note(store: &Store) -> Result<(), Error> {
             continue;
         };
         let ctx = authenticate::system(&system, tenant, RequestInfo::default());
-        let tx = store.tenant(&ctx).write().await?;
-        tx.note_uses(&uses).await?;
-        tx.commit().await?;
+        let noted = async {
+            let tx = store.tenant(&ctx).write().await?;
+            tx.note_uses(&uses).await?;
+            tx.commit().await
+        };
+        ended = ended.and(noted.await);
     }
-    Ok(())
+    ended
 }

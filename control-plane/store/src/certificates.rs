@@ -140,8 +140,10 @@ impl Tx<'_> {
         let Some(serial) = serial else {
             return self.revoke_all(cluster.id).await;
         };
-        let sql = "UPDATE cluster_certificate SET revoked_ms = $4
-            WHERE tenant_id = $1 AND cluster_id = $2 AND serial = $3 AND revoked_ms IS NULL";
+        // One that waits for admission counts as revoked already: from now on it does not wait.
+        let sql = "UPDATE cluster_certificate SET revoked_ms = $4, unknown_ms = NULL
+            WHERE tenant_id = $1 AND cluster_id = $2 AND serial = $3
+            AND (revoked_ms IS NULL OR unknown_ms IS NOT NULL)";
         let revoked = self
             .run(sql, values![cluster.id.as_uuid(), serial, self.now_ms()])
             .await?;

@@ -362,7 +362,7 @@ impl Tx<'_> {
         )))
     }
 
-    /// Starts the cursors over: the cluster agent's inbox is new, or the hub's database is older than it.
+    /// Starts the cursors over: the cluster agent's inbox is new.
     ///
     /// # Errors
     /// [`Error::Conflict`] (superseded).
@@ -370,20 +370,6 @@ impl Tx<'_> {
         let id = self.fence(epoch).await?;
         let sql = "UPDATE cluster SET persisted = 0, applied = 0 WHERE tenant_id = $1 AND id = $2";
         self.run(sql, values![id.as_uuid()]).await?;
-        Ok(())
-    }
-
-    /// Raises the cluster's revision to at least `floor`: after a restore from an old backup, so that the cluster
-    /// agent's cursor is never ahead of what the hub counts from.
-    ///
-    /// # Errors
-    /// [`Error::Conflict`] (superseded).
-    pub async fn raise_revision(&mut self, epoch: u64, floor: u64) -> Result<(), Error> {
-        let id = self.fence(epoch).await?;
-        let sql = "UPDATE cluster SET revision = $3 WHERE tenant_id = $1 AND id = $2 AND revision < $3";
-        let floor = i64::try_from(floor).unwrap_or(i64::MAX);
-        self.run(sql, values![id.as_uuid(), floor]).await?;
-        self.touch(id);
         Ok(())
     }
 

@@ -33,6 +33,9 @@ const HELLO_WITHIN: Duration = Duration::from_secs(15);
 const RUNS: u32 = 64;
 /// Texts of a Hello; versions and random ids are much shorter.
 const MAX_TEXT: usize = 128;
+/// Revisions and generations that a cluster agent may name. Accepted after a restore (protocol.md §4) they become the
+/// hub's own, which must be able to count on from there.
+pub(super) const MAX_NUMBER: u64 = 1 << 53;
 
 pub(super) async fn begin(
     hub: Arc<Inner>,
@@ -180,6 +183,11 @@ fn said(hello: &fleet::Hello) -> Result<Hello, End> {
     if !texts.into_iter().all(fits) || hello.incarnation.is_empty() || hello.instance_id.is_empty() {
         return Err(End::Status(Status::invalid_argument(
             "a text of the Hello is empty or malformed",
+        )));
+    }
+    if hello.cursor > MAX_NUMBER {
+        return Err(End::Status(Status::invalid_argument(
+            "a cursor that no hub has given out",
         )));
     }
     Ok(Hello {

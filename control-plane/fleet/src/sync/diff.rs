@@ -3,7 +3,10 @@
 //! Nothing is deleted for being unknown here: a document that the hub has no row of, living or tombstone, leads to a
 //! snapshot, whose deletions are verified and budgeted.
 
-use super::session::{End, Session};
+use super::{
+    begin::MAX_NUMBER,
+    session::{End, Session},
+};
 use crate::store::{Ahead, Content, Desired, DesiredEntry, Difference, Row, StoreError};
 use roadstead_contract::fleet::{Digest, HAVE_PAGE, Have, HaveRequest, hub_frame::Body};
 use std::{collections::BTreeMap, time::Duration};
@@ -174,6 +177,9 @@ impl Session {
             let Ok(digest) = Digest::try_from(entry.digest.as_slice()) else {
                 return Err(self.abuse("a Have entry without a digest").await);
             };
+            if entry.generation > MAX_NUMBER {
+                return Err(self.forged("a generation that no hub has given out").await);
+            }
             pages.entries.insert(entry.uid, (entry.generation, digest));
         }
         if !have.last {
@@ -245,7 +251,11 @@ impl Session {
             return Ok(());
         }
         (self.diff.again, self.diff.last) = (None, None);
-        self.ask_difference().await
+        // Of a cluster that is ahead the list is for a person, and nothing is sent.
+        match self.behind {
+            true => self.list().await,
+            false => self.ask_difference().await,
+        }
     }
 
     /// The roots agree.

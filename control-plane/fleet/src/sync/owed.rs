@@ -17,8 +17,10 @@ use tonic::Status;
 const AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 /// For a cluster agent that is to come back now, in milliseconds.
 const AT_ONCE: u32 = 10;
-/// Documents of which a status is kept; more than an honest cluster has.
-const OBSERVATIONS: usize = 100_000;
+/// Bytes of the statuses that are kept: one for each document, far more than an honest cluster has to say.
+const OBSERVED_BYTES: usize = 16 * 1024 * 1024;
+/// Statuses that are written in one transaction.
+const WRITTEN: usize = 256;
 /// Run records that are kept, by their bytes as JSON.
 const RUN_BYTES: usize = 1024 * 1024;
 
@@ -30,6 +32,7 @@ pub(super) struct Owed {
     /// The approval that a snapshot carried, and whether it ended in a hold.
     taken: Option<(u64, bool)>,
     observations: BTreeMap<String, Observation>,
+    observed_bytes: usize,
     runs: Vec<RunRecord>,
     run_bytes: usize,
     refused: Vec<RunRefused>,
@@ -63,8 +66,11 @@ impl Owed {
 
     /// `false` when there are too many.
     pub(super) fn observe(&mut self, observation: Observation) -> bool {
-        self.observations.insert(observation.uid.clone(), observation);
-        self.observations.len() <= OBSERVATIONS
+        self.observed_bytes += weight(&observation);
+        if let Some(before) = self.observations.insert(observation.uid.clone(), observation) {
+            self.observed_bytes -= weight(&before);
+        }
+        self.observed_bytes <= OBSERVED_BYTES
     }
 
     /// Run records of one frame, and those of it that are none.
@@ -89,6 +95,14 @@ impl Owed {
         let wait = self.again.map_or(AGAIN.0, |(_, wait)| wait);
         self.again = Some((Instant::now() + wait, (wait * 2).min(AGAIN.1)));
     }
+}
+
+/// About what a status takes in memory.
+fn weight(observation: &Observation) -> usize {
+    let conditions = observation.conditions.iter().map(|condition| {
+        condition.kind.len() + condition.status.len() + condition.reason.len() + condition.message.len() + 96
+    });
+    observation.uid.len() * 2 + observation.phase.len() + 128 + conditions.sum::<usize>()
 }
 
 impl Session {
@@ -144,12 +158,12 @@ impl Session {
             self.owed.taken = None;
         }
         let mut foreign = None;
-        if !self.owed.observations.is_empty() {
-            let observations: Vec<_> = self.owed.observations.values().cloned().collect();
-            match store.observe(fence, observations.clone()).await {
+        while !self.owed.observations.is_empty() {
+            let some: Vec<_> = self.owed.observations.values().take(WRITTEN).cloned().collect();
+            match store.observe(fence, some.clone()).await {
                 // All or none: then each by itself.
                 Err(StoreError::Foreign(_)) => {
-                    for observation in observations {
+                    for observation in some.clone() {
                         match store.observe(fence, vec![observation]).await {
                             Err(StoreError::Foreign(what)) => foreign = Some(what),
                             other => other?,
@@ -158,7 +172,10 @@ impl Session {
                 }
                 other => other?,
             }
-            self.owed.observations.clear();
+            for written in some {
+                self.owed.observations.remove(&written.uid);
+                self.owed.observed_bytes -= weight(&written);
+            }
         }
         Ok(foreign)
     }
@@ -268,6 +285,29 @@ mod tests {
         assert_eq!((owed.held, owed.taken), (None, Some((0, false))));
         owed.held(HELD);
         assert_eq!((owed.held, owed.taken), (Some(HELD), Some((0, true))));
+    }
+
+    #[test]
+    fn s51_statuses_that_wait_for_the_database_are_bounded_by_their_bytes() {
+        let status = |n: usize, message: usize| Observation {
+            uid: format!("d{n}"),
+            generation: 1,
+            phase: "Ready".to_owned(),
+            conditions: vec![crate::store::Condition {
+                kind: "Ready".to_owned(),
+                status: "False".to_owned(),
+                reason: String::new(),
+                message: "x".repeat(message),
+            }],
+        };
+        let mut owed = Owed::default();
+        // The same document again and again takes no more than once.
+        assert!((0..100_000).all(|_| owed.observe(status(1, 1_000))));
+        let taken = (0..100_000)
+            .take_while(|n| owed.observe(status(*n, 1_000)))
+            .count();
+        assert!((10_000..16_384).contains(&taken), "{taken}");
+        assert!(owed.observed_bytes <= OBSERVED_BYTES + 2_000);
     }
 
     #[tokio::test(start_paused = true)]
