@@ -21,13 +21,7 @@ pub(crate) fn outward(error: DbErr) -> Error {
                 error,
             )
         }
-        Some(
-            sqlx::Error::Io(_)
-            | sqlx::Error::Tls(_)
-            | sqlx::Error::PoolClosed
-            | sqlx::Error::WorkerCrashed
-            | sqlx::Error::Protocol(_),
-        ) => gone(error),
+        Some(lost) if is_lost(lost) => gone(error),
         Some(_) => fault(error),
         None => match error {
             DbErr::Conn(RuntimeErr::Internal(_)) => gone(DbErr::Conn(RuntimeErr::Internal(
@@ -37,6 +31,28 @@ pub(crate) fn outward(error: DbErr) -> Error {
             other => fault(other),
         },
     }
+}
+
+/// The same for a commit: when the connection is lost meanwhile, nobody knows whether the database kept it.
+pub(crate) fn outward_of_commit(error: DbErr) -> Error {
+    if inner(&error).is_some_and(is_lost) {
+        failed("gone");
+        let message = "the database went away while it kept this write, which may be there or not: look, or repeat it \
+                       under the same idempotency key";
+        return Error::unavailable(message, error);
+    }
+    outward(error)
+}
+
+fn is_lost(error: &sqlx::Error) -> bool {
+    matches!(
+        error,
+        sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed
+            | sqlx::Error::Protocol(_)
+    )
 }
 
 fn fault(error: DbErr) -> Error {

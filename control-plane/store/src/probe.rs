@@ -1,9 +1,9 @@
 //! Whether the hub could keep a write now: for `/readyz`. Liveness never asks.
 //!
 //! Reading is not enough: a full disk, a read-only file system or a standby of PostgreSQL answers every question and
-//! keeps nothing. So a row goes in and out in one transaction that is committed. It is as large as an ordinary write
-//! ([`FILLER`]), so that a database without room for one is found out; its pages are free again afterwards, and are the
-//! next probe's.
+//! keeps nothing. So a row is kept, and then taken away again: in one transaction its pages would never be written. It
+//! is as large as an ordinary write ([`FILLER`]), so that a database without room for one is found out; its pages are
+//! free again afterwards, and are the next probe's.
 
 use crate::error::outward;
 use crate::tx::begin;
@@ -27,21 +27,22 @@ impl Store {
         Faults::check(self.faults.as_ref(), "readiness")?;
         let statement = Statement::from_string(self.backend(), "SELECT COUNT(*) FROM tenant WHERE 1 = 0");
         self.read.query_one_raw(statement).await.map_err(outward)?;
-        let db = begin(&self.write, SqliteTransactionMode::Immediate).await?;
-        if self.backend() == DbBackend::Postgres {
-            run(&db, "SELECT set_config('roadstead.system', 'on', true)", vec![]).await?;
-        }
         let mut id = [0; 16];
         self.random.fill(&mut id);
         let id = Value::from(Uuid::from_bytes(id));
         let filler = Value::from(vec![0_u8; FILLER]);
-        run(
-            &db,
-            "INSERT INTO probe (id, filler) VALUES ($1, $2)",
-            vec![id.clone(), filler],
-        )
-        .await?;
-        run(&db, "DELETE FROM probe WHERE id = $1", vec![id]).await?;
+        self.keep("INSERT INTO probe (id, filler) VALUES ($1, $2)", vec![id, filler])
+            .await?;
+        // Those of probes that were cut short, too.
+        self.keep("DELETE FROM probe", vec![]).await
+    }
+
+    async fn keep(&self, sql: &'static str, values: Vec<Value>) -> Result<(), Error> {
+        let db = begin(&self.write, SqliteTransactionMode::Immediate).await?;
+        if self.backend() == DbBackend::Postgres {
+            run(&db, "SELECT set_config('roadstead.system', 'on', true)", vec![]).await?;
+        }
+        run(&db, sql, values).await?;
         db.commit().await.map_err(outward)
     }
 }

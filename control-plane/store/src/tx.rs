@@ -1,7 +1,7 @@
 //! One transaction of one tenant: the only way to a tenant's rows.
 
 use crate::audit::Head;
-use crate::error::outward;
+use crate::error::{outward, outward_of_commit};
 use crate::observe::{self, Access, Timed};
 use crate::sql::{self, Sql, values};
 use crate::{Faults, Store};
@@ -196,7 +196,7 @@ impl<'s> Tx<'s> {
     pub async fn commit(mut self) -> Result<(), Error> {
         self.write_head().await?;
         Faults::check(self.store.faults.as_ref(), "commit")?;
-        self.db.commit().await.map_err(outward)?;
+        self.db.commit().await.map_err(outward_of_commit)?;
         self.timed.committed();
         self.audited.into_iter().for_each(observe::audited);
         self.store.signals.fire(self.ctx.tenant(), self.touched);
