@@ -44,14 +44,7 @@ pub(super) async fn begin(
     frames: mpsc::Sender<Result<HubFrame, Status>>,
     greeting: Greeting,
 ) -> Result<Session, End> {
-    let first = timeout(HELLO_WITHIN, inbound.message()).await;
-    let first = first.map_err(|_| End::Status(Status::deadline_exceeded("no Hello")))?;
-    let first = first.map_err(|_| End::Gone)?.and_then(|frame| frame.body);
-    let Some(cluster_frame::Body::Hello(hello)) = first else {
-        return Err(End::Status(Status::invalid_argument(
-            "expected Hello as the first frame",
-        )));
-    };
+    let hello = first(&mut inbound).await?;
     drop(greeting);
     let (identity, _) = peer.identified().map_err(End::Status)?.clone();
     // The cluster's own share first: what one takes too often is not taken from all (S39).
@@ -142,6 +135,18 @@ pub(super) async fn begin(
         session.ask_difference().await?;
     }
     Ok(session)
+}
+
+/// The first frame, which must be a Hello.
+async fn first(inbound: &mut Streaming<ClusterFrame>) -> Result<fleet::Hello, End> {
+    let frame = timeout(HELLO_WITHIN, inbound.message()).await;
+    let frame = frame.map_err(|_| End::Status(Status::deadline_exceeded("no Hello")))?;
+    match frame.map_err(|_| End::Gone)?.and_then(|frame| frame.body) {
+        Some(cluster_frame::Body::Hello(hello)) => Ok(hello),
+        _ => Err(End::Status(Status::invalid_argument(
+            "expected Hello as the first frame",
+        ))),
+    }
 }
 
 fn hub_welcome(welcome: Welcome) -> HubFrame {
