@@ -32,8 +32,8 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// `false` once the token is no longer good, or no longer allows the call. A store that is away, and a tenant that
-    /// asks too much just now, change nothing: whatever else keeps the answer from being known is taken for a no.
+    /// `false` once the token is no longer good, or no longer allows the call. Only a store that is away changes
+    /// nothing: whatever else keeps the answer from being known is taken for a no.
     pub(crate) async fn still_allowed(&self) -> bool {
         let Some(session) = &self.session else {
             return true;
@@ -44,7 +44,7 @@ impl Watch {
                 let found = agents.invocable(&context, &self.project, &self.agent).await;
                 matches!(found, Ok(_) | Err(Error::Unavailable { .. }))
             }
-            Err(problem) => matches!(problem.code(), "UNAVAILABLE" | "LIMIT"),
+            Err(problem) => problem.code() == "UNAVAILABLE",
         }
     }
 }

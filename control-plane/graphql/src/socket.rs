@@ -308,11 +308,8 @@ impl Connection {
         let proof = self.proof.as_ref().ok_or(Close::Unauthorized)?;
         match (proof.verify().await, &self.context) {
             (Ok(context), _) => Ok(context),
-            // The store is away, or the tenant asks too much just now: a socket that was good stays, since what it
-            // shows has its own checks.
-            (Err(problem), Some(context)) if matches!(problem.code(), "UNAVAILABLE" | "LIMIT") => {
-                Ok(context.clone())
-            }
+            // The store is away: a socket that was good stays, since what it shows has its own checks.
+            (Err(problem), Some(context)) if problem.code() == "UNAVAILABLE" => Ok(context.clone()),
             (Err(problem), _) if problem.code() == "FORBIDDEN" => Err(Close::Forbidden),
             (Err(_), _) => Err(Close::Unauthorized),
         }

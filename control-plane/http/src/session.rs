@@ -35,12 +35,12 @@ impl Session {
         }
     }
 
-    /// Verifies the token anew.
+    /// Verifies the token anew. It is no request: it counts against no limit on them.
     ///
     /// # Errors
     /// As [`Authenticate::bearer`]. A caller of this keeps what it has on `UNAVAILABLE`.
     pub async fn verify(&self) -> Result<TenantContext, Problem> {
         let token = self.token.expose_secret();
-        self.authenticate.bearer(token, self.request.clone()).await
+        self.authenticate.again(token, self.request.clone()).await
     }
 }

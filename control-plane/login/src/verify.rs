@@ -55,6 +55,39 @@ impl Login {
         }
     }
 
+    /// Whom a token stands for, if it is good.
+    async fn verified(&self, token: &str, request: RequestInfo) -> Result<TenantContext, Problem> {
+        let (source, ip) = (counted(request.source.ip), request.source.ip);
+        let now_ms = self.store.clock().now_ms();
+        let over = self.failures.lock().over(source, now_ms);
+        let presented = match Presented::parse(SecretKind::ApiToken, token) {
+            Ok(presented) => presented,
+            // The checksum is wrong: refused without a query.
+            Err(error) => return Err(self.failed(&error, (source, over), None, now_ms)),
+        };
+        let trusted = self.failures.lock().trusts(presented.hash(), now_ms);
+        let Ok(_turn) = self.turn(over.is_some() && !trusted).await else {
+            return Err(limited(over.unwrap_or(PATIENCE)));
+        };
+        let verified = roadstead_service::authenticate::api_token(&self.store, &presented, request).await;
+        match verified {
+            Ok(context) => {
+                self.failures.lock().succeeded(*presented.hash(), now_ms);
+                Ok(context)
+            }
+            Err(error @ Error::Unauthenticated { .. }) => {
+                tracing::info!(source.ip = ?ip, "a wrong token was presented");
+                Err(self.failed(&error, (source, over), Some(presented.hash()), now_ms))
+            }
+            Err(error) => {
+                // S91: whatever else goes wrong is no yes.
+                observe::refused(Refusal::Unavailable);
+                tracing::error!(%error, detail = ?std::error::Error::source(&error), "a token could not be verified");
+                Err(Problem::from(&error))
+            }
+        }
+    }
+
     fn limit_requests(&self, context: &TenantContext, now_ms: i64) -> Result<(), Problem> {
         let ActorKind::Token { token, .. } = context.actor().kind() else {
             return Ok(());
@@ -77,36 +110,13 @@ fn limited(wait: Duration) -> Problem {
 #[async_trait::async_trait]
 impl Authenticate for Login {
     async fn bearer(&self, token: &str, request: RequestInfo) -> Result<TenantContext, Problem> {
-        let (source, ip) = (counted(request.source.ip), request.source.ip);
-        let now_ms = self.store.clock().now_ms();
-        let over = self.failures.lock().over(source, now_ms);
-        let presented = match Presented::parse(SecretKind::ApiToken, token) {
-            Ok(presented) => presented,
-            // The checksum is wrong: refused without a query.
-            Err(error) => return Err(self.failed(&error, (source, over), None, now_ms)),
-        };
-        let trusted = self.failures.lock().trusts(presented.hash(), now_ms);
-        let Ok(_turn) = self.turn(over.is_some() && !trusted).await else {
-            return Err(limited(over.unwrap_or(PATIENCE)));
-        };
-        let verified = roadstead_service::authenticate::api_token(&self.store, &presented, request).await;
-        match verified {
-            Ok(context) => {
-                self.failures.lock().succeeded(*presented.hash(), now_ms);
-                self.limit_requests(&context, now_ms)?;
-                Ok(context)
-            }
-            Err(error @ Error::Unauthenticated { .. }) => {
-                tracing::info!(source.ip = ?ip, "a wrong token was presented");
-                Err(self.failed(&error, (source, over), Some(presented.hash()), now_ms))
-            }
-            Err(error) => {
-                // S91: whatever else goes wrong is no yes.
-                observe::refused(Refusal::Unavailable);
-                tracing::error!(%error, detail = ?std::error::Error::source(&error), "a token could not be verified");
-                Err(Problem::from(&error))
-            }
-        }
+        let context = self.verified(token, request).await?;
+        self.limit_requests(&context, self.store.clock().now_ms())?;
+        Ok(context)
+    }
+
+    async fn again(&self, token: &str, request: RequestInfo) -> Result<TenantContext, Problem> {
+        self.verified(token, request).await
     }
 }
 

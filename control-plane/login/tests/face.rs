@@ -12,8 +12,9 @@ use axum::{
 };
 use http::Request;
 use http_body_util::BodyExt as _;
+use roadstead_authz::RequestInfo;
 use roadstead_domain::{FakeClock, SeededRandom};
-use roadstead_http::{Caller, guard};
+use roadstead_http::{Caller, Session, guard};
 use roadstead_login::{FailureLimit, Login, Rate, RequestLimit, require};
 use roadstead_service::bootstrap;
 use roadstead_store::{Store, testing::TestDatabase};
@@ -28,6 +29,7 @@ struct Face {
     clock: Arc<FakeClock>,
     store: Store,
     token: String,
+    login: Arc<Login>,
     _database: TestDatabase,
 }
 
@@ -59,7 +61,7 @@ impl Face {
             .route("/livez", get(async || "ok"))
             .route("/who", get(async |Caller(caller): Caller| caller.actor().name()))
             .fallback(roadstead_http::not_found)
-            .layer(from_fn_with_state(login, require))
+            .layer(from_fn_with_state(login.clone(), require))
             .layer(from_fn(guard));
         Self {
             app,
@@ -67,6 +69,7 @@ impl Face {
             clock,
             store,
             token: issued.secret.expose_secret().to_owned(),
+            login,
             _database: database,
         }
     }
@@ -217,6 +220,11 @@ async fn s29_one_token_sends_only_so_many_requests() {
         (429, &Value::from("LIMIT"))
     );
     assert_eq!(response.headers()["retry-after"], "1");
+    // What is open already is looked at all the same, and takes from no limit.
+    let open = Session::new(face.login.clone(), face.token.clone(), RequestInfo::default());
+    for _ in 0..50 {
+        assert!(open.verify().await.is_ok());
+    }
     face.clock.advance(Duration::from_secs(1));
     assert_eq!(face.who(Some(&face.bearer())).await.0, 200);
 }
