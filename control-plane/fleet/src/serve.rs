@@ -316,7 +316,7 @@ impl Inner {
     /// Each by itself and several at once: a tenant that keeps its own turns at the database busy must not hide a
     /// revocation of another's.
     async fn look_at(&self, peers: &[PeerIdentity]) {
-        let looks = peers.to_vec().into_iter().map(|peer| async move {
+        let looks = peers.iter().cloned().map(|peer| async move {
             match self.store.standing(std::slice::from_ref(&peer)).await {
                 Ok(standings) => self
                     .registry

@@ -26,12 +26,15 @@ pub(crate) struct App {
     pub(crate) fleet: Arc<dyn Fleet>,
 }
 
+/// The text of a revision, once it was read.
+type Text = Arc<OnceCell<String>>;
+
 /// What is asked at most once for each request. In the request's data, so it never crosses tenants (S37).
 #[derive(Debug)]
 pub(crate) struct Once {
     agents: OnceCell<BTreeMap<ClusterId, u64>>,
     /// The texts of revisions: asked for under many names they are read once.
-    revisions: Mutex<HashMap<(ObjectId, u64), Arc<OnceCell<String>>>>,
+    revisions: Mutex<HashMap<(ObjectId, u64), Text>>,
     /// Resolvers of a list run at once; one request must not take every connection to the database.
     turns: Semaphore,
     /// By id and revision: what was read before a write is not what is shown after it.

@@ -93,10 +93,10 @@ async fn asked(dev: &mut Dev, agent: &str, question: &str) -> Result<()> {
         .filter(|text| !text.is_empty())
         .collect();
     anyhow::ensure!(pieces.len() > 1, "{agent}: no answer that streams in {events:?}");
-    let ends = results
+    let mut ends = results
         .iter()
         .filter_map(|r| r["statusUpdate"]["status"]["state"].as_str());
-    let end = ends.last().unwrap_or_default().to_owned();
+    let end = ends.next_back().unwrap_or_default().to_owned();
     let task = results
         .iter()
         .find_map(|r| r["statusUpdate"]["taskId"].as_str())

@@ -478,9 +478,12 @@ fn kind(error: StoreError) -> &'static str {
     }
 }
 
+/// By revision and uid: generation, what it is, its body; `None` for a tombstone.
+type Plain = BTreeMap<(u64, String), Option<(u64, String, String)>>;
+
 /// Rows as both must give them. A tombstone's generation may be any that is not less than the document's last: it is
 /// compared with what is held by whoever takes it, and not here.
-fn plain(rows: Vec<Row>) -> BTreeMap<(u64, String), Option<(u64, String, String)>> {
+fn plain(rows: Vec<Row>) -> Plain {
     let row = |row: Row| {
         let content = match row.content {
             Content::Gone => None,
@@ -502,12 +505,7 @@ fn plain(rows: Vec<Row>) -> BTreeMap<(u64, String), Option<(u64, String, String)
 }
 
 /// All changes after a revision, page by page, each page whole revisions in ascending order.
-async fn every_page(
-    store: &dyn FleetStore,
-    peer: &PeerIdentity,
-    mut after: u64,
-    limit: usize,
-) -> BTreeMap<(u64, String), Option<(u64, String, String)>> {
+async fn every_page(store: &dyn FleetStore, peer: &PeerIdentity, mut after: u64, limit: usize) -> Plain {
     let mut all = BTreeMap::new();
     loop {
         let page = store.changes(peer, after, limit).await.unwrap();

@@ -49,7 +49,7 @@ impl Own {
         let offered = json!([{"type": "function", "function": {"name": "bench__echo",
             "description": "Says the text again", "parameters": {"type": "object", "required": ["text"],
             "properties": {"text": {"type": "string", "description": "What to say again."}}}}}]);
-        self.complete(&[user.clone()], Some(&offered)).await?;
+        self.complete(std::slice::from_ref(&user), Some(&offered)).await?;
         self.call(&arguments).await?;
         let called = json!({"role": "assistant", "content": null, "tool_calls": [{"id": "call_1_0",
             "type": "function", "function": {"name": "bench__echo", "arguments": arguments.to_string()}}]});

@@ -1,4 +1,5 @@
 //! Both sides over loopback with real TLS, the hub over its real database: SQLite, and PostgreSQL where there is one.
+#![expect(clippy::unwrap_used, reason = "a failed helper is a failed test")]
 
 mod enrolment;
 mod held;
