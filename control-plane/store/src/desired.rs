@@ -301,7 +301,7 @@ impl Tx<'_> {
         Ok(revision)
     }
 
-    /// Forgets tombstones that are older than [`TOMBSTONES_MS`] and that their cluster has carried out, and raises the
+    /// Forgets tombstones that are older than `TOMBSTONES_MS` and that their cluster has carried out, and raises the
     /// floor of the cluster: whoever comes back with an older cursor gets a snapshot. Those of agents stay: a run record
     /// that arrives late is believed because its agent once belonged there.
     ///

@@ -38,7 +38,7 @@ async fn a_new_cluster_comes_with_a_join_token_that_is_shown_once() {
     let looked = world.fleet.looked.lock().unwrap();
     assert_eq!(
         looked.iter().map(|cluster| json!(cluster)).collect::<Vec<_>>(),
-        [id.clone()]
+        std::slice::from_ref(id)
     );
 }
 
