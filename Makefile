@@ -1,7 +1,7 @@
 # Every step of everyday work; continuous integration calls the same ones. `make help` lists them.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help run test test-tools bench build lint fmt docs generate
+.PHONY: help run test test-tools bench layout build lint fmt docs generate
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,10 +15,13 @@ test: ## install what the tests need, run every check, end with "N passed, N fai
 test-tools: ## install what the tests need, and nothing else
 	@tests/tools/install
 
-PROFILE ?= release
 bench: ## measure the figures of docs/benchmarks.md on release binaries (5 minutes); ARGS=engine for one table
-	cargo build --profile $(PROFILE) --workspace --bins
-	target/$(PROFILE)/roadstead-bench $(ARGS)
+	cargo build --release --workspace --bins
+	target/release/roadstead-bench $(ARGS)
+
+layout: ## find out which functions run in every engine and cluster agent (needs valgrind), for the linker
+	cargo build --release --workspace --bins
+	target/release/roadstead-bench layout
 
 build: ## build every binary (debug)
 	cargo build --workspace --bins

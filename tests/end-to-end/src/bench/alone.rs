@@ -85,11 +85,20 @@ impl Alone {
 
     /// Starts an engine in a new folder; answers once the card is served, with the time since the start.
     pub(crate) async fn start(&self, n: usize) -> anyhow::Result<(Running, Duration)> {
+        self.start_as(pinned(ENGINE_CORE, &binary("roadstead-engine")), n)
+            .await
+    }
+
+    /// The same with another command in front of the engine's arguments.
+    pub(crate) async fn start_as(
+        &self,
+        mut command: Command,
+        n: usize,
+    ) -> anyhow::Result<(Running, Duration)> {
         let spec = self.folder.path().join("agent.yaml");
         std::fs::write(&spec, self.documents())?;
         let address = format!("127.0.0.1:{}", free_port()?);
         let state = self.folder.path().join(format!("state-{n}"));
-        let mut command = pinned(ENGINE_CORE, &binary("roadstead-engine"));
         command
             .args(["run", "--listen", &address, "--spec"])
             .arg(spec)

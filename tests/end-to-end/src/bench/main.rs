@@ -10,6 +10,7 @@ mod disk;
 mod engine;
 mod figures;
 mod hub;
+mod layout;
 mod own;
 mod procfs;
 mod served;
@@ -36,6 +37,8 @@ enum Table {
     Delivery,
     Served,
     Engine,
+    /// No table: writes which functions run in every process, for the linker (needs valgrind). Only when named.
+    Layout,
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -52,6 +55,9 @@ async fn main() -> anyhow::Result<()> {
     if wanted(Table::Served) {
         let folder = args.state.first().cloned().unwrap_or_else(std::env::temp_dir);
         served::measure(&folder).await?.print();
+    }
+    if args.tables.contains(&Table::Layout) {
+        layout::write().await?;
     }
     // Last: it gives up a core for good.
     if wanted(Table::Engine) {

@@ -50,17 +50,21 @@ pub(crate) async fn measure(folder: &Path) -> anyhow::Result<Figures> {
 }
 
 /// A cluster agent as a process.
-struct Cluster {
-    process: Process,
+pub(crate) struct Cluster {
+    pub(crate) process: Process,
     state: PathBuf,
 }
 
 impl Cluster {
     async fn join(hub: &Hub, folder: &Path) -> anyhow::Result<Self> {
+        Self::join_as(Command::new(binary("roadstead-agent")), hub, folder).await
+    }
+
+    /// The same with another command in front of the cluster agent's arguments.
+    pub(crate) async fn join_as(mut command: Command, hub: &Hub, folder: &Path) -> anyhow::Result<Self> {
         let token = folder.join("join-token");
         std::fs::write(&token, hub.cluster("here").await?)?;
         let state = folder.join("cluster");
-        let mut command = Command::new(binary("roadstead-agent"));
         command
             .args(["run", "--hub", &hub.fleet, "--state"])
             .arg(&state)
@@ -71,7 +75,7 @@ impl Cluster {
     }
 
     /// Where an agent's engine serves, and a caller that it lets in.
-    async fn engine(&self, name: &str) -> anyhow::Result<(String, Caller)> {
+    pub(crate) async fn engine(&self, name: &str) -> anyhow::Result<(String, Caller)> {
         let folder = self.state.join("engines").join(format!("bench.{name}"));
         let address = || async { std::fs::read_to_string(folder.join("address")).ok() };
         let address = wait::until(name, READY, address)
