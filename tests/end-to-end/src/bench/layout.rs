@@ -143,7 +143,7 @@ fn functions(profile: &str, program: &str) -> Vec<String> {
         match key {
             "ob" => ours = named(&mut objects, value).is_some_and(|object| object.ends_with(program)),
             "cob" => _ = named(&mut objects, value),
-            "fn" => found.extend(named(&mut names, value).filter(|name| ours && *name != "???")),
+            "fn" => found.extend(named(&mut names, value).filter(|name| ours && symbol(name))),
             "cfn" => _ = named(&mut names, value),
             _ => {}
         }
@@ -154,6 +154,11 @@ fn functions(profile: &str, program: &str) -> Vec<String> {
         _ => name,
     };
     found.into_iter().map(plain).collect()
+}
+
+/// Whether this names a symbol, and not what callgrind says where there is none.
+fn symbol(name: &str) -> bool {
+    !name.starts_with("0x") && !name.contains(['?', '('])
 }
 
 /// Reads `(7) name`, or `(7)` for a name that was given before.
@@ -176,7 +181,8 @@ mod tests {
     fn functions_of_the_program_are_found_by_name_and_by_number() {
         let profile = "version: 1\nob=(1) /lib/libc.so.6\nfn=(1) malloc\n10 5\nob=(2) /bin/engine\nfn=(2) main\n\
                        cob=(1)\ncfn=(1)\ncalls=1 0\n0 5\ncfn=(3) walk\ncalls=1 0\n0 7\n\nfn=(3)\n0 7\nfn=(4) walk'2\n0 1\n\
-                       fn=(5) ???\n0 1\n";
+                       fn=(5) ???\n0 1\n\
+                       fn=(6) 0x0000000000b00230\n0 1\nfn=(7) (below main)\n0 1\n";
         assert_eq!(functions(profile, "engine"), ["main", "walk", "walk"]);
     }
 }
