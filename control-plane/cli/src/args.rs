@@ -78,8 +78,8 @@ pub(crate) enum Command {
     Apply(Apply),
     /// List documents, or write one out.
     Get(Get),
-    /// Everything about one document, and where it runs.
-    Describe(Named),
+    /// Everything about one document, and where it runs; or about a cluster, and what waits there for a person.
+    Describe(Describe),
     /// Delete a document, or all documents of files.
     Delete(Delete),
     /// The revisions of a document, newest first.
@@ -187,6 +187,22 @@ pub(crate) struct Named {
     pub(crate) kind: Kind,
     /// A name, or project/name.
     pub(crate) name: Reference,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Describe {
+    /// agent, model, toolserver, prompt or cluster.
+    #[arg(value_parser = described)]
+    pub(crate) kind: Described,
+    /// A name, or project/name; of a cluster, its name.
+    pub(crate) name: Reference,
+}
+
+/// What can be described.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Described {
+    Document(Kind),
+    Cluster,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -311,6 +327,10 @@ pub(crate) enum ClustersCommand {
     Delete { name: Name },
     /// Say yes to deletions on a cluster that wait because they are more than its budget.
     ApproveDeletes(ClusterApprove),
+    /// Let the hub's view of a cluster go on that is ahead of the hub's database, as after a restore from a backup.
+    AcceptTimeline(ClusterAccept),
+    /// Make a certificate of a cluster good that the hub's database does not know, as after a restore from a backup.
+    AdmitCertificate(ClusterAdmit),
 }
 
 #[derive(Debug, ClapArgs)]
@@ -354,6 +374,22 @@ pub(crate) struct ClusterApprove {
     /// How many deletions were looked at; `roadstead clusters` shows how many wait.
     #[arg(long, value_name = "N")]
     pub(crate) deletes: u64,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ClusterAccept {
+    pub(crate) name: Name,
+    /// The cluster's revision that was looked at; `roadstead describe cluster` shows it, and what would change.
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) cursor: u64,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ClusterAdmit {
+    pub(crate) name: Name,
+    /// The certificate's serial number; `roadstead-agent doctor` on the cluster names the one that it uses.
+    #[arg(long, value_name = "SERIAL")]
+    pub(crate) serial: String,
 }
 
 /// `key=value`.
@@ -494,6 +530,15 @@ pub(crate) struct ContextAdd {
     pub(crate) plain_http: bool,
 }
 
+fn described(text: &str) -> Result<Described, String> {
+    if matches!(text.to_lowercase().as_str(), "cluster" | "clusters") {
+        return Ok(Described::Cluster);
+    }
+    kind(text)
+        .map(Described::Document)
+        .map_err(|_| "expected agent, model, toolserver, prompt or cluster".to_owned())
+}
+
 /// The kind that is meant: singular, plural, any case.
 fn kind(text: &str) -> Result<Kind, String> {
     let lower = text.to_lowercase();
@@ -520,6 +565,9 @@ mod tests {
         assert_eq!(kind("Agents"), Ok(Kind::Agent));
         assert_eq!(kind("toolserver"), Ok(Kind::ToolServer));
         assert!(kind("pods").is_err());
+        assert_eq!(described("Cluster"), Ok(Described::Cluster));
+        assert_eq!(described("prompts"), Ok(Described::Document(Kind::Prompt)));
+        assert!(described("pods").is_err());
     }
 
     #[test]

@@ -387,6 +387,7 @@ impl Mutation {
         let (serial, key) = (input.serial.as_deref(), input.idempotency_key.as_deref());
         let revoked = clusters::revoke_certificates(caller, store, cluster, serial, key).await;
         let revoked = settle!(revoked, RevokedPayload);
+        calls::forget_certificates(ctx);
         calls::app(ctx).fleet.look(cluster).await;
         Ok(RevokedPayload {
             revoked,
@@ -431,6 +432,7 @@ impl Mutation {
         let cluster = id(&input.cluster, "cluster")?;
         let key = input.idempotency_key.as_deref();
         let admitted = clusters::admit_certificate(caller, store, cluster, &input.serial, key).await;
+        calls::forget_certificates(ctx);
         Ok(ClusterPayload {
             object: Some(Cluster(settle!(admitted, ClusterPayload))),
             ..ClusterPayload::default()
@@ -447,6 +449,7 @@ impl Mutation {
             clusters::delete(caller, store, cluster, key).await,
             ClusterPayload
         );
+        calls::forget_certificates(ctx);
         calls::app(ctx).fleet.look(cluster).await;
         Ok(ClusterPayload {
             object: Some(Cluster(deleted)),

@@ -7,6 +7,7 @@ mod documents;
 mod inert;
 mod operator;
 mod proxy;
+mod restored;
 mod server;
 
 use chrono::{DateTime, Utc};
