@@ -397,6 +397,16 @@ pub(crate) struct ApiTokenPayload {
     pub(crate) errors: Vec<UserError>,
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct RevokedTokenPayload {
+    #[serde(default)]
+    pub(crate) object: Option<ApiToken>,
+    #[serde(default)]
+    pub(crate) also_revoked: u64,
+    pub(crate) errors: Vec<UserError>,
+}
+
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct AuditRecord {

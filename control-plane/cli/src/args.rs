@@ -426,11 +426,17 @@ pub(crate) enum TokensCommand {
     List,
     /// Make a token. Nobody hands out more than they have.
     Create(TokenCreate),
-    /// End a token at once.
-    Revoke {
-        /// The token's id, as the list shows it.
-        id: String,
-    },
+    /// End a token at once, and the tokens that it issued.
+    Revoke(TokenRevoke),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct TokenRevoke {
+    /// The token's id, as the list shows it.
+    pub(crate) id: String,
+    /// The tokens that it issued stay good: for an old token that is changed for a new one.
+    #[arg(long)]
+    pub(crate) keep_issued: bool,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -284,7 +284,7 @@ async fn a_trace_is_the_callers_once_the_caller_is_known() {
     let ended = face.issue("ended").await;
     let id = ended.token.id;
     let owner = authenticate(&face).await;
-    roadstead_service::tokens::revoke(&owner, &face.store, id, None)
+    roadstead_service::tokens::revoke(&owner, &face.store, &id.into())
         .await
         .unwrap();
     let bearer = format!("Bearer {}", ended.secret.expose_secret());

@@ -237,6 +237,48 @@ async fn tokens_are_made_listed_and_revoked() {
 }
 
 #[tokio::test]
+async fn a_revoked_token_says_what_ends_with_it() {
+    let hub = Hub::start().await;
+    let answer =
+        |also: u64| json!({"revokeApiToken": {"object": token(), "alsoRevoked": also, "errors": []}});
+    hub.graphql("RevokeApiToken", answer(1));
+    hub.graphql("RevokeApiToken", answer(3));
+    hub.graphql("RevokeApiToken", answer(3));
+    let own = json!({"code": "CONFLICT", "message": "the token tok_1 issued the one that you use"});
+    hub.graphql(
+        "RevokeApiToken",
+        json!({"revokeApiToken": {"object": null, "alsoRevoked": 0, "errors": [own]}}),
+    );
+    let mut user = User::of(&hub);
+    let left = user.runs("tokens revoke tok_1").await;
+    assert_eq!(left.out, "token tok_1 (ci) revoked, and 1 token that it issued\n");
+    assert!(left.err.contains("roadstead audit names each"), "{}", left.err);
+    let left = user.runs("tokens revoke tok_1 --keep-issued").await;
+    assert!(
+        left.out.contains("3 tokens that it issued, or that these did"),
+        "{}",
+        left.out
+    );
+    let left = user.runs("tokens revoke tok_1 -o json").await;
+    let value: Value = serde_json::from_str(&left.out).unwrap();
+    assert_eq!(
+        (&value["alsoRevoked"], &value["token"]["id"]),
+        (&json!(3), &json!("tok_1"))
+    );
+    let asked = hub.asked();
+    assert_eq!(asked[0].1["input"]["keepIssued"], false);
+    assert_eq!(asked[1].1["input"]["keepIssued"], true);
+    let left = user.runs("tokens revoke tok_1").await;
+    assert_eq!(left.exit, Exit::Conflict);
+    assert!(
+        left.err
+            .contains("next: roadstead tokens revoke tok_1 --keep-issued ends it alone"),
+        "{}",
+        left.err
+    );
+}
+
+#[tokio::test]
 async fn projects_and_the_audit_log_are_shown() {
     let hub = Hub::start().await;
     let project = json!({"id": "prj_1", "name": "web", "createdAt": "2026-01-02T11:00:00Z"});

@@ -107,6 +107,46 @@ async fn s62_a_tokens_secret_is_shown_once_and_ends_with_its_revocation() {
 }
 
 #[tokio::test]
+async fn s14_a_revoked_token_says_how_many_it_takes_with_it() {
+    let world = World::new().await;
+    let create = r#"mutation { createApiToken(input: {name: "ci", role: ADMIN, scopes: [ADMIN], lifetimeSeconds: 3600}) {
+        object { id createdBy } secret } }"#;
+    let first = world.ask(create).await["createApiToken"].clone();
+    let holder = world.present(first["secret"].as_str().unwrap()).await;
+    let second = world.data(&holder, create, Value::Null).await["createApiToken"].clone();
+    let (id, made_by) = (&first["object"]["id"], &second["object"]["createdBy"]);
+    assert_eq!(
+        made_by.as_str().unwrap(),
+        format!("token:{}", id.as_str().unwrap())
+    );
+    let revoke = |rest: &str| {
+        format!(
+            "mutation {{ revokeApiToken(input: {{id: {id}{rest}}}) {{ object {{ id }} alsoRevoked errors {{ code }} }} }}"
+        )
+    };
+    // Its own issuer: not without saying that it stays.
+    let second = world.present(second["secret"].as_str().unwrap()).await;
+    let refused = world.data(&second, &revoke(""), Value::Null).await["revokeApiToken"].clone();
+    assert_eq!(
+        refused,
+        json!({"object": null, "alsoRevoked": 0, "errors": [{"code": "CONFLICT"}]})
+    );
+    let kept = world
+        .data(&second, &revoke(", keepIssued: true"), Value::Null)
+        .await["revokeApiToken"]
+        .clone();
+    assert_eq!(
+        kept,
+        json!({"object": {"id": id}, "alsoRevoked": 0, "errors": []})
+    );
+    let ended = world.ask(&revoke("")).await["revokeApiToken"].clone();
+    assert_eq!(
+        ended,
+        json!({"object": {"id": id}, "alsoRevoked": 1, "errors": []})
+    );
+}
+
+#[tokio::test]
 async fn s28_the_lowest_role_sees_no_tokens_and_no_audit_log() {
     let world = World::new().await;
     let viewer = world.holder(Role::Viewer, Scope::Read).await;
