@@ -26,7 +26,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     task::JoinSet,
-    time::{Instant, Sleep, sleep},
+    time::{Sleep, sleep},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -262,7 +262,7 @@ mod tests {
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         sync::Notify,
-        time::timeout,
+        time::{Instant, timeout},
     };
 
     const PATIENCE: Duration = Duration::from_secs(20);
