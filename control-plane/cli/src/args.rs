@@ -1,6 +1,9 @@
 //! What can be typed.
 
-use crate::shell::Shell;
+use crate::{
+    shell::Shell,
+    when::{self, When},
+};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell as CompletionShell;
 use roadstead_contract::documents::{Kind, Name, Reference};
@@ -289,6 +292,8 @@ pub(crate) struct RunsList {
     /// At most so many.
     #[arg(long, value_name = "N", default_value_t = 25)]
     pub(crate) limit: usize,
+    #[command(flatten)]
+    pub(crate) span: Span,
     /// Of every project that you may see.
     #[arg(long, short = 'A', conflicts_with_all = ["agent", "project"])]
     pub(crate) all_projects: bool,
@@ -301,9 +306,23 @@ pub(crate) struct Logs {
     /// Go on with new lines as they come.
     #[arg(long, short = 'f')]
     pub(crate) follow: bool,
-    /// Lines of the past.
-    #[arg(long, value_name = "N", default_value_t = 100)]
-    pub(crate) tail: u32,
+    /// Lines of the past; 100 where neither this nor --since is given.
+    #[arg(long, value_name = "N")]
+    pub(crate) tail: Option<u32>,
+    /// Not older than this: 15m, 2h, 3d ago, or a time (2026-01-02T15:04:05Z).
+    #[arg(long, value_name = "TIME", value_parser = when::parse)]
+    pub(crate) since: Option<When>,
+}
+
+/// From when to when.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Span {
+    /// Not older than this: 15m, 2h, 3d ago, or a time (2026-01-02T15:04:05Z).
+    #[arg(long, value_name = "TIME", value_parser = when::parse)]
+    pub(crate) since: Option<When>,
+    /// Older than this.
+    #[arg(long, value_name = "TIME", value_parser = when::parse)]
+    pub(crate) until: Option<When>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -506,6 +525,20 @@ pub(crate) struct Audit {
     /// At most so many.
     #[arg(long, value_name = "N", default_value_t = 25)]
     pub(crate) limit: usize,
+    /// Of this actor, as the list shows it (token:tok_…).
+    #[arg(long, value_name = "ACTOR")]
+    pub(crate) actor: Option<String>,
+    /// This act alone, as the list shows it ("revoke token").
+    #[arg(long, value_name = "ACTION")]
+    pub(crate) action: Option<String>,
+    /// On this object, as the list shows it.
+    #[arg(long, value_name = "ID")]
+    pub(crate) object: Option<String>,
+    /// What came of it.
+    #[arg(long, value_parser = ["allow", "deny", "refuse"])]
+    pub(crate) decision: Option<String>,
+    #[command(flatten)]
+    pub(crate) span: Span,
 }
 
 #[derive(Debug, Subcommand)]

@@ -95,7 +95,7 @@ pub(super) fn labels(cluster: &Cluster) -> String {
 
 async fn create(client: &Client, common: &Common, args: ClusterCreate, shell: &mut Shell) -> Outcome<()> {
     let labels: BTreeMap<String, String> = args.labels.into_iter().collect();
-    let input = json!({"name": args.name, "labels": labels});
+    let input = json!({"name": args.name, "labels": labels, "idempotencyKey": idempotency_key()});
     let file = args
         .place
         .token_file
@@ -118,7 +118,7 @@ async fn join(
 ) -> Outcome<()> {
     let file = place.token_file.as_deref().map(SecretFile::new).transpose()?;
     let cluster = named(client, name).await?;
-    let input = json!({"cluster": cluster.id});
+    let input = json!({"cluster": cluster.id, "idempotencyKey": idempotency_key()});
     let payload: ClusterPayload = client
         .call("CreateJoinToken", "createJoinToken", json!({"input": input}))
         .await?;

@@ -72,7 +72,7 @@ async fn create(client: &Client, common: &Common, args: &TokenCreate, shell: &mu
     let file = args.token_file.as_deref().map(SecretFile::new).transpose()?;
     let scopes: Vec<&str> = args.scopes.iter().map(|scope| scope.name()).collect();
     let input = json!({"name": args.name, "role": args.role.name(), "scopes": scopes,
-        "lifetimeSeconds": args.days * DAY});
+        "lifetimeSeconds": args.days * DAY, "idempotencyKey": idempotency_key()});
     let payload: ApiTokenPayload = client
         .call("CreateApiToken", "createApiToken", json!({"input": input}))
         .await?;

@@ -164,6 +164,69 @@ async fn s28_the_lowest_role_sees_no_tokens_and_no_audit_log() {
 }
 
 #[tokio::test]
+async fn the_audit_log_is_searched() {
+    let world = World::new().await;
+    world
+        .ask(r#"mutation { createProject(input: {name: "billing"}) { object { name } } }"#)
+        .await;
+    let viewer = world.holder(Role::Viewer, Scope::Read).await;
+    world
+        .data(
+            &viewer,
+            r#"mutation { createProject(input: {name: "mine"}) { object { name } } }"#,
+            Value::Null,
+        )
+        .await;
+    let search = async |filter: &str| {
+        let query = format!(
+            "{{ auditRecords(first: 100, filter: {filter}) {{ nodes {{ action actor decision }} }} }}"
+        );
+        world.ask(&query).await["auditRecords"]["nodes"]
+            .as_array()
+            .unwrap()
+            .clone()
+    };
+    let all = search("{}").await.len();
+    let denied = search(r#"{decision: {eq: "deny"}}"#).await;
+    assert_eq!(
+        (denied.len(), &denied[0]["actor"]),
+        (1, &json!(viewer.actor().label()))
+    );
+    let by_viewer = format!(r#"{{actor: {{eq: "{}"}}}}"#, viewer.actor().label());
+    assert_eq!(search(&by_viewer).await, denied);
+    // The other one was made before anybody was there.
+    let made = search(r#"{action: {eq: "create project"}, decision: {eq: "allow"}}"#).await;
+    let actors: Vec<_> = made.iter().map(|r| r["actor"].as_str().unwrap()).collect();
+    assert_eq!(
+        actors,
+        [world.acme.owner.actor().label().as_str(), "system:bootstrap"]
+    );
+    // The world's clock stands still at 2027-01-15T08:00:00Z.
+    assert_eq!(
+        search(r#"{time: {gte: "2027-01-15T08:00:00Z"}}"#).await.len(),
+        all
+    );
+    assert_eq!(search(r#"{time: {lt: "2027-01-15T08:00:00Z"}}"#).await.len(), 0);
+    // Nothing of another tenant, whatever is searched.
+    let foreign = format!(
+        r#"{{ auditRecords(filter: {{actor: {{eq: "{}"}}}}) {{ nodes {{ id }} }} }}"#,
+        world.acme.owner.actor().label()
+    );
+    let found = world.data(&world.globex.owner, &foreign, Value::Null).await;
+    assert_eq!(found["auditRecords"]["nodes"], json!([]));
+    // A cursor dies with its filter.
+    let page = world
+        .ask("{ auditRecords(first: 1) { pageInfo { endCursor } } }")
+        .await;
+    let after = page["auditRecords"]["pageInfo"]["endCursor"].as_str().unwrap();
+    let other = format!(
+        r#"{{ auditRecords(first: 1, after: "{after}", filter: {{decision: {{eq: "deny"}}}}) {{ nodes {{ id }} }} }}"#
+    );
+    let refused = world.answer(&world.acme.owner, &other, Value::Null).await;
+    assert_eq!(refused["errors"][0]["extensions"]["code"], "INVALID", "{refused}");
+}
+
+#[tokio::test]
 async fn a_project_is_made_and_its_name_is_taken_then() {
     let world = World::new().await;
     let create =
