@@ -17,13 +17,15 @@ crate::support::on_both!(
     a_token_that_ends_by_time_ends_nothing_else,
     nobody_ends_the_token_that_they_use_by_its_issuer,
     a_repeated_revocation_answers_the_same,
+    a_transaction_ends_with_the_first_statement_that_fails,
 );
 
 mod tests {
     use crate::support::{HOUR, World, pair, present};
-    use roadstead_authz::{ActorKind, Role, Scope, TenantContext};
+    use roadstead_authz::{ActorKind, Role, Scope, TenantContext, act};
     use roadstead_domain::{Error, PageRequest, TokenId};
     use roadstead_service::{audit, projects, tokens};
+    use roadstead_store::NewToken;
     use secrecy::ExposeSecret as _;
     use serde_json::json;
 
@@ -423,6 +425,42 @@ mod tests {
         };
         let refused = tokens::revoke(owner, store, &other).await;
         assert!(matches!(refused, Err(Error::Conflict { .. })), "{refused:?}");
+    }
+
+    /// As PostgreSQL has it; on SQLite, which may have ended the transaction by itself, the rest would be kept piecemeal.
+    pub(super) async fn a_transaction_ends_with_the_first_statement_that_fails(world: World) {
+        let (owner, store) = (&world.acme.owner, &world.store);
+        let proof = owner
+            .authorize::<act::ManageTokens, _>(owner.tenant())
+            .expect("an owner");
+        let new = |hash: u8| NewToken {
+            name: format!("t{hash}"),
+            role: Role::Viewer,
+            scopes: vec![Scope::Read],
+            hash: [hash; 32],
+            expires_ms: i64::MAX,
+        };
+        let tx = store.tenant(owner).write().await.expect("begun");
+        tx.insert_token(&proof, new(1)).await.expect("the first");
+        let twice = tx.insert_token(&proof, new(1)).await;
+        assert!(matches!(twice, Err(Error::Conflict { .. })), "{twice:?}");
+        assert!(tx.insert_token(&proof, new(2)).await.is_err());
+        assert!(tx.commit().await.is_err());
+        let page = PageRequest {
+            first: Some(100),
+            after: None,
+        };
+        let listed = tokens::list(owner, store, &page).await.expect("listed");
+        assert!(
+            listed
+                .items
+                .iter()
+                .all(|t| !["t1", "t2"].contains(&t.name.as_str()))
+        );
+        // And the next one is good.
+        let tx = store.tenant(owner).write().await.expect("begun");
+        tx.insert_token(&proof, new(2)).await.expect("kept");
+        tx.commit().await.expect("kept");
     }
 
     pub(super) async fn s33_what_cannot_be_seen_is_not_found(world: World) {
