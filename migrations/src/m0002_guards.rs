@@ -14,12 +14,12 @@ impl MigrationName for Migration {
 }
 
 /// What the hub's role may do to each table.
-pub(crate) const RIGHTS: &[(&str, &str)] = &[("probe", "SELECT, INSERT, DELETE")];
+pub(crate) const RIGHTS: &[(&str, &str)] = &[("probe", "SELECT, INSERT, DELETE, TRUNCATE")];
 
 /// Tables that are only ever added to. On PostgreSQL the hub's role has no right to more; SQLite knows no rights.
 const HISTORY: [&str; 3] = ["audit", "revision", "run"];
 
-/// Belongs to no tenant and holds nothing: a row goes in and out in one transaction.
+/// Belongs to no tenant and holds nothing: a row goes in, is kept, and goes out.
 const PROBE: &str = "CREATE TABLE probe (
     id $uuid NOT NULL PRIMARY KEY,
     filler $bytes NOT NULL

@@ -85,9 +85,10 @@ fn identity(folder: &Path, now: i64) -> Result<String, String> {
             Err("the certificate expired: make a join token for this cluster and start with it".to_owned())
         }
         Ok(Some(identity)) => Ok(format!(
-            "tenant {}, cluster {}, certificate good for {} h",
+            "tenant {}, cluster {}, certificate {} good for {} h",
             identity.tenant,
             identity.cluster,
+            identity.serial(),
             (identity.not_after - now) / 3600
         )),
         Ok(None) => Err("this cluster has not joined: start with --join-token-file".to_owned()),

@@ -16,6 +16,7 @@ use std::{
     path::Path,
     time::Duration,
 };
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 use zeroize::Zeroizing;
 
 const FILE: &str = "identity.json";
@@ -157,6 +158,16 @@ impl Identity {
             roots,
             ..self.clone()
         })
+    }
+
+    /// The certificate's serial number in hexadecimal, as the hub's records name it; empty where the certificate cannot
+    /// be read.
+    #[must_use]
+    pub fn serial(&self) -> String {
+        let chain = self.chain_der();
+        let leaf = chain.first().and_then(|der| X509Certificate::from_der(der).ok());
+        leaf.map(|(_, leaf)| hex::encode(leaf.raw_serial()))
+            .unwrap_or_default()
     }
 
     pub(crate) fn key_pem(&self) -> &[u8] {

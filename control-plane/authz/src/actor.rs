@@ -122,6 +122,14 @@ pub enum ActorKind {
     System { task: SystemTask },
 }
 
+impl ActorKind {
+    /// How records name whoever holds this token; so a token says which one issued it.
+    #[must_use]
+    pub fn token_label(token: TokenId) -> String {
+        format!("token:{token}")
+    }
+}
+
 impl Actor {
     #[must_use]
     pub fn kind(&self) -> &ActorKind {
@@ -132,7 +140,7 @@ impl Actor {
     #[must_use]
     pub fn label(&self) -> String {
         match &self.0 {
-            ActorKind::Token { token, .. } => format!("token:{token}"),
+            ActorKind::Token { token, .. } => ActorKind::token_label(*token),
             ActorKind::ClusterAgent { cluster } => format!("cluster:{cluster}"),
             ActorKind::System { task } => format!("system:{}", task.name()),
         }

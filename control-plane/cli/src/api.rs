@@ -283,7 +283,53 @@ pub(crate) struct Cluster {
     #[serde(default)]
     pub(crate) held_deletes: Option<u64>,
     #[serde(default)]
+    pub(crate) timeline: Option<Timeline>,
+    #[serde(default)]
+    pub(crate) unknown_certificates: Vec<UnknownCertificate>,
+    #[serde(default)]
     pub(crate) certificate_expires_at: Option<DateTime<Utc>>,
+}
+
+/// How a cluster is ahead of the hub's database.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct Timeline {
+    pub(crate) cursor: u64,
+    pub(crate) known: bool,
+    #[serde(default)]
+    pub(crate) sent: u64,
+    #[serde(default)]
+    pub(crate) deletes: u64,
+    /// Ids, not all of them where they are many.
+    #[serde(default)]
+    pub(crate) deleted: Vec<String>,
+    #[serde(default)]
+    pub(crate) replaced: Vec<Replaced>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct Replaced {
+    pub(crate) document: String,
+    pub(crate) revision: u64,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct UnknownCertificate {
+    pub(crate) serial: String,
+    pub(crate) seen_at: DateTime<Utc>,
+    pub(crate) expires_at: DateTime<Utc>,
+}
+
+/// What an id stands for.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Node {
+    /// Of a document that is no agent.
+    #[serde(default)]
+    pub(crate) kind: Option<String>,
+    #[serde(default)]
+    pub(crate) project: Option<String>,
+    #[serde(default)]
+    pub(crate) name: Option<String>,
 }
 
 /// The answer of a mutation on a cluster.
@@ -351,6 +397,16 @@ pub(crate) struct ApiTokenPayload {
     pub(crate) errors: Vec<UserError>,
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct RevokedTokenPayload {
+    #[serde(default)]
+    pub(crate) object: Option<ApiToken>,
+    #[serde(default)]
+    pub(crate) also_revoked: u64,
+    pub(crate) errors: Vec<UserError>,
+}
+
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct AuditRecord {
@@ -391,7 +447,7 @@ pub(crate) struct LogLine {
 mod tests {
     use super::*;
 
-    const NAMES: [&str; 24] = [
+    const NAMES: [&str; 27] = [
         "ApplyDocuments",
         "DeleteDocument",
         "RollBackAgent",
@@ -409,6 +465,9 @@ mod tests {
         "RevokeClusterCertificate",
         "DeleteCluster",
         "ApproveDeletes",
+        "AcceptTimeline",
+        "AdmitClusterCertificate",
+        "Node",
         "Projects",
         "CreateProject",
         "ApiTokens",
@@ -423,7 +482,9 @@ mod tests {
         for name in NAMES {
             let text = operation(name).unwrap_or_else(|| panic!("{name} is not in the document"));
             assert_eq!(text.matches('{').count(), text.matches('}').count(), "{name}");
-            for word in text.split_whitespace().filter_map(|w| w.strip_prefix("...")) {
+            // `... on` has no fragment.
+            let words = text.split_whitespace().filter_map(|w| w.strip_prefix("..."));
+            for word in words.filter(|word| !word.is_empty()) {
                 assert_eq!(
                     text.matches(&format!("fragment {word} on")).count(),
                     1,

@@ -1,6 +1,9 @@
 //! What can be typed.
 
-use crate::shell::Shell;
+use crate::{
+    shell::Shell,
+    when::{self, When},
+};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell as CompletionShell;
 use roadstead_contract::documents::{Kind, Name, Reference};
@@ -78,8 +81,8 @@ pub(crate) enum Command {
     Apply(Apply),
     /// List documents, or write one out.
     Get(Get),
-    /// Everything about one document, and where it runs.
-    Describe(Named),
+    /// Everything about one document, and where it runs; or about a cluster, and what waits there for a person.
+    Describe(Describe),
     /// Delete a document, or all documents of files.
     Delete(Delete),
     /// The revisions of a document, newest first.
@@ -190,6 +193,22 @@ pub(crate) struct Named {
 }
 
 #[derive(Debug, ClapArgs)]
+pub(crate) struct Describe {
+    /// agent, model, toolserver, prompt or cluster.
+    #[arg(value_parser = described)]
+    pub(crate) kind: Described,
+    /// A name, or project/name; of a cluster, its name.
+    pub(crate) name: Reference,
+}
+
+/// What can be described.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Described {
+    Document(Kind),
+    Cluster,
+}
+
+#[derive(Debug, ClapArgs)]
 pub(crate) struct Delete {
     /// agent, model, toolserver or prompt.
     #[arg(value_parser = kind, requires = "name", required_unless_present = "files")]
@@ -273,6 +292,8 @@ pub(crate) struct RunsList {
     /// At most so many.
     #[arg(long, value_name = "N", default_value_t = 25)]
     pub(crate) limit: usize,
+    #[command(flatten)]
+    pub(crate) span: Span,
     /// Of every project that you may see.
     #[arg(long, short = 'A', conflicts_with_all = ["agent", "project"])]
     pub(crate) all_projects: bool,
@@ -285,9 +306,23 @@ pub(crate) struct Logs {
     /// Go on with new lines as they come.
     #[arg(long, short = 'f')]
     pub(crate) follow: bool,
-    /// Lines of the past.
-    #[arg(long, value_name = "N", default_value_t = 100)]
-    pub(crate) tail: u32,
+    /// Lines of the past; 100 where neither this nor --since is given.
+    #[arg(long, value_name = "N")]
+    pub(crate) tail: Option<u32>,
+    /// Not older than this: 15m, 2h, 3d ago, or a time (2026-01-02T15:04:05Z).
+    #[arg(long, value_name = "TIME", value_parser = when::parse)]
+    pub(crate) since: Option<When>,
+}
+
+/// From when to when.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Span {
+    /// Not older than this: 15m, 2h, 3d ago, or a time (2026-01-02T15:04:05Z).
+    #[arg(long, value_name = "TIME", value_parser = when::parse)]
+    pub(crate) since: Option<When>,
+    /// Older than this.
+    #[arg(long, value_name = "TIME", value_parser = when::parse)]
+    pub(crate) until: Option<When>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -311,6 +346,10 @@ pub(crate) enum ClustersCommand {
     Delete { name: Name },
     /// Say yes to deletions on a cluster that wait because they are more than its budget.
     ApproveDeletes(ClusterApprove),
+    /// Let the hub's view of a cluster go on that is ahead of the hub's database, as after a restore from a backup.
+    AcceptTimeline(ClusterAccept),
+    /// Make a certificate of a cluster good that the hub's database does not know, as after a restore from a backup.
+    AdmitCertificate(ClusterAdmit),
 }
 
 #[derive(Debug, ClapArgs)]
@@ -356,6 +395,22 @@ pub(crate) struct ClusterApprove {
     pub(crate) deletes: u64,
 }
 
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ClusterAccept {
+    pub(crate) name: Name,
+    /// The cluster's revision that was looked at; `roadstead describe cluster` shows it, and what would change.
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) cursor: u64,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ClusterAdmit {
+    pub(crate) name: Name,
+    /// The certificate's serial number; `roadstead-agent doctor` on the cluster names the one that it uses.
+    #[arg(long, value_name = "SERIAL")]
+    pub(crate) serial: String,
+}
+
 /// `key=value`.
 fn label(text: &str) -> Result<(String, String), String> {
     let parts = text.split_once('=').filter(|(key, _)| !key.is_empty());
@@ -390,11 +445,17 @@ pub(crate) enum TokensCommand {
     List,
     /// Make a token. Nobody hands out more than they have.
     Create(TokenCreate),
-    /// End a token at once.
-    Revoke {
-        /// The token's id, as the list shows it.
-        id: String,
-    },
+    /// End a token at once, and the tokens that it issued.
+    Revoke(TokenRevoke),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct TokenRevoke {
+    /// The token's id, as the list shows it.
+    pub(crate) id: String,
+    /// The tokens that it issued stay good: for an old token that is changed for a new one.
+    #[arg(long)]
+    pub(crate) keep_issued: bool,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -464,6 +525,20 @@ pub(crate) struct Audit {
     /// At most so many.
     #[arg(long, value_name = "N", default_value_t = 25)]
     pub(crate) limit: usize,
+    /// Of this actor, as the list shows it (token:tok_…).
+    #[arg(long, value_name = "ACTOR")]
+    pub(crate) actor: Option<String>,
+    /// This act alone, as the list shows it ("revoke token").
+    #[arg(long, value_name = "ACTION")]
+    pub(crate) action: Option<String>,
+    /// On this object, as the list shows it.
+    #[arg(long, value_name = "ID")]
+    pub(crate) object: Option<String>,
+    /// What came of it.
+    #[arg(long, value_parser = ["allow", "deny", "refuse"])]
+    pub(crate) decision: Option<String>,
+    #[command(flatten)]
+    pub(crate) span: Span,
 }
 
 #[derive(Debug, Subcommand)]
@@ -494,6 +569,15 @@ pub(crate) struct ContextAdd {
     pub(crate) plain_http: bool,
 }
 
+fn described(text: &str) -> Result<Described, String> {
+    if matches!(text.to_lowercase().as_str(), "cluster" | "clusters") {
+        return Ok(Described::Cluster);
+    }
+    kind(text)
+        .map(Described::Document)
+        .map_err(|_| "expected agent, model, toolserver, prompt or cluster".to_owned())
+}
+
 /// The kind that is meant: singular, plural, any case.
 fn kind(text: &str) -> Result<Kind, String> {
     let lower = text.to_lowercase();
@@ -520,6 +604,9 @@ mod tests {
         assert_eq!(kind("Agents"), Ok(Kind::Agent));
         assert_eq!(kind("toolserver"), Ok(Kind::ToolServer));
         assert!(kind("pods").is_err());
+        assert_eq!(described("Cluster"), Ok(Described::Cluster));
+        assert_eq!(described("prompts"), Ok(Described::Document(Kind::Prompt)));
+        assert!(described("pods").is_err());
     }
 
     #[test]

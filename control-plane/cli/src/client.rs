@@ -138,8 +138,14 @@ impl Client {
     ) -> Outcome<T> {
         let query = api::operation(operation)
             .ok_or_else(|| Failure::new(Exit::Failed, format!("there is no operation {operation}")))?;
-        // A query changes nothing, and a write with a key is done once however often it comes.
-        let repeatable = query.starts_with("query") || variables["input"]["idempotencyKey"].is_string();
+        // A query changes nothing, and a write with a key is done once however often it comes: so either is sent again
+        // when its answer is lost.
+        if !query.starts_with("query") && !variables["input"]["idempotencyKey"].is_string() {
+            return Err(Failure::new(
+                Exit::Failed,
+                format!("{operation} is a write without a key"),
+            ));
+        }
         let body = json!({"query": query, "operationName": operation, "variables": variables}).to_string();
         if body.len() > MAX_REQUEST {
             let message = format!(
@@ -148,7 +154,7 @@ impl Client {
             );
             return Err(Failure::new(Exit::Limit, message).next("apply the documents in several calls"));
         }
-        let answer = self.exchange(&body, repeatable).await?;
+        let answer = self.exchange(&body).await?;
         let envelope: Option<Envelope> = serde_json::from_slice(&answer.body).ok();
         let fault = envelope.as_ref().and_then(|e| e.errors.first());
         if !answer.status.is_success() || fault.is_some() {
@@ -171,8 +177,8 @@ impl Client {
         serde_json::from_value(value).map_err(|error| strange(error.to_string()))
     }
 
-    /// Sends a request; again when its answer is lost on the way and sending it twice does no harm.
-    async fn exchange(&self, body: &str, repeatable: bool) -> Outcome<Answer> {
+    /// Sends a request, which may be repeated; again when its answer is lost on the way.
+    async fn exchange(&self, body: &str) -> Outcome<Answer> {
         let mut lost = match self.attempt(body).await? {
             Ok(answer) => return Ok(answer),
             Err(error) => error,
@@ -180,11 +186,6 @@ impl Client {
         // Nobody was there: that is said at once.
         if lost.is_connect() || lost.is_timeout() {
             return Err(self.unreachable(&lost));
-        }
-        if !repeatable {
-            return Err(self
-                .unreachable(&lost)
-                .next("it may have been done: look (list or get it) before you repeat it"));
         }
         for pause in AGAIN {
             tokio::time::sleep(pause).await;

@@ -23,6 +23,7 @@ mod shell;
 mod socket;
 mod text;
 mod transport;
+mod when;
 
 pub use failure::{Exit, Failure};
 pub use shell::{Input, Interrupt, Shell};

@@ -64,31 +64,22 @@ impl Enrolment for Service {
     async fn enrol(&self, request: Request<EnrolRequest>) -> Result<Response<EnrolResponse>, Status> {
         let source = peer(&request)?.source;
         if !self.0.enrolments.admit(source) {
+            self.record(None, source, "too many attempts".to_owned()).await;
             return Err(Status::resource_exhausted(
                 "too many attempts; try again in a minute",
             ));
         }
         let request = request.into_inner();
-        if request.csr.len() > MAX_CSR {
-            return Err(Status::invalid_argument("the certificate request is too long"));
-        }
-        let version_fits =
-            request.version.len() <= 64 && request.version.bytes().all(|byte| byte.is_ascii_graphic());
-        if !version_fits {
-            return Err(Status::invalid_argument(
-                "expected a version of at most 64 printable characters",
-            ));
-        }
         let secret = request
             .proof
             .map(|Proof::Token(secret)| secret)
             .unwrap_or_default();
         // Before the token is used up: a bad request must not cost it.
-        let checked = match CheckedRequest::parse(&request.csr) {
+        let checked = match check(&request.csr, &request.version) {
             Ok(checked) => checked,
-            Err(error) => {
-                self.refuse_request(&secret, source, error.to_string()).await;
-                return Err(Status::invalid_argument(error.to_string()));
+            Err(why) => {
+                self.refuse(&secret, source, why.clone()).await;
+                return Err(Status::invalid_argument(why));
             }
         };
         let consumed = self
@@ -98,8 +89,8 @@ impl Enrolment for Service {
             .await;
         let (tenant, cluster) = match consumed {
             Ok(found) => found,
-            Err(StoreError::Refused(why)) => {
-                self.refuse(source, why).await;
+            Err(StoreError::Refused(_)) => {
+                self.refuse(&secret, source, REFUSED.to_owned()).await;
                 return Err(Status::unauthenticated(REFUSED));
             }
             Err(error) => return Err(status(&error)),
@@ -123,22 +114,36 @@ impl Enrolment for Service {
     }
 }
 
+/// What can be signed; else a sentence that says why not.
+fn check(csr: &[u8], version: &str) -> Result<CheckedRequest, String> {
+    if csr.len() > MAX_CSR {
+        return Err("the certificate request is too long".to_owned());
+    }
+    if version.len() > 64 || !version.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err("expected a version of at most 64 printable characters".to_owned());
+    }
+    CheckedRequest::parse(csr).map_err(|error| error.to_string())
+}
+
 impl Service {
-    /// What is asked for is refused, whoever asks.
-    async fn refuse_request(&self, secret: &str, source: Option<IpAddr>, detail: String) {
-        let action = What::EnrolmentRefused.action();
-        tracing::warn!(action, ?source, detail, "fleet event");
-        if let Err(error) = self.0.store.enrolment_refused(secret, source, detail).await {
-            tracing::error!(action, %error, "an audit record is not written");
-        }
+    /// A refusal belongs into the log of whose token it is; of nobody's, into the platform's.
+    async fn refuse(&self, secret: &str, source: Option<IpAddr>, why: String) {
+        let owner = self.0.store.token_owner(secret).await;
+        let owner = owner.unwrap_or_else(|error| {
+            tracing::warn!(%error, "whose join token was refused is not known");
+            None
+        });
+        self.record(owner, source, why).await;
     }
 
-    async fn refuse(&self, source: Option<IpAddr>, detail: String) {
+    /// Within the limit on audit records: whoever is refused can come again and again.
+    async fn record(&self, peer: Option<PeerIdentity>, source: Option<IpAddr>, detail: String) {
+        let what = What::EnrolmentRefused;
         self.0
             .audit(Event {
-                peer: None,
+                peer,
                 source,
-                what: What::EnrolmentRefused,
+                what,
                 detail,
             })
             .await;

@@ -5,7 +5,7 @@
 
 use crate::store::{
     Ahead, Begun, Body, Changes, Content, Desired, DesiredEntry, Event, FleetStore, Held, Hello, Hints,
-    Observation, Row, RunVerdict, Session, Stage, Standing, StoreError, What,
+    Observation, Row, RunVerdict, Session, Stage, Standing, StoreError,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -423,20 +423,14 @@ impl FleetStore for Memory {
         Ok((token.tenant, token.cluster))
     }
 
-    async fn enrolment_refused(
-        &self,
-        _secret: &str,
-        source: Option<IpAddr>,
-        detail: String,
-    ) -> Result<(), StoreError> {
-        let (peer, what) = (None, What::EnrolmentRefused);
-        let event = Event {
-            peer,
-            source,
-            what,
-            detail,
-        };
-        self.audit(event).await
+    async fn token_owner(&self, secret: &str) -> Result<Option<PeerIdentity>, StoreError> {
+        let state = self.state.lock();
+        state.answers()?;
+        Ok(state.tokens.get(secret).map(|token| PeerIdentity {
+            tenant: token.tenant,
+            cluster: token.cluster,
+            serial: "token".to_owned(),
+        }))
     }
 
     async fn certificate_issued(&self, peer: &PeerIdentity, not_after_ms: i64) -> Result<(), StoreError> {

@@ -3,7 +3,10 @@
 //! A session is woken when its cluster's desired set changes, and ended when a newer one begins (here or on another
 //! replica), when its identity is revoked, or when the replica drains. Bulk and tunnel streams end with a revocation.
 
-use crate::{bucket::Bucket, store::Standing};
+use crate::{
+    bucket::Bucket,
+    store::{Event, Standing, What},
+};
 use parking_lot::Mutex;
 use roadstead_authz::PeerIdentity;
 use roadstead_domain::ClusterId;
@@ -80,14 +83,46 @@ struct State {
     /// Streams that are to say Hello.
     greetings: BTreeMap<ClusterId, usize>,
     admissions: BTreeMap<ClusterId, Bucket>,
-    /// What the audit log still takes, and how many events it did not; `None` is nobody.
-    events: BTreeMap<Option<ClusterId>, (Bucket, u64)>,
+    events: BTreeMap<Teller, Told>,
     turns: BTreeMap<ClusterId, Turns>,
     /// When sessions ended; milliseconds since the Unix epoch.
     gone: BTreeMap<ClusterId, i64>,
     /// Last heard, not yet written.
     seen: BTreeMap<ClusterId, (PeerIdentity, i64)>,
     draining: bool,
+}
+
+/// Of whom events tell; `None` is nobody. Refused enrolments apart: whoever has an old join token must not drown what
+/// is told of the cluster itself.
+type Teller = (Option<ClusterId>, bool);
+
+fn teller(event: &Event) -> Teller {
+    let cluster = event.peer.as_ref().map(|peer| peer.cluster);
+    (cluster, event.what == What::EnrolmentRefused)
+}
+
+/// What the audit log still takes of them.
+#[derive(Debug)]
+struct Told {
+    bucket: Bucket,
+    /// How many it did not take, and the last of them.
+    counted: u64,
+    last: Option<Event>,
+}
+
+impl Told {
+    fn new() -> Self {
+        Self {
+            bucket: Bucket::new(EVENTS.0, EVENTS.1),
+            counted: 0,
+            last: None,
+        }
+    }
+
+    fn count(&mut self, events: u64, last: &Event) {
+        self.counted += events;
+        self.last = Some(last.clone());
+    }
 }
 
 type PeerKey = (ClusterId, String);
@@ -223,17 +258,38 @@ impl Registry {
         state.admissions.entry(cluster).or_insert_with(fresh).take()
     }
 
-    /// Whether one more event of the cluster is to be written to the audit log: then how many were not written since
-    /// the last one. Whoever is refused can come again and again; the log says so without growing with it.
-    pub(crate) fn notes(&self, cluster: Option<ClusterId>) -> Option<u64> {
+    /// Whether this event is to be written to the audit log: then how many like it were not since the last one. Whoever
+    /// is refused can come again and again; the log says so without growing with it. What is not written is counted.
+    pub(crate) fn notes(&self, event: &Event) -> Option<u64> {
         let mut state = self.0.lock();
-        let fresh = || (Bucket::new(EVENTS.0, EVENTS.1), 0);
-        let (bucket, dropped) = state.events.entry(cluster).or_insert_with(fresh);
-        if bucket.take().is_err() {
-            *dropped += 1;
+        let told = state.events.entry(teller(event)).or_insert_with(Told::new);
+        if told.bucket.take().is_err() {
+            told.count(1, event);
             return None;
         }
-        Some(std::mem::take(dropped))
+        Some(std::mem::take(&mut told.counted))
+    }
+
+    /// These events could not be written: they are counted again.
+    pub(crate) fn unwritten(&self, events: u64, last: &Event) {
+        let mut state = self.0.lock();
+        let told = state.events.entry(teller(last)).or_insert_with(Told::new);
+        told.count(events, last);
+    }
+
+    /// What was counted and may be written now: how many events, and the last of them. With `all` whatever was counted.
+    pub(crate) fn counted(&self, all: bool) -> Vec<(u64, Event)> {
+        let mut state = self.0.lock();
+        let mut counted = Vec::new();
+        for told in state.events.values_mut() {
+            if told.counted > 0
+                && (all || told.bucket.take().is_ok())
+                && let Some(last) = told.last.take()
+            {
+                counted.push((std::mem::take(&mut told.counted), last));
+            }
+        }
+        counted
     }
 
     /// Ends streams whose certificate's time is over.
@@ -418,13 +474,26 @@ mod tests {
         let cluster = peer("a").cluster;
         let count = |n: usize| (0..1_000).take_while(|_| registry.admit(cluster).is_ok()).count() == n;
         assert!(count(20) && count(0));
-        assert_eq!(
-            (0..100)
-                .filter(|_| registry.notes(Some(cluster)).is_some())
-                .count(),
-            24
+        let event = |what, serial: Option<&str>| Event {
+            peer: serial.map(peer),
+            source: None,
+            what,
+            detail: String::new(),
+        };
+        let (forged, nobody) = (
+            event(What::Forged, Some("a")),
+            event(What::EnrolmentRefused, None),
         );
-        assert_eq!(registry.notes(None), Some(0));
+        let written = (0..100).filter(|_| registry.notes(&forged).is_some()).count();
+        assert_eq!(written, 24);
+        assert_eq!(registry.notes(&nobody), Some(0));
+        assert_eq!(registry.notes(&event(What::EnrolmentRefused, Some("a"))), Some(0));
+        assert_eq!(registry.counted(false), []);
+        registry.unwritten(2, &nobody);
+        assert_eq!(registry.counted(false), [(2, nobody)]);
+        // At the end nothing is left out.
+        assert_eq!(registry.counted(true), [(76, forged)]);
+        assert_eq!(registry.counted(true), []);
         let opened = (0..1_000)
             .map_while(|_| registry.stream(&peer("a"), 0))
             .collect::<Vec<_>>();

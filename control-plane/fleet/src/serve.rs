@@ -217,9 +217,13 @@ impl Fleet {
             ended = serving => ended.map_err(ServeError::from),
             () = drained => Ok(()),
         };
-        // What was heard last is written; a database that hangs must not hold up the end.
-        if timeout(DRAIN, inner.flush_seen()).await.is_err() {
-            tracing::warn!("last-seen times were not written");
+        // What was heard last is written, and what was only counted; a database that hangs must not hold up the end.
+        let last = async {
+            inner.flush_seen().await;
+            inner.audit_counted(true).await;
+        };
+        if timeout(DRAIN, last).await.is_err() {
+            tracing::warn!("last-seen times, or counts of refusals, were not written");
         }
         ended
     }
@@ -275,33 +279,51 @@ impl Inner {
     }
 
     /// Writes to the audit log. What it records was refused already, so a failure here changes nothing but the log.
-    pub(crate) async fn audit(&self, mut event: Event) {
-        let action = event.what.action();
-        let ordinary = matches!(event.what, What::Enrolled | What::Renewed);
-        if !ordinary {
-            let cluster = event.peer.as_ref().map(|peer| peer.cluster);
-            let Some(before) = self.registry.notes(cluster) else {
-                tracing::debug!(
-                    action,
-                    ?cluster,
-                    "one more of many fleet events: counted, not written"
-                );
+    pub(crate) async fn audit(&self, event: Event) {
+        let mut before = 0;
+        if !matches!(event.what, What::Enrolled | What::Renewed) {
+            let Some(counted) = self.registry.notes(&event) else {
+                let action = event.what.action();
+                tracing::debug!(action, "one more of many fleet events: counted, not written");
                 return;
             };
-            if before > 0 {
-                event.detail = format!("{} ({before} events before were not written)", event.detail);
-            }
+            before = counted;
         }
+        let detail = match before {
+            0 => event.detail.clone(),
+            _ => format!("{} ({before} events before were not written)", event.detail),
+        };
+        self.write(event, detail, before + 1).await;
+    }
+
+    /// Events that were counted, once there is room for a record of them.
+    async fn audit_counted(&self, all: bool) {
+        for (events, last) in self.registry.counted(all) {
+            let detail = format!(
+                "{events} more that were not written one by one; the last: {}",
+                last.detail
+            );
+            self.write(last, detail, events).await;
+        }
+    }
+
+    /// One record that stands for so many events.
+    async fn write(&self, event: Event, detail: String, events: u64) {
+        let action = event.what.action();
         let cluster = event.peer.as_ref().map(|peer| peer.cluster.to_string());
         let source = event.source.map(|source| source.to_string());
-        let detail = event.detail.as_str();
-        if ordinary {
+        if matches!(event.what, What::Enrolled | What::Renewed) {
             tracing::info!(action, cluster.id = cluster, source, detail, "fleet event");
         } else {
             tracing::warn!(action, cluster.id = cluster, source, detail, "fleet event");
         }
-        if let Err(error) = self.store.audit(event).await {
-            tracing::error!(action, %error, "an audit record is not written");
+        let record = Event {
+            detail,
+            ..event.clone()
+        };
+        if let Err(error) = self.store.audit(record).await {
+            tracing::error!(action, %error, "an audit record is not written; it is counted");
+            self.registry.unwritten(events, &event);
         }
     }
 
@@ -351,6 +373,7 @@ async fn look_around(inner: Arc<Inner>) {
     loop {
         tokio::time::sleep(LOOK).await;
         inner.look().await;
+        inner.audit_counted(false).await;
         inner.tunnels.tidy();
     }
 }

@@ -227,14 +227,14 @@ impl FleetStore for Sql {
         consumed.map_err(|error| wire(&error))
     }
 
-    async fn enrolment_refused(
-        &self,
-        secret: &str,
-        source: Option<IpAddr>,
-        detail: String,
-    ) -> Result<(), StoreError> {
-        let kept = fleet::enrolment_refused(&self.store, secret, &detail, request(source)).await;
-        kept.map_err(|error| wire(&error))
+    async fn token_owner(&self, secret: &str) -> Result<Option<PeerIdentity>, StoreError> {
+        let owner = fleet::join_token_owner(&self.store, secret).await;
+        let owner = owner.map_err(|error| wire(&error))?;
+        Ok(owner.map(|owner| PeerIdentity {
+            tenant: owner.tenant,
+            cluster: owner.cluster,
+            serial: owner.token.to_string(),
+        }))
     }
 
     async fn certificate_issued(&self, peer: &PeerIdentity, not_after_ms: i64) -> Result<(), StoreError> {
@@ -404,22 +404,24 @@ impl FleetStore for Sql {
 
     async fn audit(&self, event: Event) -> Result<(), StoreError> {
         // The use cases of enrolment and renewal have recorded these themselves, in the transaction of the act.
-        if matches!(
-            event.what,
-            What::Enrolled | What::Renewed | What::EnrolmentRefused
-        ) {
+        if matches!(event.what, What::Enrolled | What::Renewed) {
             return Ok(());
         }
+        // An enrolment is called the same whether it was granted or not.
+        let (action, proof) = match event.what {
+            What::EnrolmentRefused => ("enrol", "token"),
+            what => (what.action(), "serial"),
+        };
         let Some(peer) = &event.peer else {
             let source = request(event.source);
-            let kept = platform::record(&self.store, event.what.action(), &event.detail, source).await;
+            let kept = platform::record(&self.store, action, &event.detail, source).await;
             return kept.map_err(|error| wire(&error));
         };
         let mut detail = serde_json::Map::new();
         detail.insert("detail".to_owned(), event.detail.into());
-        detail.insert("serial".to_owned(), peer.serial.clone().into());
+        detail.insert(proof.to_owned(), peer.serial.clone().into());
         let source = request(event.source);
-        let kept = fleet::audit_event(&self.store, peer, false, event.what.action(), detail, source).await;
+        let kept = fleet::audit_event(&self.store, peer, false, action, detail, source).await;
         kept.map_err(|error| wire(&error))
     }
 

@@ -225,7 +225,7 @@ pub struct Difference {
 /// Something that the audit log must hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// `None` where nobody could be identified.
+    /// `None` where nobody could be identified. Of a refused enrolment: whose the join token is, and its id as serial.
     pub peer: Option<PeerIdentity>,
     pub source: Option<IpAddr>,
     pub what: What,
@@ -274,7 +274,8 @@ impl What {
 /// The hub's truth as sessions see it. Every read and write is of the peer's own cluster.
 #[async_trait]
 pub trait FleetStore: Send + Sync + fmt::Debug + 'static {
-    /// Uses up a join token, once and for ever, and says whose cluster it is for.
+    /// Uses up a join token, once and for ever, and says whose cluster it is for. A refusal is not recorded: see
+    /// [`Self::token_owner`] and [`Self::audit`].
     ///
     /// # Errors
     /// [`StoreError::Refused`], alike for unknown, used and expired.
@@ -285,17 +286,12 @@ pub trait FleetStore: Send + Sync + fmt::Debug + 'static {
         source: Option<IpAddr>,
     ) -> Result<(TenantId, ClusterId), StoreError>;
 
-    /// Writes to the audit log that an enrolment was refused for something else than its token, which is not used up:
-    /// in the log of the token's tenant where the token is known.
+    /// Whose join token this is, good or not, for the record of a refusal; the token's own id as `serial`. `None` for
+    /// nobody's.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
-    async fn enrolment_refused(
-        &self,
-        secret: &str,
-        source: Option<IpAddr>,
-        detail: String,
-    ) -> Result<(), StoreError>;
+    async fn token_owner(&self, secret: &str) -> Result<Option<PeerIdentity>, StoreError>;
 
     /// Notes a certificate before it is handed out.
     ///

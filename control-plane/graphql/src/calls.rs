@@ -11,7 +11,7 @@ use roadstead_authz::TenantContext;
 use roadstead_contract::documents::{Kind, Name};
 use roadstead_domain::{ClusterId, Error, ObjectId, Problem};
 use roadstead_service::{Description, Target};
-use roadstead_store::{Object, Store};
+use roadstead_store::{Certificate, Object, Store};
 use serde_json::Value;
 use std::{
     collections::{BTreeMap, HashMap},
@@ -29,12 +29,17 @@ pub(crate) struct App {
 /// The text of a revision, once it was read.
 type Text = Arc<OnceCell<String>>;
 
+/// The certificates of a cluster, once they were read; none of one that is not there any more.
+type Certificates = Arc<OnceCell<Arc<[Certificate]>>>;
+
 /// What is asked at most once for each request. In the request's data, so it never crosses tenants (S37).
 #[derive(Debug)]
 pub(crate) struct Once {
     agents: OnceCell<BTreeMap<ClusterId, u64>>,
     /// The texts of revisions: asked for under many names they are read once.
     revisions: Mutex<HashMap<(ObjectId, u64), Text>>,
+    /// The certificates of clusters: several fields are made of them.
+    certificates: Mutex<HashMap<ClusterId, Certificates>>,
     /// Resolvers of a list run at once; one request must not take every connection to the database.
     turns: Semaphore,
     /// By id and revision: what was read before a write is not what is shown after it.
@@ -49,6 +54,7 @@ impl Default for Once {
         Self {
             agents: OnceCell::new(),
             revisions: Mutex::default(),
+            certificates: Mutex::default(),
             turns: Semaphore::new(TURNS),
             described: Mutex::default(),
         }
@@ -184,4 +190,23 @@ pub(crate) async fn agents_on(ctx: &Context<'_>, cluster: ClusterId) -> Result<u
     let count = || roadstead_service::clusters::agent_counts(caller, store);
     let counts = once.agents.get_or_try_init(count).await?;
     Ok(counts.get(&cluster).copied().unwrap_or(0))
+}
+
+/// The certificates of a cluster, newest first.
+pub(crate) async fn certificates(ctx: &Context<'_>, cluster: ClusterId) -> Result<Arc<[Certificate]>> {
+    let (caller, store) = both(ctx);
+    let once = ctx.data_unchecked::<Once>();
+    let cell = once.certificates.lock().entry(cluster).or_default().clone();
+    let read = async || {
+        let _turn = once.turns.acquire().await.map_err(Error::internal)?;
+        let detail = found(roadstead_service::clusters::get(caller, store, cluster).await)?;
+        let certificates = detail.map(|detail| detail.certificates).unwrap_or_default();
+        Ok::<_, Fault>(Arc::from(certificates))
+    };
+    cell.get_or_try_init(read).await.cloned()
+}
+
+/// A write changed certificates: they are read again.
+pub(crate) fn forget_certificates(ctx: &Context<'_>) {
+    ctx.data_unchecked::<Once>().certificates.lock().clear();
 }

@@ -236,8 +236,20 @@ pub(crate) struct ApiTokenPayload {
 #[derive(InputObject, Clone, Debug)]
 pub(crate) struct RevokeApiTokenInput {
     pub(crate) id: ID,
+    /// The tokens that it issued stay good. Else they end with it, and those that these issued.
+    #[graphql(default)]
+    pub(crate) keep_issued: bool,
     /// 1 to 200 printable ASCII characters, new for each write: a repetition with it changes nothing.
     pub(crate) idempotency_key: Option<String>,
+}
+
+/// A token that was ended.
+#[derive(SimpleObject, Default)]
+pub(crate) struct RevokedApiTokenPayload {
+    pub(crate) object: Option<ApiToken>,
+    /// How many tokens ended with it: which it had issued, or which these had. The audit log names each.
+    pub(crate) also_revoked: u64,
+    pub(crate) errors: Vec<UserError>,
 }
 
 /// The hub's view of a cluster that is ahead of it (`Cluster.timeline`), accepted by a person.
@@ -387,6 +399,7 @@ impl Mutation {
         let (serial, key) = (input.serial.as_deref(), input.idempotency_key.as_deref());
         let revoked = clusters::revoke_certificates(caller, store, cluster, serial, key).await;
         let revoked = settle!(revoked, RevokedPayload);
+        calls::forget_certificates(ctx);
         calls::app(ctx).fleet.look(cluster).await;
         Ok(RevokedPayload {
             revoked,
@@ -431,6 +444,7 @@ impl Mutation {
         let cluster = id(&input.cluster, "cluster")?;
         let key = input.idempotency_key.as_deref();
         let admitted = clusters::admit_certificate(caller, store, cluster, &input.serial, key).await;
+        calls::forget_certificates(ctx);
         Ok(ClusterPayload {
             object: Some(Cluster(settle!(admitted, ClusterPayload))),
             ..ClusterPayload::default()
@@ -447,6 +461,7 @@ impl Mutation {
             clusters::delete(caller, store, cluster, key).await,
             ClusterPayload
         );
+        calls::forget_certificates(ctx);
         calls::app(ctx).fleet.look(cluster).await;
         Ok(ClusterPayload {
             object: Some(Cluster(deleted)),
@@ -481,19 +496,26 @@ impl Mutation {
         })
     }
 
-    /// Ends an API token at once.
+    /// Ends an API token at once, and the tokens that it issued. When the caller's own would end with it, that is a
+    /// CONFLICT: `keepIssued`, or another token.
     #[graphql(complexity = "10 + child_complexity")]
     async fn revoke_api_token(
         &self,
         ctx: &Context<'_>,
         input: RevokeApiTokenInput,
-    ) -> Result<ApiTokenPayload> {
+    ) -> Result<RevokedApiTokenPayload> {
         let (caller, store) = calls::both(ctx);
-        let (token, key) = (id(&input.id, "id")?, input.idempotency_key.as_deref());
-        let revoked = tokens::revoke(caller, store, token, key).await;
-        Ok(ApiTokenPayload {
-            object: Some(ApiToken(settle!(revoked, ApiTokenPayload))),
-            ..ApiTokenPayload::default()
+        let revoke = tokens::RevokeInput {
+            token: id(&input.id, "id")?,
+            keep_issued: input.keep_issued,
+            idempotency_key: input.idempotency_key,
+        };
+        let revoked = tokens::revoke(caller, store, &revoke).await;
+        let revoked = settle!(revoked, RevokedApiTokenPayload);
+        Ok(RevokedApiTokenPayload {
+            object: Some(ApiToken(revoked.token)),
+            also_revoked: revoked.also,
+            errors: Vec::new(),
         })
     }
 }

@@ -9,10 +9,11 @@ use crate::{
     },
 };
 use async_graphql::{Context, ID, InputObject, Interface, Object};
+use chrono::{DateTime, Utc};
 use roadstead_contract::documents::Kind;
 use roadstead_domain::{AgentId, ClusterId, Error, ObjectId, Page, PageRequest, Problem, RunId, TokenId};
 use roadstead_service::{Target, audit, clusters, list_objects, list_revisions, projects, runs, tokens};
-use roadstead_store::{Object as Stored, ObjectFilter, RunFilter};
+use roadstead_store::{AuditFilter, Object as Stored, ObjectFilter, RunFilter};
 use std::str::FromStr;
 
 /// Anything with an id.
@@ -31,6 +32,54 @@ pub(crate) enum Node {
 pub(crate) struct TextFilter {
     /// Exactly this.
     pub(crate) eq: String,
+}
+
+/// A span of time: from `gte` on, before `lt`.
+#[derive(InputObject, Clone, Debug, Default)]
+pub(crate) struct TimeFilter {
+    pub(crate) gte: Option<DateTime<Utc>>,
+    pub(crate) lt: Option<DateTime<Utc>>,
+}
+
+impl TimeFilter {
+    fn bounds(self) -> (Option<i64>, Option<i64>) {
+        let ms = |at: DateTime<Utc>| at.timestamp_millis();
+        (self.gte.map(ms), self.lt.map(ms))
+    }
+}
+
+/// What a list of runs is narrowed to.
+#[derive(InputObject, Clone, Debug, Default)]
+pub(crate) struct RunsFilter {
+    pub(crate) started_at: Option<TimeFilter>,
+}
+
+/// What a list of audit records is narrowed to.
+#[derive(InputObject, Clone, Debug, Default)]
+pub(crate) struct AuditRecordFilter {
+    /// `token:tok_…`, `cluster:cls_…`, `system:…`.
+    pub(crate) actor: Option<TextFilter>,
+    pub(crate) action: Option<TextFilter>,
+    /// The id that the record names.
+    pub(crate) object: Option<TextFilter>,
+    /// `allow`, `deny`, `refuse`.
+    pub(crate) decision: Option<TextFilter>,
+    pub(crate) time: Option<TimeFilter>,
+}
+
+impl From<AuditRecordFilter> for AuditFilter {
+    fn from(filter: AuditRecordFilter) -> Self {
+        let text = |filter: Option<TextFilter>| filter.map(|text| text.eq);
+        let (since_ms, until_ms) = filter.time.unwrap_or_default().bounds();
+        Self {
+            actor: text(filter.actor),
+            action: text(filter.action),
+            object: text(filter.object),
+            decision: text(filter.decision),
+            since_ms,
+            until_ms,
+        }
+    }
 }
 
 /// What a list of documents is narrowed to.
@@ -240,6 +289,7 @@ impl Query {
         ctx: &Context<'_>,
         project: Option<String>,
         #[graphql(desc = "An agent's name; needs `project`.")] agent: Option<String>,
+        filter: Option<RunsFilter>,
         first: Option<u32>,
         after: Option<String>,
     ) -> Result<Connection<Run>> {
@@ -252,11 +302,13 @@ impl Query {
             );
             return Err(Error::invalid(problem).into());
         }
-        let Some(filter) = run_filter(ctx, project, agent).await? else {
+        let Some(mut narrowed) = run_filter(ctx, project, agent).await? else {
             return Ok(connection(nothing(), Run));
         };
+        let started = filter.and_then(|f| f.started_at).unwrap_or_default();
+        (narrowed.since_ms, narrowed.until_ms) = started.bounds();
         let (caller, store) = calls::both(ctx);
-        let page = runs::list(caller, store, &filter, &request(first, after)).await?;
+        let page = runs::list(caller, store, &narrowed, &request(first, after)).await?;
         Ok(connection(page, Run))
     }
 
@@ -322,11 +374,13 @@ impl Query {
     async fn audit_records(
         &self,
         ctx: &Context<'_>,
+        filter: Option<AuditRecordFilter>,
         first: Option<u32>,
         after: Option<String>,
     ) -> Result<Connection<AuditRecord>> {
         let (caller, store) = calls::both(ctx);
-        let page = audit::list(caller, store, &request(first, after)).await?;
+        let filter = filter.unwrap_or_default().into();
+        let page = audit::search(caller, store, &filter, &request(first, after)).await?;
         Ok(connection(page, AuditRecord::from))
     }
 }

@@ -7,7 +7,7 @@ use crate::{
 };
 use async_graphql::{Context, SimpleObject, Subscription};
 use chrono::{DateTime, Utc};
-use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
+use futures::{Stream, StreamExt as _, TryStreamExt as _, future::ready, stream};
 use roadstead_authz::act::ReadLogs;
 use roadstead_contract::documents::Kind;
 use roadstead_domain::{Error, Problem};
@@ -40,6 +40,8 @@ impl Subscription {
         name: String,
         #[graphql(default = 100, desc = "At most 10000.")] tail: u32,
         #[graphql(default)] follow: bool,
+        #[graphql(desc = "Of those lines only what was read at this moment or later, and what has no time.")]
+        since: Option<DateTime<Utc>>,
     ) -> Result<impl Stream<Item = Result<LogLine>> + use<>> {
         if tail > MAX_TAIL {
             let problem = Problem::new(
@@ -77,6 +79,9 @@ impl Subscription {
                         time: l.time,
                         line: l.line,
                     };
+                    let wanted =
+                        move |l: &crate::LogLine| l.time.zip(since).is_none_or(|(at, since)| at >= since);
+                    let read = read.try_filter(move |l| ready(wanted(l)));
                     lines.push(read.map_ok(line).map_err(Fault::from).boxed());
                 }
                 Err(error) => away.push(Err(Fault::from(error))),

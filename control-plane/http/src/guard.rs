@@ -3,7 +3,7 @@
 //! The id is always the hub's own: one that a caller sends would let it write into other people's log lines.
 
 use crate::{
-    Problem, REQUEST_ID,
+    Problem, REQUEST_ID, Trace,
     observe::{Route, Who, answered, method_label},
 };
 use axum::{
@@ -14,8 +14,8 @@ use axum::{
 use futures::FutureExt as _;
 use http::{HeaderValue, StatusCode, request::Parts};
 use roadstead_domain::{OsRandom, Random as _};
-use roadstead_telemetry::propagate;
 use std::{convert::Infallible, fmt, panic::AssertUnwindSafe, sync::Arc, time::Instant};
+use tracing::Instrument as _;
 
 /// The id of one request: 32 hexadecimal digits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +56,8 @@ impl<S: Send + Sync> FromRequestParts<S> for RequestId {
     }
 }
 
-/// Gives the request its id, writes one line about it, measures it, and answers a panic with a problem.
+/// Gives the request its id and its span ([`Trace`]), writes one line about it, measures it, and answers a panic with a
+/// problem.
 /// For `axum::middleware::from_fn`, outside everything else.
 pub async fn guard(mut request: Request, next: Next) -> Response {
     let id = RequestId::generate();
@@ -72,20 +73,25 @@ pub async fn guard(mut request: Request, next: Next) -> Response {
         url.path = request.uri().path(),
         http.response.status_code = tracing::field::Empty,
     );
-    let remote = propagate::extract(request.headers());
+    let trace = Trace::new(span.clone(), request.headers());
+    request.extensions_mut().insert(trace);
+    // For the lines that are written before the caller is known. Not exported: it begins no span of a trace.
+    let unknown = tracing::info_span!(target: "unverified", "request", request.id = %id);
     // The path, never the query: a credential may have been put there by mistake.
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let begun = Instant::now();
     let work = AssertUnwindSafe(next.run(request)).catch_unwind();
-    let response = async {
-        let mut response = work.await.unwrap_or_else(|_| {
+    let worked = work.instrument(unknown).await;
+    // Whoever was refused has begun no span: then it begins here, without a parent, and with the time it really began.
+    let mut response = span.in_scope(|| {
+        let mut response = worked.unwrap_or_else(|_| {
             // The panic hook has logged the place; its text stays inside.
             tracing::error!("the handler of this request panicked");
             let detail = "the hub failed; the request id leads to the reason in its log";
             Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", detail).response(&id)
         });
         let status = response.status().as_u16();
-        tracing::Span::current().record("http.response.status_code", status);
+        span.record("http.response.status_code", status);
         let took = begun.elapsed();
         answered(route, &method, status, took);
         let who = response.extensions_mut().remove::<Who>();
@@ -103,8 +109,7 @@ pub async fn guard(mut request: Request, next: Next) -> Response {
             ),
         }
         response
-    };
-    let mut response = propagate::within(span, remote, response).await;
+    });
     if let Ok(value) = HeaderValue::from_str(id.as_str()) {
         response.headers_mut().insert(REQUEST_ID, value);
     }

@@ -4,6 +4,7 @@
 //! * [`Problem`]: an error outside GraphQL as `application/problem+json` (RFC 9457).
 //! * [`Session`]: the proof a request came with, for answers that last.
 //! * [`guard()`]: the outermost layer: gives the id and turns a panic into a problem (S24).
+//! * [`Trace`]: whose trace the request belongs to, once that is known.
 //! * [`Who`]: whose request it was, for the one line in the log.
 //! * [`Authenticate`]: the door to login, which the faces share and do not know.
 //! * [`Caller`]: whoever login found, for handlers.
@@ -17,6 +18,7 @@ mod guard;
 mod observe;
 mod problem;
 mod session;
+mod trace;
 
 pub use authenticate::Authenticate;
 pub use bodies::{Bodies, BodyError, BodyLimits, MAX_JSON_TOKENS, Share, json_tokens};
@@ -25,6 +27,7 @@ pub use guard::{RequestId, guard};
 pub use observe::Who;
 pub use problem::{Problem, method_not_allowed, not_found};
 pub use session::{RECHECK, Session};
+pub use trace::Trace;
 
 /// The header that carries the request id in every answer.
 pub const REQUEST_ID: &str = "x-request-id";

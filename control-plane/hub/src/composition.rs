@@ -99,16 +99,13 @@ impl Hub {
         tasks.push(housekeeping::spawn(store.clone(), stop.clone()));
         let engines = Engines::new(fleet, authority.pin()?);
         let app = faces(&store, engines, engine_keys, public_url, &stop);
-        let app = app.layer(middleware::from_fn_with_state(
-            config.proxies.clone(),
-            proxy::place,
-        ));
-        tasks.push(serve_http(listener, app, stop.clone()));
+        tasks.push(serve_http(listener, app, config.proxies.clone(), stop.clone()));
         let mut metrics_address = None;
         if let Some(address) = config.metrics_listen {
             let listener = bind(address).await?;
             metrics_address = Some(listener.local_addr()?);
-            tasks.push(serve_http(listener, health::metrics(metrics), stop.clone()));
+            let (app, proxies) = (health::metrics(metrics), proxy::Trusted::default());
+            tasks.push(serve_http(listener, app, proxies, stop.clone()));
         }
         Ok(Self {
             metrics_address,
@@ -240,9 +237,14 @@ fn faces(
         .layer(middleware::from_fn(roadstead_http::guard))
 }
 
-fn serve_http(listener: TcpListener, app: Router, stop: CancellationToken) -> JoinHandle<anyhow::Result<()>> {
+fn serve_http(
+    listener: TcpListener,
+    app: Router,
+    proxies: proxy::Trusted,
+    stop: CancellationToken,
+) -> JoinHandle<anyhow::Result<()>> {
     tokio::spawn(async move {
-        http_server::serve(listener, app, http_server::Limits::default(), stop).await;
+        http_server::serve(listener, app, http_server::Limits::default(), proxies, stop).await;
         Ok(())
     })
 }

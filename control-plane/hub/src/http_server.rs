@@ -2,9 +2,13 @@
 //!
 //! axum's own server waits for ever: for the rest of a request's head, for a reader, for a free file descriptor. Here
 //! a head has a deadline, a connection that takes nothing is closed, and there are so many connections and so many of
-//! one address. HTTP/2 is not spoken: a proxy in front speaks HTTP/1.1 to the hub, and each stream inside a connection
+//! one client ([`crate::doors`]). HTTP/2 is not spoken: a proxy in front speaks HTTP/1.1 to the hub, and each stream inside a connection
 //! would need all of these limits again. What the faces do with a body has deadlines of its own.
 
+use crate::{
+    doors::{Doors, Place},
+    proxy::Trusted,
+};
 use axum::{Router, extract::ConnectInfo};
 use hyper::{Request, body::Incoming, server::conn::http1, service::Service as _, service::service_fn};
 use hyper_util::{
@@ -12,11 +16,9 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use std::{
-    collections::HashMap,
     fs, io,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
     pin::{Pin, pin},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -24,7 +26,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     task::JoinSet,
-    time::{Instant, Sleep, sleep},
+    time::{Sleep, sleep},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -37,8 +39,8 @@ pub(crate) struct Limits {
     pub(crate) stalled: Duration,
     /// Connections at once.
     pub(crate) connections: usize,
-    /// Connections of one address at once; programs on this machine may have all.
-    pub(crate) per_address: usize,
+    /// Connections of one client at once; programs on this machine may have all.
+    pub(crate) per_client: usize,
 }
 
 /// The least that a reader takes in [`Limits::stalled`].
@@ -56,7 +58,7 @@ impl Default for Limits {
             head: Duration::from_secs(10),
             stalled: Duration::from_secs(30),
             connections,
-            per_address: connections / 2,
+            per_client: connections / 2,
         }
     }
 }
@@ -71,8 +73,14 @@ fn descriptors() -> Option<usize> {
 }
 
 /// Serves until `stop`, then lets the requests under way finish.
-pub(crate) async fn serve(listener: TcpListener, app: Router, limits: Limits, stop: CancellationToken) {
-    let doors = Arc::new(Doors::new(limits));
+pub(crate) async fn serve(
+    listener: TcpListener,
+    app: Router,
+    limits: Limits,
+    trusted: Trusted,
+    stop: CancellationToken,
+) {
+    let doors = Arc::new(Doors::new(limits.connections, limits.per_client, trusted));
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -83,9 +91,9 @@ pub(crate) async fn serve(listener: TcpListener, app: Router, limits: Limits, st
         match accepted {
             // Dropped where there is no place: the client sees the connection closed at once.
             Ok((stream, peer)) => {
-                if let Some(place) = doors.enter(peer.ip()) {
+                if let Some(place) = doors.enter(peer) {
                     let io = Watched::new(stream, limits.stalled, place);
-                    connections.spawn(connection(io, peer, app.clone(), limits, stop.clone()));
+                    connections.spawn(connection(io, app.clone(), limits, stop.clone()));
                 }
             }
             Err(error) if is_of_connection(&error) => {}
@@ -107,11 +115,23 @@ fn is_of_connection(error: &io::Error) -> bool {
     )
 }
 
-async fn connection(io: Watched, peer: SocketAddr, app: Router, limits: Limits, stop: CancellationToken) {
+async fn connection(io: Watched, app: Router, limits: Limits, stop: CancellationToken) {
     let app = TowerToHyperService::new(app);
+    let place = Arc::clone(&io.place);
     let service = service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(ConnectInfo(peer));
-        app.call(request)
+        let answer = match place.client(request.headers()) {
+            Ok(client) => {
+                request.extensions_mut().insert(ConnectInfo(client));
+                Ok(app.call(request))
+            }
+            Err(crowded) => Err(crowded.response()),
+        };
+        async move {
+            match answer {
+                Ok(answer) => answer.await,
+                Err(refusal) => Ok(refusal),
+            }
+        }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
@@ -134,83 +154,6 @@ async fn connection(io: Watched, peer: SocketAddr, app: Router, limits: Limits, 
     }
 }
 
-/// How many connections there are.
-#[derive(Debug)]
-struct Doors {
-    limits: Limits,
-    open: Mutex<Open>,
-}
-
-#[derive(Debug, Default)]
-struct Open {
-    total: usize,
-    addresses: HashMap<IpAddr, usize>,
-    /// When a refusal was last logged: a flood must not fill the log too.
-    told: Option<Instant>,
-}
-
-/// One connection's place, until dropped.
-#[derive(Debug)]
-struct Place {
-    doors: Arc<Doors>,
-    address: IpAddr,
-}
-
-impl Doors {
-    fn new(limits: Limits) -> Self {
-        Self {
-            limits,
-            open: Mutex::default(),
-        }
-    }
-
-    fn enter(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
-        let address = counted(address);
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = open.addresses.get(&address).copied().unwrap_or(0);
-        let crowded = own >= self.limits.per_address && !address.is_loopback();
-        if crowded || open.total >= self.limits.connections {
-            let now = Instant::now();
-            if open.told.is_none_or(|told| now - told > Duration::from_secs(10)) {
-                open.told = Some(now);
-                let total = open.total;
-                tracing::warn!(%address, own, total, "there are as many connections as may be; more are closed");
-            }
-            return None;
-        }
-        open.total += 1;
-        *open.addresses.entry(address).or_default() += 1;
-        Some(Place {
-            doors: Arc::clone(self),
-            address,
-        })
-    }
-}
-
-/// Whoever has one address of IPv6 has the 2^64 beside it.
-fn counted(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) if !v6.is_loopback() => {
-            let network = u128::from(v6) & !u128::from(u64::MAX);
-            IpAddr::V6(Ipv6Addr::from(network))
-        }
-        other => other,
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut open = self.doors.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.total -= 1;
-        if let Some(own) = open.addresses.get_mut(&self.address) {
-            *own -= 1;
-            if *own == 0 {
-                open.addresses.remove(&self.address);
-            }
-        }
-    }
-}
-
 /// A connection that fails when its reader takes too little. Holds its place, also once it has become a WebSocket.
 struct Watched {
     stream: TcpStream,
@@ -219,7 +162,7 @@ struct Watched {
     patience: Option<Pin<Box<Sleep>>>,
     /// Since then.
     taken: usize,
-    _place: Place,
+    place: Arc<Place>,
 }
 
 impl Watched {
@@ -231,7 +174,7 @@ impl Watched {
             stalled,
             patience: None,
             taken: 0,
-            _place: place,
+            place: Arc::new(place),
         }
     }
 
@@ -313,12 +256,13 @@ mod tests {
     use futures::stream;
     use std::{
         convert::Infallible,
+        net::SocketAddr,
         sync::atomic::{AtomicBool, Ordering},
     };
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         sync::Notify,
-        time::timeout,
+        time::{Instant, timeout},
     };
 
     const PATIENCE: Duration = Duration::from_secs(20);
@@ -328,7 +272,7 @@ mod tests {
             head: Duration::from_millis(200),
             stalled: Duration::from_millis(200),
             connections: 100,
-            per_address: 50,
+            per_client: 50,
         }
     }
 
@@ -339,10 +283,15 @@ mod tests {
     }
 
     async fn served(app: Router, limits: Limits) -> Served {
+        served_behind(app, limits, &[]).await
+    }
+
+    async fn served_behind(app: Router, limits: Limits, proxies: &[&str]) -> Served {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let stop = CancellationToken::new();
-        let task = tokio::spawn(serve(listener, app, limits, stop.clone()));
+        let trusted = Trusted(proxies.iter().map(|n| n.parse().expect("a network")).collect());
+        let task = tokio::spawn(serve(listener, app, limits, trusted, stop.clone()));
         Served { address, stop, task }
     }
 
@@ -463,32 +412,114 @@ mod tests {
         }
     }
 
-    #[test]
-    fn s29_one_address_does_not_take_all_places() {
-        let doors = Arc::new(Doors::new(Limits {
-            connections: 10,
-            per_address: 4,
+    /// One request on a connection that stays open, as a proxy's do; its answer.
+    async fn asks_for(stream: &mut TcpStream, client: &str) -> String {
+        let request = format!("GET / HTTP/1.1\r\nhost: x\r\nx-forwarded-for: {client}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("written");
+        let mut answer = String::new();
+        let mut bytes = [0; 4096];
+        while !is_whole(&answer) {
+            let read = timeout(PATIENCE, stream.read(&mut bytes)).await;
+            let read = read.expect("in time").expect("read");
+            assert!(read > 0, "closed after {answer:?}");
+            answer.push_str(&String::from_utf8_lossy(&bytes[..read]));
+        }
+        answer
+    }
+
+    fn is_whole(answer: &str) -> bool {
+        let Some((head, body)) = answer.split_once("\r\n\r\n") else {
+            return false;
+        };
+        let length = head
+            .lines()
+            .find_map(|line| line.strip_prefix("content-length: "));
+        body.len() >= length.and_then(|n| n.parse().ok()).unwrap_or(0)
+    }
+
+    fn of_a_proxy() -> Limits {
+        Limits {
+            head: Duration::from_secs(60),
+            connections: 20,
+            per_client: 3,
             ..limits()
-        }));
-        let enter = |address: &str| doors.enter(address.parse().expect("an address"));
-        let held: Vec<_> = (0..4).map(|n| enter(&format!("2001:db8::{n}"))).collect();
-        assert!(held.iter().all(Option::is_some));
-        assert!(enter("2001:db8::ffff:1").is_none(), "the same network");
-        let others: Vec<_> = ["2001:db8:0:1::1", "192.0.2.1", "::ffff:192.0.2.1"]
-            .map(enter)
-            .into();
-        assert!(others.iter().all(Option::is_some));
-        assert_eq!(doors.open.lock().expect("whole").addresses.len(), 3);
-        drop((held, others));
-        let local: Vec<_> = (0..10).map(|_| enter("127.0.0.1")).collect();
+        }
+    }
+
+    #[tokio::test]
+    async fn s29_behind_a_trusted_proxy_each_client_has_a_share_of_its_own() {
+        let served = served_behind(hello(), of_a_proxy(), &["127.0.0.1"]).await;
+        let mut greedy = Vec::new();
+        for _ in 0..3 {
+            let mut stream = served.connect().await;
+            let answer = asks_for(&mut stream, "203.0.113.9").await;
+            assert!(
+                answer.starts_with("HTTP/1.1 200") && answer.contains("203.0.113.9"),
+                "{answer}"
+            );
+            greedy.push(stream);
+        }
+        // The proxy may open more connections; that client gets no more of them.
+        let mut fourth = served.connect().await;
+        let refused = asks_for(&mut fourth, "203.0.113.9").await;
         assert!(
-            local.iter().all(Option::is_some),
-            "programs on this machine may have all"
+            refused.starts_with("HTTP/1.1 429") && refused.contains("retry-after"),
+            "{refused}"
         );
-        assert!(enter("192.0.2.1").is_none());
-        drop(local);
-        let open = doors.open.lock().expect("whole");
-        assert_eq!((open.total, open.addresses.len()), (0, 0));
+        // The same connection serves somebody else, and then counts as theirs.
+        assert!(
+            asks_for(&mut fourth, "203.0.113.10")
+                .await
+                .starts_with("HTTP/1.1 200")
+        );
+        assert!(
+            asks_for(&mut greedy[0], "203.0.113.10")
+                .await
+                .starts_with("HTTP/1.1 200")
+        );
+        let mut fifth = served.connect().await;
+        assert!(
+            asks_for(&mut fifth, "203.0.113.9")
+                .await
+                .starts_with("HTTP/1.1 200")
+        );
+        // What the client itself wrote into the header changes nothing: the rightmost stranger counts.
+        assert!(
+            asks_for(&mut served.connect().await, "198.51.100.1, 203.0.113.9")
+                .await
+                .starts_with("HTTP/1.1 429")
+        );
+    }
+
+    #[tokio::test]
+    async fn s29_all_connections_of_a_trusted_proxy_are_bounded() {
+        let served = served_behind(hello(), of_a_proxy(), &["127.0.0.1"]).await;
+        let mut open = Vec::new();
+        for n in 0..20 {
+            let mut stream = served.connect().await;
+            assert!(
+                asks_for(&mut stream, &format!("203.0.113.{n}"))
+                    .await
+                    .starts_with("HTTP/1.1 200")
+            );
+            open.push(stream);
+        }
+        assert_eq!(rest(&mut served.connect().await).await, "");
+    }
+
+    #[tokio::test]
+    async fn s25_a_forged_header_of_a_stranger_moves_no_share() {
+        let served = served_behind(hello(), of_a_proxy(), &["192.0.2.0/24"]).await;
+        let mut open = Vec::new();
+        for _ in 0..6 {
+            let mut stream = served.connect().await;
+            let answer = asks_for(&mut stream, "203.0.113.9").await;
+            assert!(
+                answer.starts_with("HTTP/1.1 200") && answer.contains("127.0.0.1"),
+                "{answer}"
+            );
+            open.push(stream);
+        }
     }
 
     #[tokio::test]

@@ -4,6 +4,7 @@ mod audit;
 mod composition;
 mod dev;
 mod doctor;
+mod doors;
 mod engines;
 mod health;
 mod housekeeping;

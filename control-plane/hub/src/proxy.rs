@@ -5,11 +5,7 @@
 //! right: the rightmost address that is no trusted proxy's is the client, since everything left of it the client wrote
 //! itself. From any other peer the header means nothing.
 
-use axum::{
-    extract::{ConnectInfo, Request, State},
-    middleware::Next,
-    response::Response,
-};
+use http::HeaderMap;
 use std::{
     net::{IpAddr, SocketAddr},
     str::FromStr,
@@ -66,12 +62,27 @@ impl Network {
 pub(crate) struct Trusted(pub(crate) Arc<[Network]>);
 
 impl Trusted {
-    fn trusts(&self, ip: IpAddr) -> bool {
+    pub(crate) fn trusts(&self, ip: IpAddr) -> bool {
         self.0.iter().any(|network| network.contains(ip))
     }
 
+    /// Whose request it is that `peer` sent with these headers. The port is 0 where a proxy sent it: that is its own
+    /// business.
+    pub(crate) fn client(&self, peer: SocketAddr, headers: &HeaderMap) -> SocketAddr {
+        let values = headers.get_all(FORWARDED_FOR).iter();
+        let values: Vec<&str> = values
+            .map(|value| value.to_str().unwrap_or("unreadable"))
+            .collect();
+        let client = self.behind(peer.ip(), values.into_iter());
+        if client == peer.ip() {
+            peer
+        } else {
+            SocketAddr::new(client, 0)
+        }
+    }
+
     /// The client of a request that `peer` sent with these values of the header, in order.
-    fn client<'a>(&self, peer: IpAddr, headers: impl DoubleEndedIterator<Item = &'a str>) -> IpAddr {
+    fn behind<'a>(&self, peer: IpAddr, headers: impl DoubleEndedIterator<Item = &'a str>) -> IpAddr {
         if !self.trusts(peer) {
             return peer;
         }
@@ -95,28 +106,6 @@ fn address(text: &str) -> Option<IpAddr> {
     ip.map(|ip: IpAddr| ip.to_canonical())
 }
 
-/// Puts the client's address where the faces look for it. For `axum::middleware::from_fn_with_state`, outside them.
-pub(crate) async fn place(State(trusted): State<Trusted>, mut request: Request, next: Next) -> Response {
-    let peer = request
-        .extensions()
-        .get::<ConnectInfo<SocketAddr>>()
-        .map(|info| info.0);
-    if let Some(peer) = peer {
-        let values = request.headers().get_all(FORWARDED_FOR).iter();
-        let values: Vec<&str> = values
-            .map(|value| value.to_str().unwrap_or("unreadable"))
-            .collect();
-        let client = trusted.client(peer.ip(), values.into_iter());
-        if client != peer.ip() {
-            // The port is the proxy's own business.
-            request
-                .extensions_mut()
-                .insert(ConnectInfo(SocketAddr::new(client, 0)));
-        }
-    }
-    next.run(request).await
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,7 +116,7 @@ mod tests {
 
     fn client(trusted: &Trusted, peer: &str, header: &[&str]) -> String {
         let peer = peer.parse().unwrap();
-        trusted.client(peer, header.iter().copied()).to_string()
+        trusted.behind(peer, header.iter().copied()).to_string()
     }
 
     #[test]

@@ -12,7 +12,7 @@ use axum::{
 };
 use http::{Method, StatusCode};
 use roadstead_authz::{RequestInfo, Source};
-use roadstead_http::{Authenticate as _, Problem, RequestId, Session, Who, unauthenticated};
+use roadstead_http::{Authenticate as _, Problem, RequestId, Session, Trace, Who, unauthenticated};
 use roadstead_telemetry::propagate;
 use std::{
     net::{IpAddr, SocketAddr},
@@ -36,14 +36,16 @@ pub async fn require(
     mut request: Request,
     next: Next,
 ) -> Response {
+    let trace = Trace::of(&request);
     let path = request.uri().path();
     if OPEN.contains(&path) {
-        return next.run(request).await;
+        return trace.apart(next.run(request)).await;
     }
     let source = request.extensions().get::<ConnectInfo<SocketAddr>>();
-    let info = RequestInfo {
+    let mut info = RequestInfo {
         request_id: id.to_string(),
-        trace_id: propagate::trace_id().unwrap_or_default(),
+        // Which trace it belongs to is the caller's word, and nobody is known yet.
+        trace_id: String::new(),
         source: Source {
             ip: source.map(|ConnectInfo(address)| address.ip()),
             client: client(path).to_owned(),
@@ -55,27 +57,30 @@ pub async fn require(
             .bearer(token, info.clone())
             .await
             .map(|context| (context, token.to_owned())),
-        Err(NoCredential::Absent) if socket => return next.run(request).await,
+        Err(NoCredential::Absent) if socket => return trace.apart(next.run(request)).await,
         Err(missing) => {
             observe::refused(missing.into());
             Err(refusal(missing))
         }
     };
-    match verified {
-        Err(problem) => problem.response(&id),
-        Ok((context, token)) => {
-            let session = Session::new(login, token, info);
-            let who = Who {
-                tenant: context.tenant().to_string(),
-                actor: context.actor().label(),
-            };
-            request.extensions_mut().insert(context);
-            request.extensions_mut().insert(session);
-            let mut response = next.run(request).await;
-            response.extensions_mut().insert(who);
-            response
-        }
-    }
+    let (context, token) = match verified {
+        Err(problem) => return problem.response(&id),
+        Ok(verified) => verified,
+    };
+    let answer = async {
+        info.trace_id = propagate::trace_id().unwrap_or_default();
+        let context = context.with_request(info.clone());
+        let who = Who {
+            tenant: context.tenant().to_string(),
+            actor: context.actor().label(),
+        };
+        request.extensions_mut().insert(context);
+        request.extensions_mut().insert(Session::new(login, token, info));
+        let mut response = next.run(request).await;
+        response.extensions_mut().insert(who);
+        response
+    };
+    trace.joined(answer).await
 }
 
 impl From<NoCredential> for Refusal {

@@ -18,6 +18,7 @@ use roadstead_http::{Caller, Session, guard};
 use roadstead_login::{FailureLimit, Login, Rate, RequestLimit, require};
 use roadstead_service::bootstrap;
 use roadstead_store::{Store, testing::TestDatabase};
+use roadstead_telemetry::propagate;
 use secrecy::ExposeSecret as _;
 use serde_json::Value;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -59,6 +60,18 @@ impl Face {
         let login = Arc::new(Login::new(store.clone(), limit, requests));
         let app = Router::new()
             .route("/livez", get(async || "ok"))
+            .route("/readyz", get(async || propagate::trace_id().unwrap_or_default()))
+            .route(
+                "/graphql/ws",
+                get(async || propagate::trace_id().unwrap_or_default()),
+            )
+            .route(
+                "/trace",
+                get(async |Caller(caller): Caller| {
+                    let own = propagate::trace_id().unwrap_or_default();
+                    format!("{own} {}", caller.request().trace_id)
+                }),
+            )
             .route("/who", get(async |Caller(caller): Caller| caller.actor().name()))
             .fallback(roadstead_http::not_found)
             .layer(from_fn_with_state(login.clone(), require))
@@ -239,4 +252,58 @@ async fn s91_a_store_that_is_away_is_no_yes() {
         (503, &Value::from("UNAVAILABLE"))
     );
     assert!(response.headers().contains_key("retry-after"));
+}
+
+/// This process exports nothing; then a trace passes through it, or does not.
+#[tokio::test]
+async fn a_trace_is_the_callers_once_the_caller_is_known() {
+    const CLAIMED: &str = "0af7651916cd43dd8448eb211c80319c";
+    let face = Face::new().await;
+    let ask = async |path: &str, authorization: Option<String>| {
+        let mut request =
+            Request::get(path).header("traceparent", format!("00-{CLAIMED}-b7ad6b7169203331-01"));
+        if let Some(value) = authorization {
+            request = request.header("authorization", value);
+        }
+        let answer = face
+            .app
+            .clone()
+            .oneshot(request.body(Body::empty()).unwrap())
+            .await
+            .unwrap();
+        let status = answer.status().as_u16();
+        let bytes = answer.into_body().collect().await.unwrap().to_bytes();
+        (status, String::from_utf8_lossy(&bytes).into_owned())
+    };
+    let known = ask("/trace", Some(face.bearer())).await;
+    assert_eq!(known, (200, format!("{CLAIMED} {CLAIMED}")));
+    for open in ["/readyz", "/graphql/ws"] {
+        assert_eq!(ask(open, None).await, (200, String::new()), "{open}");
+    }
+    // Whoever holds a token that has ended is recorded, and not with a trace of their choice.
+    let ended = face.issue("ended").await;
+    let id = ended.token.id;
+    let owner = authenticate(&face).await;
+    roadstead_service::tokens::revoke(&owner, &face.store, &id.into())
+        .await
+        .unwrap();
+    let bearer = format!("Bearer {}", ended.secret.expose_secret());
+    assert_eq!(ask("/trace", Some(bearer)).await.0, 401);
+    let page = roadstead_domain::PageRequest::default();
+    let log = roadstead_service::audit::list(&owner, &face.store, &page)
+        .await
+        .unwrap();
+    let refused: Vec<_> = log
+        .items
+        .iter()
+        .filter(|record| record.decision == "refuse")
+        .collect();
+    assert_eq!((refused.len(), refused[0].trace_id.as_str()), (1, ""));
+}
+
+async fn authenticate(face: &Face) -> roadstead_authz::TenantContext {
+    use roadstead_authz::{Presented, RequestInfo, SecretKind};
+    let presented = Presented::parse(SecretKind::ApiToken, &face.token).unwrap();
+    let owner = roadstead_service::authenticate::api_token(&face.store, &presented, RequestInfo::default());
+    owner.await.unwrap()
 }

@@ -4,7 +4,7 @@ use crate::authenticate;
 use crate::stop::{allow, settle};
 use roadstead_authz::{RequestInfo, SystemContext, SystemTask, TenantContext, act};
 use roadstead_domain::{Error, Page, PageRequest};
-use roadstead_store::{AuditRecord, AuditReport, Store};
+use roadstead_store::{AuditFilter, AuditRecord, AuditReport, Store};
 
 /// The tenant's records, newest first.
 ///
@@ -15,9 +15,22 @@ pub async fn list(
     store: &Store,
     page: &PageRequest,
 ) -> Result<Page<AuditRecord>, Error> {
+    search(ctx, store, &AuditFilter::default(), page).await
+}
+
+/// Those of the tenant's records that fit the filter, newest first.
+///
+/// # Errors
+/// As [`list`].
+pub async fn search(
+    ctx: &TenantContext,
+    store: &Store,
+    filter: &AuditFilter,
+    page: &PageRequest,
+) -> Result<Page<AuditRecord>, Error> {
     let allowed = allow::<act::ViewAudit, _>(ctx, ctx.tenant(), || "it".to_owned()).map(|_| ());
     settle(ctx, store, allowed).await?;
-    store.tenant(ctx).read().await?.audit_records(page).await
+    store.tenant(ctx).read().await?.audit_records(filter, page).await
 }
 
 /// Walks every tenant's chain. A broken one is part of its report.

@@ -10,7 +10,7 @@ use roadstead_authz::{
 };
 use roadstead_contract::fleet::Digest;
 use roadstead_contract::run::{Outcome as RunOutcome, RunRecord};
-use roadstead_domain::{AgentId, ClusterId, Error, ObjectId, RunId, TenantId};
+use roadstead_domain::{AgentId, ClusterId, EnrolmentTokenId, Error, ObjectId, RunId, TenantId};
 use roadstead_store::{
     AuditEntry, Change, DesiredEntry, JoinRecord, NewRun, NewStatus, Outcome, Reported, Session, Stage,
     Store, Timeline,
@@ -74,12 +74,20 @@ fn own(ctx: &TenantContext) -> Result<ClusterId, Error> {
     Ok(cluster)
 }
 
+/// Whose a join token is, good or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JoinOwner {
+    pub tenant: TenantId,
+    pub cluster: ClusterId,
+    pub token: EnrolmentTokenId,
+}
+
 /// Uses up a join token, once and for ever; says whose cluster it is for. The cluster's certificates before are
 /// revoked.
 ///
 /// # Errors
-/// [`Error::Unauthenticated`], alike for unknown, used and expired. A refusal is recorded: in the log of the token's
-/// tenant, or in the platform's.
+/// [`Error::Unauthenticated`], alike for unknown, used and expired. A refusal is not recorded here: whoever is refused
+/// can come again and again, and the fleet's port limits what of it is written ([`join_token_owner`] says to which log).
 pub async fn consume_join_token(
     store: &Store,
     secret: &str,
@@ -101,24 +109,18 @@ async fn consume(
 ) -> Result<(TenantId, ClusterId), Error> {
     let refused = || SecretKind::JoinToken.refused();
     let system = SystemContext::new(SystemTask::Authenticate);
-    let Some(join) = find_join_token(store, &system, secret).await? else {
-        platform::record(store, "enrol", "an unknown join token", request).await?;
-        return Err(refused());
-    };
+    let join = find_join_token(store, &system, secret)
+        .await?
+        .ok_or_else(refused)?;
     let ctx = authenticate::system(&system, join.tenant.clone(), request);
     let mut tx = store.tenant(&ctx).write_audited().await?;
-    if tx.consume_join_token(&join, version).await? {
-        let entry =
-            AuditEntry::allowed("enrol", join.cluster, "join token").with("token", join.id.to_string());
-        tx.audit(entry).await?;
-        tx.commit().await?;
-        return Ok((join.tenant.id, join.cluster));
+    if !tx.consume_join_token(&join, version).await? {
+        return Err(refused());
     }
-    drop(tx);
-    let entry =
-        AuditEntry::refused(Outcome::Refused, "enrol", join.cluster).with("token", join.id.to_string());
-    record(&ctx, store, entry).await?;
-    Err(refused())
+    let entry = AuditEntry::allowed("enrol", join.cluster, "join token").with("token", join.id.to_string());
+    tx.audit(entry).await?;
+    tx.commit().await?;
+    Ok((join.tenant.id, join.cluster))
 }
 
 async fn find_join_token(
@@ -133,26 +135,18 @@ async fn find_join_token(
     }
 }
 
-/// Records that an enrolment was refused for something else than its token, which is not used up: in the log of the
-/// token's tenant, or in the platform's where the token is unknown.
+/// Whose join token this is; `None` for nobody's.
 ///
 /// # Errors
 /// [`Error::Unavailable`], [`Error::Internal`].
-pub async fn enrolment_refused(
-    store: &Store,
-    secret: &str,
-    why: &str,
-    request: RequestInfo,
-) -> Result<(), Error> {
+pub async fn join_token_owner(store: &Store, secret: &str) -> Result<Option<JoinOwner>, Error> {
     let system = SystemContext::new(SystemTask::Authenticate);
-    let Some(join) = find_join_token(store, &system, secret).await? else {
-        return platform::record(store, "enrol", why, request).await;
-    };
-    let ctx = authenticate::system(&system, join.tenant.clone(), request);
-    let entry = AuditEntry::refused(Outcome::Refused, "enrol", join.cluster)
-        .with("token", join.id.to_string())
-        .with("detail", cut(why, REPORT));
-    record(&ctx, store, entry).await
+    let join = find_join_token(store, &system, secret).await?;
+    Ok(join.map(|join| JoinOwner {
+        tenant: join.tenant.id,
+        cluster: join.cluster,
+        token: join.id,
+    }))
 }
 
 /// Notes a certificate before it is handed out.

@@ -9,7 +9,7 @@ use crate::stop;
 use roadstead_authz::{RequestInfo, SystemContext, SystemTask, TenantRecord};
 use roadstead_contract::documents::Name;
 use roadstead_domain::Error;
-use roadstead_store::{AuditEntry, AuditRecord, Outcome, Store};
+use roadstead_store::{AuditEntry, AuditFilter, AuditRecord, Outcome, Store};
 
 /// The name of that tenant; no other may have it.
 pub const PLATFORM: &str = "roadstead-platform";
@@ -47,7 +47,8 @@ pub async fn records(store: &Store) -> Result<Vec<AuditRecord>, Error> {
         first: Some(100),
         after: None,
     };
-    Ok(store.tenant(&ctx).read().await?.audit_records(&page).await?.items)
+    let log = store.tenant(&ctx).read().await?;
+    Ok(log.audit_records(&AuditFilter::default(), &page).await?.items)
 }
 
 async fn tenant(store: &Store, system: &SystemContext) -> Result<TenantRecord, Error> {

@@ -6,6 +6,7 @@ use roadstead_authz::{ActorKind, Object, Role, Scope, SecretKind, TenantContext,
 use roadstead_domain::{ConflictReason, Error, Page, PageRequest, Problem, TokenId};
 use roadstead_store::{ApiToken, AuditEntry, NewToken, Outcome, Store, Tx};
 use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::time::Duration;
 
@@ -123,6 +124,7 @@ pub async fn issue_once(ctx: &TenantContext, store: &Store, input: IssueInput) -
         if let Some(token) = recall(idempotency.as_ref(), &tx).await? {
             return Ok(Issuing::Before(token));
         }
+        still_good(ctx, &tx).await?;
         let issued = issue_in(&mut tx, &proof, store, input).await?;
         remember(idempotency.as_ref(), &tx, &issued.token).await?;
         tx.commit().await?;
@@ -155,44 +157,112 @@ pub(crate) async fn issue_in(
     Ok(Issued { token, secret })
 }
 
-/// Ends a token: its next use is refused. Ending one that has ended changes nothing. Nobody ends a token with more
-/// rights than their own: an administrator could shut all owners out.
+/// A token to end.
+#[derive(Clone, Debug)]
+pub struct RevokeInput {
+    pub token: TokenId,
+    /// The tokens that it issued stay good, and those that these issued.
+    pub keep_issued: bool,
+    /// Under this key the answer is remembered for 24 h.
+    pub idempotency_key: Option<String>,
+}
+
+impl From<TokenId> for RevokeInput {
+    fn from(token: TokenId) -> Self {
+        Self {
+            token,
+            keep_issued: false,
+            idempotency_key: None,
+        }
+    }
+}
+
+/// A token that was ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revoked {
+    pub token: ApiToken,
+    /// How many tokens ended with it: which it had issued, or which these had.
+    pub also: u64,
+}
+
+/// Ends a token, and what it issued: their next use is refused. Whoever stole a token may have made others with it, and
+/// nobody should have to find them; its end by time ends nothing else. Ending one that has ended changes nothing of
+/// itself. Nobody ends a token with more rights than their own: an administrator could shut all owners out. (What a
+/// token issued never has more rights than it.)
 ///
 /// # Errors
-/// [`Error::NotFound`], [`Error::Forbidden`]; [`Error::Conflict`] for a key that was used for other input.
-pub async fn revoke(
-    ctx: &TenantContext,
-    store: &Store,
-    id: TokenId,
-    idempotency_key: Option<&str>,
-) -> Result<ApiToken, Error> {
-    let revoked = async {
-        first::<act::ManageTokens>(ctx, Object::Token(id), &id.to_string())?;
-        let idempotency = Idempotency::new(idempotency_key, &json!(["revoke token", id]))?;
-        let mut tx = store.tenant(ctx).write_audited().await?;
-        if let Some(revoked) = recall(idempotency.as_ref(), &tx).await? {
-            return Ok(revoked);
-        }
-        let missing = || Error::not_found(id.to_string());
-        let token = tx.token(id).await?.ok_or_else(missing)?;
-        let token = allow::<act::ManageTokens, _>(ctx, token, || id.to_string())?;
-        if let Some(reason) = beyond(ctx, token.role, &token.scopes) {
-            drop(tx);
-            let entry = AuditEntry::refused(Outcome::Denied, "revoke token", id).with("reason", reason);
-            record(ctx, store, entry).await?;
-            return Err(Error::forbidden(reason).into());
-        }
-        if tx.revoke_token(&token).await? {
-            tx.audit(AuditEntry::allowed("revoke token", id, token.grant()))
-                .await?;
-        }
-        let after = tx.token(id).await?.ok_or_else(missing)?;
-        remember(idempotency.as_ref(), &tx, &after).await?;
-        tx.commit().await?;
-        Ok::<_, Stop>(after)
-    };
-    let revoked = revoked.await;
+/// [`Error::NotFound`], [`Error::Forbidden`]; [`Error::Conflict`] when the caller's own token would end with it, which
+/// nobody means who changes an old token for a new one, and for a key that was used for other input.
+pub async fn revoke(ctx: &TenantContext, store: &Store, input: &RevokeInput) -> Result<Revoked, Error> {
+    let revoked = end(ctx, store, input).await;
     settle(ctx, store, revoked).await
+}
+
+async fn end(ctx: &TenantContext, store: &Store, input: &RevokeInput) -> Result<Revoked, Stop> {
+    let id = input.token;
+    first::<act::ManageTokens>(ctx, Object::Token(id), &id.to_string())?;
+    let digest = json!(["revoke token", id, input.keep_issued]);
+    let idempotency = Idempotency::new(input.idempotency_key.as_deref(), &digest)?;
+    let mut tx = store.tenant(ctx).write_audited().await?;
+    if let Some(revoked) = recall(idempotency.as_ref(), &tx).await? {
+        return Ok(revoked);
+    }
+    let missing = || Error::not_found(id.to_string());
+    let token = tx.token(id).await?.ok_or_else(missing)?;
+    let token = allow::<act::ManageTokens, _>(ctx, token, || id.to_string())?;
+    if let Some(reason) = beyond(ctx, token.role, &token.scopes) {
+        drop(tx);
+        let entry = AuditEntry::refused(Outcome::Denied, "revoke token", id).with("reason", reason);
+        record(ctx, store, entry).await?;
+        return Err(Error::forbidden(reason).into());
+    }
+    let ended = match input.keep_issued {
+        true => Vec::new(),
+        false => tx.revoke_issued(&token).await?,
+    };
+    if let ActorKind::Token { token: own, .. } = ctx.actor().kind()
+        && ended.iter().any(|(ended, _)| ended == own)
+    {
+        return Err(own_token(&token).into());
+    }
+    if tx.revoke_token(&token).await? {
+        tx.audit(AuditEntry::allowed("revoke token", id, token.grant()))
+            .await?;
+    }
+    for (ended, issuer) in &ended {
+        let entry = AuditEntry::allowed("revoke token", ended, token.grant())
+            .with("issued_by", issuer.as_str())
+            .with("with", id.to_string());
+        tx.audit(entry).await?;
+    }
+    let after = Revoked {
+        token: tx.token(id).await?.ok_or_else(missing)?,
+        also: ended.len() as u64,
+    };
+    remember(idempotency.as_ref(), &tx, &after).await?;
+    tx.commit().await?;
+    Ok(after)
+}
+
+fn own_token(token: &ApiToken) -> Error {
+    let message = format!(
+        "the token {} issued the one that you use, directly or not, which would end with it: keep what it issued, or \
+         revoke it with another token",
+        token.id
+    );
+    Error::conflict(ConflictReason::State, message)
+}
+
+/// A token that ended between its request's beginning and now issues nothing: that would be missed when what it issued
+/// ends with it.
+async fn still_good(ctx: &TenantContext, tx: &Tx<'_>) -> Result<(), Error> {
+    let ActorKind::Token { token, .. } = ctx.actor().kind() else {
+        return Ok(());
+    };
+    match tx.token(*token).await? {
+        Some(own) if own.revoked_ms.is_none() => Ok(()),
+        _ => Err(SecretKind::ApiToken.refused()),
+    }
 }
 
 /// Why the actor may not end a token with these rights: it has more than they have.

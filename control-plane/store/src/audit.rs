@@ -117,6 +117,20 @@ pub struct AuditRecord {
     pub hash: [u8; 32],
 }
 
+/// What a list of records is narrowed to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AuditFilter {
+    pub actor: Option<String>,
+    pub action: Option<String>,
+    pub object: Option<String>,
+    /// `allow`, `deny`, `refuse`.
+    pub decision: Option<String>,
+    /// Written at this moment or later; milliseconds since the Unix epoch, UTC.
+    pub since_ms: Option<i64>,
+    /// Written before this moment.
+    pub until_ms: Option<i64>,
+}
+
 /// One tenant's chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditReport {
@@ -344,14 +358,29 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// [`Error::Invalid`] for a foreign cursor; [`Error::Unavailable`], [`Error::Internal`].
-    pub async fn audit_records(&self, page: &PageRequest) -> Result<Page<AuditRecord>, Error> {
-        let listing = Listing::new(self.tenant(), "audit", &());
+    pub async fn audit_records(
+        &self,
+        filter: &AuditFilter,
+        page: &PageRequest,
+    ) -> Result<Page<AuditRecord>, Error> {
+        let listing = Listing::new(self.tenant(), "audit", filter);
         let before: Option<i64> = listing.open(page.after.as_deref())?;
         let size = page.size()?;
         let sql = "SELECT seq, id, at_ms, actor, on_behalf_of, action, object, revision, decision, grant_by, source_ip,
             source_client, trace_id, request_id, detail, prev_hash, hash
-            FROM audit WHERE tenant_id = $1 AND seq < $2 ORDER BY seq DESC LIMIT $3";
-        let values = values![before.unwrap_or(i64::MAX), i64::from(size) + 1];
+            FROM audit WHERE tenant_id = $1 AND seq < $2 AND ($3 IS NULL OR actor = $3)
+            AND ($4 IS NULL OR action = $4) AND ($5 IS NULL OR object = $5) AND ($6 IS NULL OR decision = $6)
+            AND at_ms >= $7 AND at_ms < $8 ORDER BY seq DESC LIMIT $9";
+        let values = values![
+            before.unwrap_or(i64::MAX),
+            filter.actor.clone(),
+            filter.action.clone(),
+            filter.object.clone(),
+            filter.decision.clone(),
+            filter.since_ms.unwrap_or(i64::MIN),
+            filter.until_ms.unwrap_or(i64::MAX),
+            i64::from(size) + 1
+        ];
         let rows: Vec<Row> = self.all(sql, values).await?;
         let records: Result<Vec<AuditRecord>, Error> = rows.into_iter().map(Row::record).collect();
         Ok(listing.page(records?, size, |r: &AuditRecord| r.seq))

@@ -36,7 +36,7 @@ mod tokens;
 mod turns;
 mod tx;
 
-pub use audit::{AuditEntry, AuditRecord, AuditReport, Broken, Outcome, canonical_json};
+pub use audit::{AuditEntry, AuditFilter, AuditRecord, AuditReport, Broken, Outcome, canonical_json};
 pub use certificates::{Certificate, NewJoinToken};
 pub use clusters::{Cluster, NewCluster, Session, Stage};
 pub use desired::{Change, DesiredEntry, DesiredRow, Placed, Wanted};

@@ -294,7 +294,30 @@ fn sqlite_options(url: &str, connections: u32, role: Role) -> ConnectOptions {
             Role::Writer { pages: Some(pages) } => sqlite.pragma("max_page_count", pages.to_string()),
         }
     });
+    options.map_sqlx_sqlite_pool_opts(|pool| {
+        pool.before_acquire(|connection, _| Box::pin(async move { Ok(is_clean(connection).await) }))
+    });
     options
+}
+
+/// Whether the next transaction would be the outermost one.
+///
+/// SQLite ends a transaction by itself when its disk is full or fails, and sqlx (0.9) then counts on as if it were still
+/// there: the next one begins as a savepoint, which, once its end fails too, stays open for ever. From then on
+/// every commit would release a savepoint inside it: acknowledged, seen by nobody, and gone with the process. Such a
+/// connection is not used again.
+async fn is_clean(connection: &mut sqlx::SqliteConnection) -> bool {
+    use sqlx::Connection as _;
+    if !connection.is_in_transaction() {
+        return true;
+    }
+    // The end of a transaction that was dropped may still be on its way.
+    let waited = connection.ping().await;
+    let clean = waited.is_ok() && !connection.is_in_transaction();
+    if !clean {
+        tracing::warn!("a connection to the database did not end its transaction: it is closed");
+    }
+    clean
 }
 
 /// The URL is looked at here, because the libraries' own errors repeat it, password and all.

@@ -2,8 +2,9 @@
 //!
 //! Reading is not enough: a full disk, a read-only file system or a standby of PostgreSQL answers every question and
 //! keeps nothing. So a row is kept, and then taken away again: in one transaction its pages would never be written. It
-//! is as large as an ordinary write ([`FILLER`]), so that a database without room for one is found out; its pages are
-//! free again afterwards, and are the next probe's.
+//! is larger than an ordinary write ([`FILLER`]) and cannot be compressed, so that a database without room for one is
+//! found out. On SQLite its pages are anybody's afterwards. On PostgreSQL they would be the table's own, and each probe
+//! would find the room that the one before left, where no other table finds any: so the table is begun anew.
 
 use crate::error::outward;
 use crate::tx::begin;
@@ -30,11 +31,17 @@ impl Store {
         let mut id = [0; 16];
         self.random.fill(&mut id);
         let id = Value::from(Uuid::from_bytes(id));
-        let filler = Value::from(vec![0_u8; FILLER]);
+        let mut filler = vec![0_u8; FILLER];
+        self.random.fill(&mut filler);
+        let filler = Value::from(filler);
         self.keep("INSERT INTO probe (id, filler) VALUES ($1, $2)", vec![id, filler])
             .await?;
         // Those of probes that were cut short, too.
-        self.keep("DELETE FROM probe", vec![]).await
+        let away = match self.backend() {
+            DbBackend::Postgres => "TRUNCATE probe",
+            _ => "DELETE FROM probe",
+        };
+        self.keep(away, vec![]).await
     }
 
     async fn keep(&self, sql: &'static str, values: Vec<Value>) -> Result<(), Error> {

@@ -5,10 +5,11 @@ use crate::error::corrupt;
 use crate::repeats::Use;
 use crate::sql::values;
 use crate::tx::Tx;
-use roadstead_authz::{Authorized, Object, Place, Resource, Role, Scope, act};
+use roadstead_authz::{ActorKind, Authorized, Object, Place, Resource, Role, Scope, act};
 use roadstead_domain::{Error, Page, PageRequest, TenantId, TokenId};
 use sea_orm::FromQueryResult;
 use serde::{Deserialize, Serialize};
+use std::collections::{HashMap, VecDeque};
 use uuid::Uuid;
 
 /// A token without its secret, which nobody keeps.
@@ -59,6 +60,14 @@ struct Row {
     expires_ms: i64,
     revoked_ms: Option<i64>,
     last_used_ms: Option<i64>,
+}
+
+/// Who issued a token.
+#[derive(Debug, FromQueryResult)]
+struct Issued {
+    id: Uuid,
+    created_by: String,
+    expires_ms: i64,
 }
 
 pub(crate) fn role_of(text: &str) -> Result<Role, Error> {
@@ -166,6 +175,38 @@ impl Tx<'_> {
         let sql =
             "UPDATE api_token SET revoked_ms = $3 WHERE tenant_id = $1 AND id = $2 AND revoked_ms IS NULL";
         Ok(self.run(sql, values![token.id.as_uuid(), self.now_ms()]).await? > 0)
+    }
+
+    /// Ends every token that `issuer` issued, and those that these issued, and so on, through tokens that have ended
+    /// before too; answers with those that were good until now, issuers first, each with its issuer's label.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`], [`Error::Internal`].
+    pub async fn revoke_issued(
+        &self,
+        issuer: &Authorized<ApiToken, act::ManageTokens>,
+    ) -> Result<Vec<(TokenId, String)>, Error> {
+        self.check_proof(&**issuer)?;
+        let sql = "SELECT id, created_by, expires_ms FROM api_token WHERE tenant_id = $1 ORDER BY id";
+        let mut issued: HashMap<String, Vec<Issued>> = HashMap::new();
+        for token in self.all::<Issued>(sql, values![]).await? {
+            issued.entry(token.created_by.clone()).or_default().push(token);
+        }
+        let mut issuers = VecDeque::from([ActorKind::token_label(issuer.id)]);
+        let mut ended = Vec::new();
+        let end =
+            "UPDATE api_token SET revoked_ms = $3 WHERE tenant_id = $1 AND id = $2 AND revoked_ms IS NULL";
+        while let Some(label) = issuers.pop_front() {
+            for token in issued.remove(&label).unwrap_or_default() {
+                let id = TokenId::from_uuid(token.id);
+                issuers.push_back(ActorKind::token_label(id));
+                let revoked = self.run(end, values![token.id, self.now_ms()]).await? > 0;
+                if revoked && token.expires_ms > self.now_ms() {
+                    ended.push((id, token.created_by));
+                }
+            }
+        }
+        Ok(ended)
     }
 
     /// Notes when tokens were last used; never backwards.

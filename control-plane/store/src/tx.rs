@@ -9,10 +9,11 @@ use roadstead_authz::{ActorKind, Resource, SystemTask, TenantContext};
 use roadstead_contract::documents::Name;
 use roadstead_domain::{ClusterId, ConflictReason, Error, Problem, TenantId};
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, FromQueryResult, IsolationLevel,
-    SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait, Value,
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, FromQueryResult,
+    IsolationLevel, SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait, Value,
 };
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::OwnedSemaphorePermit;
 
 /// The store as one tenant sees it.
@@ -123,6 +124,7 @@ impl<'s> TenantStore<'s> {
             head: None,
             audited: Vec::new(),
             touched: BTreeSet::new(),
+            failed: AtomicBool::new(false),
             timed,
             _place: place,
         })
@@ -163,6 +165,9 @@ pub struct Tx<'s> {
     pub(crate) audited: Vec<&'static str>,
     /// Clusters whose sessions are woken after the commit.
     pub(crate) touched: BTreeSet<ClusterId>,
+    /// A statement failed: nothing more is done in this transaction. PostgreSQL sees to that by itself; SQLite may have
+    /// ended it on a full disk, and what came after would be kept statement by statement.
+    failed: AtomicBool,
     timed: Timed,
     _place: OwnedSemaphorePermit,
 }
@@ -196,6 +201,7 @@ impl<'s> Tx<'s> {
     pub async fn commit(mut self) -> Result<(), Error> {
         self.write_head().await?;
         Faults::check(self.store.faults.as_ref(), "commit")?;
+        self.whole()?;
         self.db.commit().await.map_err(outward_of_commit)?;
         self.timed.committed();
         self.audited.into_iter().for_each(observe::audited);
@@ -208,7 +214,23 @@ impl<'s> Tx<'s> {
         self.touched.insert(cluster);
     }
 
+    fn whole(&self) -> Result<(), Error> {
+        match self.failed.load(Ordering::Relaxed) {
+            false => Ok(()),
+            true => Err(Error::internal(
+                "a transaction goes on after one of its statements failed",
+            )),
+        }
+    }
+
+    /// The hub's error for what the database said to a statement.
+    fn failed(&self, error: DbErr) -> Error {
+        self.failed.store(true, Ordering::Relaxed);
+        outward(error)
+    }
+
     fn statement(&self, sql: Sql, values: Vec<Value>) -> Result<Statement, Error> {
+        self.whole()?;
         let backend = self.db.get_database_backend();
         let text = if backend == DbBackend::Postgres {
             sql.postgres
@@ -235,7 +257,11 @@ impl<'s> Tx<'s> {
     /// Runs a statement; the tenant is `$1`, `values` begin at `$2`. Returns how many rows it changed.
     pub(crate) async fn run(&self, sql: impl Into<Sql>, values: Vec<Value>) -> Result<u64, Error> {
         let statement = self.statement(sql.into(), values)?;
-        let result = self.db.execute_raw(statement).await.map_err(outward)?;
+        let result = self
+            .db
+            .execute_raw(statement)
+            .await
+            .map_err(|error| self.failed(error))?;
         Ok(result.rows_affected())
     }
 
@@ -245,7 +271,11 @@ impl<'s> Tx<'s> {
         values: Vec<Value>,
     ) -> Result<Option<T>, Error> {
         let statement = self.statement(sql.into(), values)?;
-        let row = self.db.query_one_raw(statement).await.map_err(outward)?;
+        let row = self
+            .db
+            .query_one_raw(statement)
+            .await
+            .map_err(|error| self.failed(error))?;
         row.map(|row| T::from_query_result(&row, "").map_err(outward))
             .transpose()
     }
@@ -256,7 +286,11 @@ impl<'s> Tx<'s> {
         values: Vec<Value>,
     ) -> Result<Vec<T>, Error> {
         let statement = self.statement(sql.into(), values)?;
-        let rows = self.db.query_all_raw(statement).await.map_err(outward)?;
+        let rows = self
+            .db
+            .query_all_raw(statement)
+            .await
+            .map_err(|error| self.failed(error))?;
         let read = rows
             .iter()
             .map(|row| T::from_query_result(row, "").map_err(outward));

@@ -35,6 +35,26 @@ pub async fn post(url: &str, token: &str, body: &Value) -> anyhow::Result<(Statu
     send(request).await
 }
 
+/// `POST` of JSON with a trace context (W3C `traceparent`), with a bearer token or without; the status.
+///
+/// # Errors
+/// When there is no answer.
+pub async fn traced(
+    url: &str,
+    token: Option<&str>,
+    traceparent: &str,
+    body: &Value,
+) -> anyhow::Result<StatusCode> {
+    let mut request = Request::post(url)
+        .header("content-type", "application/json")
+        .header("traceparent", traceparent);
+    if let Some(token) = token {
+        request = request.header("authorization", format!("Bearer {token}"));
+    }
+    let (status, _) = send(request.body(Full::new(Bytes::from(body.to_string())))?).await?;
+    Ok(status)
+}
+
 /// One turn of an agent, by A2A's JSON-RPC: the task as it ended.
 ///
 /// # Errors

@@ -45,6 +45,21 @@ impl Database {
     /// # Panics
     /// In a complete run (`make test`), which must not pass without one.
     pub fn postgres(folder: &Path) -> anyhow::Result<Option<Self>> {
+        Self::of_postgres(folder, None)
+    }
+
+    /// The same with its tables in the folder `place`, which must be [`Postgres::user`]'s.
+    ///
+    /// # Errors
+    /// When the server does not start or does not do what the hub needs.
+    ///
+    /// # Panics
+    /// In a complete run (`make test`), which must not pass without one.
+    pub fn postgres_on(folder: &Path, place: &Path) -> anyhow::Result<Option<Self>> {
+        Self::of_postgres(folder, Some(place))
+    }
+
+    fn of_postgres(folder: &Path, place: Option<&Path>) -> anyhow::Result<Option<Self>> {
         if std::env::var_os("ROADSTEAD_TEST_PG_BIN").is_none() {
             assert!(
                 std::env::var_os("ROADSTEAD_TEST_COMPLETE").is_none(),
@@ -59,9 +74,15 @@ impl Database {
                 "sql CREATE ROLE {role} LOGIN PASSWORD '{PASSWORD}' NOSUPERUSER NOBYPASSRLS"
             ))?;
         }
-        server.tell(&format!(
-            "sql CREATE DATABASE hub OWNER {OWNER} TEMPLATE template0"
-        ))?;
+        let mut options = "TEMPLATE template0".to_owned();
+        if let Some(place) = place {
+            server.tell(&format!(
+                "sql CREATE TABLESPACE place LOCATION '{}'",
+                place.display()
+            ))?;
+            options.push_str(" TABLESPACE place");
+        }
+        server.tell(&format!("sql CREATE DATABASE hub OWNER {OWNER} {options}"))?;
         let (_, place) = server.url.split_once('@').context("a URL with a host")?;
         let address = place
             .split_once('/')
@@ -147,6 +168,25 @@ impl Postgres {
         };
         server.url = server.answer()?;
         Ok(server)
+    }
+
+    /// The number of the user whose the server is, as tests/tools/postgres chooses it.
+    ///
+    /// # Errors
+    /// When the system knows no such user.
+    pub fn user() -> anyhow::Result<u32> {
+        let id = |name: Option<&str>| {
+            let said = Command::new("id").arg("-u").args(name).output().ok()?;
+            let number = String::from_utf8_lossy(&said.stdout).trim().parse::<u32>().ok();
+            number.filter(|_| said.status.success())
+        };
+        let own = id(None).context("id -u")?;
+        if own != 0 {
+            return Ok(own);
+        }
+        id(Some("postgres"))
+            .or_else(|| id(Some("nobody")))
+            .context("neither a user postgres nor nobody")
     }
 
     /// kill -9 of the server.

@@ -7,6 +7,7 @@ pub mod cli;
 pub mod counter;
 pub mod database;
 pub mod dev;
+pub mod disk;
 pub mod processes;
 pub mod random;
 pub mod rotel;

@@ -7,12 +7,15 @@ use crate::{
     failure::Outcome,
     render::{self, Table, time},
     shell::Shell,
+    when,
 };
-use serde_json::{Value, json};
+use chrono::{DateTime, Utc};
+use serde_json::{Map, Value, json};
 
 pub(super) async fn run(client: &Client, common: &Common, args: &Audit, shell: &mut Shell) -> Outcome<()> {
+    let variables = json!({"filter": filter(args, (shell.now)())});
     let records: Vec<AuditRecord> = client
-        .list("AuditRecords", "auditRecords", json!({}), args.limit)
+        .list("AuditRecords", "auditRecords", variables, args.limit)
         .await?;
     render::list(shell, common.output, &records, "no audit records", |records| {
         let mut table = Table::new(&[
@@ -38,6 +41,30 @@ pub(super) async fn run(client: &Client, common: &Common, args: &Audit, shell: &
         }
         table
     })
+}
+
+/// What was asked for; null for everything.
+fn filter(args: &Audit, now: DateTime<Utc>) -> Value {
+    let texts = [
+        ("actor", &args.actor),
+        ("action", &args.action),
+        ("object", &args.object),
+        ("decision", &args.decision),
+    ];
+    let mut filter = Map::new();
+    for (field, text) in texts {
+        if let Some(text) = text {
+            filter.insert(field.to_owned(), json!({"eq": text}));
+        }
+    }
+    let time = when::filter(args.span.since, args.span.until, now);
+    if !time.is_null() {
+        filter.insert("time".to_owned(), time);
+    }
+    match filter.is_empty() {
+        true => Value::Null,
+        false => filter.into(),
+    }
 }
 
 /// `name=value`, in the record's order.

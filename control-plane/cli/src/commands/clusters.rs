@@ -1,9 +1,12 @@
 //! `clusters`: where agents can run, and how a cluster comes and goes.
 
-use super::{idempotency_key, secret};
+use super::{idempotency_key, secret, waiting};
 use crate::{
     api::{Cluster, ClusterPayload, RevokedPayload},
-    args::{ClusterCreate, ClusterRevoke, Clusters, ClustersCommand, Common, Format, JoinPlace},
+    args::{
+        ClusterAccept, ClusterAdmit, ClusterCreate, ClusterRevoke, Clusters, ClustersCommand, Common, Format,
+        JoinPlace,
+    },
     client::{Client, error_line},
     failure::{Exit, Failure, Outcome},
     render::{self, Table, age, time},
@@ -30,6 +33,8 @@ pub(super) async fn run(client: &Client, common: &Common, args: Clusters, shell:
         Some(ClustersCommand::ApproveDeletes(args)) => {
             approve(client, common, &args.name, args.deletes, shell).await
         }
+        Some(ClustersCommand::AcceptTimeline(args)) => accept(client, common, &args, shell).await,
+        Some(ClustersCommand::AdmitCertificate(args)) => admit(client, common, &args, shell).await,
     }
 }
 
@@ -60,7 +65,7 @@ async fn list(client: &Client, common: &Common, shell: &mut Shell) -> Outcome<()
                     seen.unwrap_or_else(|| "-".to_owned()),
                     c.agent_count.to_string(),
                     revision(c),
-                    held(c).map_or_else(|| "-".to_owned(), |n| format!("{n} deletes")),
+                    waiting::short(c),
                     c.version.clone().unwrap_or_else(|| "-".to_owned()),
                     labels(c),
                 ]);
@@ -68,19 +73,14 @@ async fn list(client: &Client, common: &Common, shell: &mut Shell) -> Outcome<()
             table
         },
     )?;
-    for (cluster, deletes) in clusters.iter().filter_map(|c| held(c).map(|n| (c, n))) {
-        let note = format!(
-            "note: {deletes} deletions wait on {}, more than its budget: look what is to go, then roadstead clusters \
-             approve-deletes {} --deletes {deletes}",
-            cluster.name, cluster.name
-        );
-        writeln!(shell.err, "{}", line(&note))?;
+    for note in clusters.iter().flat_map(waiting::notes) {
+        writeln!(shell.err, "{}", line(&format!("note: {note}")))?;
     }
     Ok(())
 }
 
 /// `12` where everything that should run does, else how far of how many.
-fn revision(cluster: &Cluster) -> String {
+pub(super) fn revision(cluster: &Cluster) -> String {
     if cluster.applied_revision == cluster.wanted_revision {
         cluster.wanted_revision.to_string()
     } else {
@@ -88,18 +88,14 @@ fn revision(cluster: &Cluster) -> String {
     }
 }
 
-fn held(cluster: &Cluster) -> Option<u64> {
-    cluster.held_deletes.filter(|deletes| *deletes > 0)
-}
-
-fn labels(cluster: &Cluster) -> String {
+pub(super) fn labels(cluster: &Cluster) -> String {
     let labels = cluster.labels.iter().map(|(key, value)| format!("{key}={value}"));
     labels.collect::<Vec<_>>().join(",")
 }
 
 async fn create(client: &Client, common: &Common, args: ClusterCreate, shell: &mut Shell) -> Outcome<()> {
     let labels: BTreeMap<String, String> = args.labels.into_iter().collect();
-    let input = json!({"name": args.name, "labels": labels});
+    let input = json!({"name": args.name, "labels": labels, "idempotencyKey": idempotency_key()});
     let file = args
         .place
         .token_file
@@ -122,7 +118,7 @@ async fn join(
 ) -> Outcome<()> {
     let file = place.token_file.as_deref().map(SecretFile::new).transpose()?;
     let cluster = named(client, name).await?;
-    let input = json!({"cluster": cluster.id});
+    let input = json!({"cluster": cluster.id, "idempotencyKey": idempotency_key()});
     let payload: ClusterPayload = client
         .call("CreateJoinToken", "createJoinToken", json!({"input": input}))
         .await?;
@@ -186,7 +182,7 @@ fn hand_over(
     Ok(())
 }
 
-async fn named(client: &Client, name: &Name) -> Outcome<Cluster> {
+pub(super) async fn named(client: &Client, name: &Name) -> Outcome<Cluster> {
     let found: Option<Cluster> = client
         .call("ClusterByName", "clusterByName", json!({"name": name}))
         .await?;
@@ -250,6 +246,36 @@ async fn approve(
     done(client, common, &payload, &cluster, &what, shell)
 }
 
+async fn accept(client: &Client, common: &Common, args: &ClusterAccept, shell: &mut Shell) -> Outcome<()> {
+    let cluster = named(client, &args.name).await?;
+    let input = json!({"cluster": cluster.id, "cursor": args.cursor, "idempotencyKey": idempotency_key()});
+    let payload: ClusterPayload = client
+        .call("AcceptTimeline", "acceptTimeline", json!({"input": input}))
+        .await?;
+    let seen = cluster.timeline.as_ref().filter(|t| t.cursor == args.cursor);
+    let change = seen.map(|timeline| format!(": {}", waiting::change(timeline)));
+    let what = format!(
+        "the hub's view goes on over revision {}{}",
+        args.cursor,
+        change.unwrap_or_default()
+    );
+    done(client, common, &payload, &cluster, &what, shell)
+}
+
+async fn admit(client: &Client, common: &Common, args: &ClusterAdmit, shell: &mut Shell) -> Outcome<()> {
+    let cluster = named(client, &args.name).await?;
+    let input = json!({"cluster": cluster.id, "serial": args.serial, "idempotencyKey": idempotency_key()});
+    let payload: ClusterPayload = client
+        .call(
+            "AdmitClusterCertificate",
+            "admitClusterCertificate",
+            json!({"input": input}),
+        )
+        .await?;
+    let what = format!("certificate {} admitted", args.serial);
+    done(client, common, &payload, &cluster, &what, shell)
+}
+
 fn done(
     client: &Client,
     common: &Common,
@@ -258,13 +284,19 @@ fn done(
     what: &str,
     shell: &mut Shell,
 ) -> Outcome<()> {
-    let not = format!("cluster {}: not {what}", cluster.name);
+    let not = format!("cluster {}: nothing was done", cluster.name);
     if let Some(failure) = client.user_errors(&payload.errors, &not, error_line) {
-        return Err(failure);
+        return Err(match failure.exit {
+            Exit::Conflict | Exit::NotFound => failure.next(format!(
+                "roadstead describe cluster {} shows what waits",
+                cluster.name
+            )),
+            _ => failure,
+        });
     }
     if common.output != Format::Table {
         let value = json!({"cluster": cluster.name, "id": cluster.id, "done": what});
         return render::value(shell, common.output, &value);
     }
-    shell.say(&format!("cluster {}: {what}\n", line(&cluster.name)))
+    shell.say(&format!("cluster {}: {}\n", line(&cluster.name), line(what)))
 }

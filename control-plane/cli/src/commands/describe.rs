@@ -1,9 +1,9 @@
 //! `describe`: a document, where it runs, what one may do with it.
 
-use super::get;
+use super::{cluster_page, get};
 use crate::{
     api::{Agent, Document, kind_shown},
-    args::{Common, Format, Named},
+    args::{Common, Describe, Described, Format},
     client::Client,
     failure::Outcome,
     render::{self, Table, age, seconds, time, yaml},
@@ -15,10 +15,13 @@ use roadstead_contract::documents::Kind;
 use serde_json::json;
 use std::fmt::Write as _;
 
-pub(super) async fn run(client: &Client, common: &Common, named: &Named, shell: &mut Shell) -> Outcome<()> {
-    let document = client.document(named.kind, &named.name).await?;
-    let agent = match named.kind {
-        Kind::Agent => Some(get::agent(client, &named.name).await?),
+pub(super) async fn run(client: &Client, common: &Common, args: Describe, shell: &mut Shell) -> Outcome<()> {
+    let Described::Document(kind) = args.kind else {
+        return cluster_page::run(client, common, &args.name, shell).await;
+    };
+    let document = client.document(kind, &args.name).await?;
+    let agent = match kind {
+        Kind::Agent => Some(get::agent(client, &args.name).await?),
         _ => None,
     };
     if common.output != Format::Table {

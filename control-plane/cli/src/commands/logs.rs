@@ -12,7 +12,7 @@ use crate::{
     text::line,
 };
 use chrono::{DateTime, Utc};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, VecDeque},
     hash::{DefaultHasher, Hash as _, Hasher as _},
@@ -22,6 +22,8 @@ use std::{
 
 /// The most lines of the past that the hub gives.
 const MOST: u32 = 10_000;
+/// Lines of the past where nobody says how many.
+const TAIL: u32 = 100;
 /// The longest pause before a stream is opened again; it begins with a fraction of it and doubles.
 const LONGEST: Duration = Duration::from_secs(15);
 const SHORTEST: Duration = Duration::from_millis(250);
@@ -31,6 +33,7 @@ pub(super) async fn run(client: &Client, common: &Common, args: &Logs, shell: &m
         client,
         format: common.output,
         args,
+        since: args.since.map_or(Value::Null, |since| since.value((shell.now)())),
         seen: Seen::default(),
         connected: false,
     };
@@ -72,6 +75,8 @@ struct Reader<'a> {
     client: &'a Client,
     format: Format,
     args: &'a Logs,
+    /// Nothing older is asked for; null where everything is.
+    since: Value,
     seen: Seen,
     /// A stream was open once: what fails from now on is taken up again.
     connected: bool,
@@ -85,9 +90,13 @@ impl Reader<'_> {
         let opened = async {
             let agent = get::agent(self.client, &self.args.agent).await?;
             // After a break everything that the hub still has is read, and what was shown is left out.
-            let tail = if self.connected { MOST } else { self.args.tail };
+            let tail = match (self.connected, self.args.tail) {
+                (false, Some(tail)) => tail,
+                (false, None) if self.args.since.is_none() => TAIL,
+                _ => MOST,
+            };
             let variables = json!({"project": agent.project, "name": agent.name, "tail": tail,
-                "follow": self.args.follow});
+                "follow": self.args.follow, "since": self.since});
             let lines = Subscription::start(self.client, "AgentLogs", "agentLogs", variables).await?;
             Ok::<_, Failure>((lines, agent.placements.len() > 1))
         };

@@ -4,6 +4,7 @@ mod apply;
 mod approval;
 mod audit;
 mod chat;
+mod cluster_page;
 mod clusters;
 mod context;
 mod delete;
@@ -17,6 +18,7 @@ mod runs;
 mod secret;
 mod task_view;
 mod tokens;
+mod waiting;
 
 use crate::{
     args::{Args, Command, Common},
@@ -61,7 +63,7 @@ async fn with_hub(common: &Common, command: Command, shell: &mut Shell) -> Outco
     match command {
         Command::Apply(args) => apply::run(&client, common, &args, shell).await?,
         Command::Get(args) => get::run(&client, common, &args, shell).await?,
-        Command::Describe(named) => describe::run(&client, common, &named, shell).await?,
+        Command::Describe(args) => describe::run(&client, common, args, shell).await?,
         Command::Delete(args) => delete::run(&client, common, &args, shell).await?,
         Command::Revisions(named) => revisions::run(&client, common, &named, shell).await?,
         Command::Rollback(args) => rollback::run(&client, common, &args, shell).await?,

@@ -1,6 +1,6 @@
 //! `projects`: the parts of a tenant.
 
-use super::secret::neither_yes_nor_no;
+use super::{idempotency_key, secret::neither_yes_nor_no};
 use crate::{
     api::{Project, ProjectPayload},
     args::{Common, Format, Projects, ProjectsCommand},
@@ -37,8 +37,9 @@ async fn list(client: &Client, common: &Common, shell: &mut Shell) -> Outcome<()
 }
 
 async fn create(client: &Client, common: &Common, name: &Name, shell: &mut Shell) -> Outcome<()> {
+    let input = json!({"name": name, "idempotencyKey": idempotency_key()});
     let payload: ProjectPayload = client
-        .call("CreateProject", "createProject", json!({"input": {"name": name}}))
+        .call("CreateProject", "createProject", json!({"input": input}))
         .await?;
     let what = format!("the project {name} was not made");
     if let Some(failure) = client.user_errors(&payload.errors, &what, error_line) {

@@ -8,6 +8,7 @@ use crate::{
     render::{self, Table, age, money, time},
     shell::Shell,
     text::line,
+    when,
 };
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
@@ -28,9 +29,13 @@ async fn list(client: &Client, common: &Common, args: &RunsList, shell: &mut She
         (None, true) => Value::Null,
         (None, false) => client.project.as_str().into(),
     };
-    let variables = json!({"project": project, "agent": place.map(|(_, name)| name)});
-    let runs: Vec<Run> = client.list("Runs", "runs", variables, args.limit).await?;
     let now = (shell.now)();
+    let mut variables = json!({"project": project, "agent": place.map(|(_, name)| name)});
+    let started = when::filter(args.span.since, args.span.until, now);
+    if !started.is_null() {
+        variables["filter"] = json!({"startedAt": started});
+    }
+    let runs: Vec<Run> = client.list("Runs", "runs", variables, args.limit).await?;
     render::list(shell, common.output, &runs, "no runs", |runs| table(runs, now))
 }
 

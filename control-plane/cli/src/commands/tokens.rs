@@ -1,9 +1,9 @@
 //! `tokens`: with what programs and people act on the tenant.
 
-use super::secret;
+use super::{idempotency_key, secret};
 use crate::{
-    api::{ApiToken, ApiTokenPayload},
-    args::{Common, Format, TokenCreate, Tokens, TokensCommand},
+    api::{ApiToken, ApiTokenPayload, RevokedTokenPayload},
+    args::{Common, Format, TokenCreate, TokenRevoke, Tokens, TokensCommand},
     client::{Client, error_line},
     failure::{Exit, Failure, Outcome},
     render::{self, Table, age, time},
@@ -23,7 +23,7 @@ pub(super) async fn run(client: &Client, common: &Common, args: Tokens, shell: &
     match args.command {
         None | Some(TokensCommand::List) => list(client, common, shell).await,
         Some(TokensCommand::Create(args)) => create(client, common, &args, shell).await,
-        Some(TokensCommand::Revoke { id }) => revoke(client, common, &id, shell).await,
+        Some(TokensCommand::Revoke(args)) => revoke(client, common, &args, shell).await,
     }
 }
 
@@ -72,7 +72,7 @@ async fn create(client: &Client, common: &Common, args: &TokenCreate, shell: &mu
     let file = args.token_file.as_deref().map(SecretFile::new).transpose()?;
     let scopes: Vec<&str> = args.scopes.iter().map(|scope| scope.name()).collect();
     let input = json!({"name": args.name, "role": args.role.name(), "scopes": scopes,
-        "lifetimeSeconds": args.days * DAY});
+        "lifetimeSeconds": args.days * DAY, "idempotencyKey": idempotency_key()});
     let payload: ApiTokenPayload = client
         .call("CreateApiToken", "createApiToken", json!({"input": input}))
         .await?;
@@ -106,25 +106,43 @@ async fn create(client: &Client, common: &Common, args: &TokenCreate, shell: &mu
     Ok(writeln!(shell.err, "{}", line(&said))?)
 }
 
-async fn revoke(client: &Client, common: &Common, id: &str, shell: &mut Shell) -> Outcome<()> {
-    let payload: ApiTokenPayload = client
-        .call(
-            "RevokeApiToken",
-            "revokeApiToken",
-            json!({"input": {"id": id, "idempotencyKey": super::idempotency_key()}}),
-        )
+async fn revoke(client: &Client, common: &Common, args: &TokenRevoke, shell: &mut Shell) -> Outcome<()> {
+    let id = &args.id;
+    let input = json!({"id": id, "keepIssued": args.keep_issued, "idempotencyKey": idempotency_key()});
+    let payload: RevokedTokenPayload = client
+        .call("RevokeApiToken", "revokeApiToken", json!({"input": input}))
         .await?;
     let what = format!("the token {id} was not revoked");
     if let Some(failure) = client.user_errors(&payload.errors, &what, error_line) {
-        return Err(failure.next("roadstead tokens lists the ids"));
+        return Err(match failure.exit {
+            // It issued the token of this context.
+            Exit::Conflict if !args.keep_issued => failure.next(format!(
+                "roadstead tokens revoke {id} --keep-issued ends it alone; or use the context of another token"
+            )),
+            _ => failure.next("roadstead tokens lists the ids"),
+        });
     }
     let token = payload.object.ok_or_else(secret::neither_yes_nor_no)?;
+    let also = payload.also_revoked;
     if common.output != Format::Table {
-        return render::value(shell, common.output, &token);
+        let value = json!({"token": token, "alsoRevoked": also});
+        return render::value(shell, common.output, &value);
     }
+    let others = match also {
+        0 => String::new(),
+        1 => ", and 1 token that it issued".to_owned(),
+        many => format!(", and {many} tokens that it issued, or that these did"),
+    };
     shell.say(&format!(
-        "token {} ({}) revoked\n",
+        "token {} ({}) revoked{others}\n",
         line(&token.id),
         line(&token.name)
-    ))
+    ))?;
+    if also > 0 {
+        writeln!(
+            shell.err,
+            "roadstead audit names each; roadstead tokens shows who issued which (BY)"
+        )?;
+    }
+    Ok(())
 }

@@ -506,6 +506,12 @@ async fn runs_are_listed_and_shown() {
         hub.asked()[0].1,
         json!({"project": "support", "agent": "a", "first": 3, "after": null})
     );
+    let left = user.runs("runs -A --since 2h --until 30m").await;
+    assert_eq!(left.exit, Exit::Done, "{}", left.err);
+    assert_eq!(
+        hub.asked()[1].1["filter"],
+        json!({"startedAt": {"gte": "2026-01-02T10:00:00.000Z", "lt": "2026-01-02T11:30:00.000Z"}})
+    );
     insta::assert_snapshot!(user.runs("runs get run_1").await.out);
     let left = user.runs("runs list -A -o json").await;
     assert_eq!(

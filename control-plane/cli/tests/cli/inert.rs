@@ -45,7 +45,9 @@ fn evil_hub(hub: &Hub) {
     whole["actions"] = json!([{"name": EVIL, "allowed": true}]);
     let revision = json!({"revision": 1, "digest": EVIL, "createdAt": "2026-01-02T11:00:00Z", "createdBy": EVIL, "json": {}});
     let cluster = json!({"id": EVIL, "name": EVIL, "labels": {EVIL: EVIL}, "state": EVIL, "since": "2026-01-02T11:00:00Z",
-        "version": EVIL, "agentCount": 1, "heldDeletes": 3});
+        "version": EVIL, "agentCount": 1, "heldDeletes": 3, "timeline": {"cursor": 9, "known": true, "deletes": 1, "deleted": [EVIL],
+        "replaced": [{"document": EVIL, "revision": 1}]}, "unknownCertificates": [{"serial": EVIL,
+        "seenAt": "2026-01-02T11:00:00Z", "expiresAt": "2026-01-02T11:00:00Z"}]});
     let record = json!({"sequence": 1, "time": "2026-01-02T11:59:00Z", "actor": EVIL, "onBehalfOf": EVIL, "action": EVIL,
         "object": EVIL, "decision": EVIL, "detail": {EVIL: EVIL}, "sourceIp": EVIL, "sourceClient": EVIL, "hash": EVIL});
     let token = json!({"id": EVIL, "name": EVIL, "role": EVIL, "scopes": [EVIL], "createdAt": "2026-01-02T11:00:00Z",
@@ -59,6 +61,11 @@ fn evil_hub(hub: &Hub) {
     hub.graphql("Revisions", json!({"revisions": page(&[revision])}));
     hub.graphql("Runs", json!({"runs": page(&[run()])}));
     hub.graphql("Run", json!({"run": run()}));
+    hub.graphql("ClusterByName", json!({"clusterByName": cluster}));
+    hub.graphql(
+        "Node",
+        json!({"node": {"kind": EVIL, "project": EVIL, "name": EVIL}}),
+    );
     hub.graphql("Clusters", json!({"clusters": page(&[cluster])}));
     hub.graphql("AuditRecords", json!({"auditRecords": page(&[record])}));
     hub.graphql("ApiTokens", json!({"apiTokens": page(&[token])}));
@@ -91,6 +98,7 @@ async fn s90_no_verb_hands_escape_codes_to_a_terminal() {
         "logs a",
         "logs a -o yaml",
         "clusters",
+        "describe cluster a",
         "audit",
         "tokens",
         "rollback a --to 1",
@@ -130,6 +138,7 @@ async fn s90_json_is_inert_everywhere_and_loses_nothing() {
             "runs",
             "logs a",
             "clusters",
+            "describe cluster a",
             "audit",
             "tokens",
         ] {

@@ -7,6 +7,7 @@ mod documents;
 mod inert;
 mod operator;
 mod proxy;
+mod restored;
 mod server;
 
 use chrono::{DateTime, Utc};
@@ -281,7 +282,8 @@ async fn a_lost_answer_is_asked_for_again_under_the_same_key() {
     );
     hub.graphql(
         "CreateProject",
-        json!({"createProject": {"object": null, "errors": []}}),
+        json!({"createProject": {"object": {"id": "prj_1", "name": "web", "createdAt": "2026-01-02T11:00:00Z"},
+            "errors": []}}),
     );
     let mut user = User::of(&hub);
     hub.lose(1);
@@ -302,15 +304,68 @@ async fn a_lost_answer_is_asked_for_again_under_the_same_key() {
                 .all(|(_, v)| v["input"]["idempotencyKey"] == *key)
     );
 
-    // What has no key is done once, and the person is told what that means.
+    // Writes that show a secret too: what is done is done once, and the secret is shown once.
     hub.lose(1);
     let left = user.runs("projects create web").await;
-    assert_eq!((left.exit, hub.asked().len()), (Exit::Unavailable, 6));
-    assert!(
-        left.err.contains("broke off") && left.err.contains("next: it may have been done"),
-        "{}",
-        left.err
-    );
+    assert_eq!(left.exit, Exit::Done, "{}", left.err);
+    let secrets = [
+        (
+            "CreateCluster",
+            "createCluster",
+            "clusters create edge-1",
+            "clusters join edge-1",
+        ),
+        (
+            "CreateJoinToken",
+            "createJoinToken",
+            "clusters join edge-1",
+            "clusters join edge-1",
+        ),
+        (
+            "CreateApiToken",
+            "createApiToken",
+            "tokens create ci --role viewer --scope read",
+            "tokens revoke tok_1",
+        ),
+    ];
+    let cluster = json!({"id": "cls_1", "name": "edge-1", "state": "NEVER_SEEN"});
+    hub.graphql("ClusterByName", json!({"clusterByName": cluster}));
+    for (operation, field, verb, next) in secrets {
+        let object = match operation {
+            "CreateApiToken" => operator::token(),
+            _ => cluster.clone(),
+        };
+        hub.graphql(operation, json!({field: {"object": object, "errors": []}}));
+        let before = hub.asked().len();
+        hub.lose(1);
+        let file = user.folder.path().join(field);
+        let left = user
+            .runs(&format!("{verb} --token-file {}", file.display()))
+            .await;
+        assert_eq!(left.exit, Exit::Failed, "{verb}: {}", left.err);
+        assert!(
+            left.err.contains("lost on the way") && left.err.contains(next),
+            "{}",
+            left.err
+        );
+        assert!(!file.exists(), "{verb}");
+        let asked: Vec<_> = hub
+            .asked()
+            .split_off(before)
+            .into_iter()
+            .filter(|(name, _)| name == operation)
+            .collect();
+        let keys: Vec<_> = asked
+            .iter()
+            .map(|(_, v)| v["input"]["idempotencyKey"].clone())
+            .collect();
+        // The answer that was lost is that to the look at the cluster, where there is one.
+        let times = if operation == "CreateJoinToken" { 1 } else { 2 };
+        assert!(
+            keys.len() == times && keys[0].is_string() && keys.iter().all(|key| *key == keys[0]),
+            "{keys:?}"
+        );
+    }
 }
 
 #[test]
@@ -422,8 +477,40 @@ async fn logs_are_followed_beyond_the_end_of_a_stream() {
         .into_iter()
         .filter(|(name, _)| name == "AgentLogs")
         .collect();
-    let expected = |tail: u32| json!({"project": "support", "name": "a", "tail": tail, "follow": true});
+    let expected =
+        |tail: u32| json!({"project": "support", "name": "a", "tail": tail, "follow": true, "since": null});
     assert_eq!((&asked[0].1, &asked[1].1), (&expected(5), &expected(10_000)));
+}
+
+#[tokio::test]
+async fn logs_since_a_moment_are_all_that_there_are() {
+    let hub = Hub::start().await;
+    let agent = json!({"id": "agt_1", "project": "support", "name": "a", "revision": 1, "createdAt": "2026-01-01T00:00:00Z",
+        "updatedAt": "2026-01-01T00:00:00Z", "placements": []});
+    hub.graphql("AgentByName", json!({"agentByName": agent}));
+    hub.lines(vec![]);
+    let mut user = User::of(&hub);
+    for verb in [
+        "logs a",
+        "logs a --since 15m",
+        "logs a --since 2026-01-01T00:00:00Z --tail 7",
+    ] {
+        assert_eq!(user.runs(verb).await.exit, Exit::Done, "{verb}");
+    }
+    let asked: Vec<_> = hub
+        .asked()
+        .into_iter()
+        .filter(|(name, _)| name == "AgentLogs")
+        .collect();
+    let expected = [
+        (100, json!(null)),
+        (10_000, json!("2026-01-02T11:45:00.000Z")),
+        (7, json!("2026-01-01T00:00:00.000Z")),
+    ];
+    for ((_, asked), (tail, since)) in asked.iter().zip(expected) {
+        assert_eq!((&asked["tail"], &asked["since"]), (&json!(tail), &since));
+    }
+    assert_eq!(user.runs("logs a --since yesterday").await.exit, Exit::Usage);
 }
 
 #[tokio::test]

@@ -12,9 +12,17 @@ fn cluster(name: &str) -> Value {
         "agentCount": 0})
 }
 
-fn token() -> Value {
+pub(super) fn token() -> Value {
     json!({"id": "tok_1", "name": "ci", "role": "EDITOR", "scopes": ["READ", "WRITE"], "createdAt": "2026-01-02T11:00:00Z",
         "createdBy": "user:ann", "expiresAt": "2026-04-02T12:00:00Z", "lastUsedAt": null, "revokedAt": null})
+}
+
+/// The input of a request without its key, which is there.
+fn keyed(hub: &Hub, n: usize) -> Value {
+    let mut input = hub.asked()[n].1["input"].clone();
+    let key = input.as_object_mut().unwrap().remove("idempotencyKey");
+    assert!(key.is_some_and(|key| key.is_string()));
+    input
 }
 
 fn joined(operation: &str) -> Value {
@@ -54,7 +62,7 @@ async fn a_cluster_is_registered_and_its_token_goes_into_a_file() {
         0o600
     );
     let input = json!({"name": "edge-1", "labels": {"region": "eu", "a": "b=c"}});
-    assert_eq!(hub.asked()[0].1["input"], input);
+    assert_eq!(keyed(&hub, 0), input);
 
     // Where the token has no place, none is made.
     let left = user.runs_words(&words).await;
@@ -78,7 +86,7 @@ async fn a_token_without_a_file_is_alone_on_the_output_and_warned_of() {
         left.err
     );
     assert!(!left.err.contains(JOIN), "{}", left.err);
-    assert_eq!(hub.asked()[1].1["input"], json!({"cluster": "cls_1"}));
+    assert_eq!(keyed(&hub, 1), json!({"cluster": "cls_1"}));
     let value: Value = serde_json::from_str(&user.runs("clusters join edge-1 -o json").await.out).unwrap();
     assert_eq!(
         (&value["joinToken"], &value["cluster"]["name"]),
@@ -217,7 +225,7 @@ async fn tokens_are_made_listed_and_revoked() {
     );
     let input =
         json!({"name": "ci", "role": "EDITOR", "scopes": ["READ", "WRITE"], "lifetimeSeconds": 2_592_000});
-    assert_eq!(hub.asked()[0].1["input"], input);
+    assert_eq!(keyed(&hub, 0), input);
     insta::assert_snapshot!(user.runs("tokens").await.out, @r#"
     ID     NAME  ROLE    SCOPES      STATE    EXPIRES               LAST USED  BY
     tok_1  ci    editor  read,write  good     2026-04-02T12:00:00Z  never      user:ann
@@ -234,6 +242,48 @@ async fn tokens_are_made_listed_and_revoked() {
     ] {
         assert_eq!(user.runs(wrong).await.exit, Exit::Usage, "{wrong}");
     }
+}
+
+#[tokio::test]
+async fn a_revoked_token_says_what_ends_with_it() {
+    let hub = Hub::start().await;
+    let answer =
+        |also: u64| json!({"revokeApiToken": {"object": token(), "alsoRevoked": also, "errors": []}});
+    hub.graphql("RevokeApiToken", answer(1));
+    hub.graphql("RevokeApiToken", answer(3));
+    hub.graphql("RevokeApiToken", answer(3));
+    let own = json!({"code": "CONFLICT", "message": "the token tok_1 issued the one that you use"});
+    hub.graphql(
+        "RevokeApiToken",
+        json!({"revokeApiToken": {"object": null, "alsoRevoked": 0, "errors": [own]}}),
+    );
+    let mut user = User::of(&hub);
+    let left = user.runs("tokens revoke tok_1").await;
+    assert_eq!(left.out, "token tok_1 (ci) revoked, and 1 token that it issued\n");
+    assert!(left.err.contains("roadstead audit names each"), "{}", left.err);
+    let left = user.runs("tokens revoke tok_1 --keep-issued").await;
+    assert!(
+        left.out.contains("3 tokens that it issued, or that these did"),
+        "{}",
+        left.out
+    );
+    let left = user.runs("tokens revoke tok_1 -o json").await;
+    let value: Value = serde_json::from_str(&left.out).unwrap();
+    assert_eq!(
+        (&value["alsoRevoked"], &value["token"]["id"]),
+        (&json!(3), &json!("tok_1"))
+    );
+    let asked = hub.asked();
+    assert_eq!(asked[0].1["input"]["keepIssued"], false);
+    assert_eq!(asked[1].1["input"]["keepIssued"], true);
+    let left = user.runs("tokens revoke tok_1").await;
+    assert_eq!(left.exit, Exit::Conflict);
+    assert!(
+        left.err
+            .contains("next: roadstead tokens revoke tok_1 --keep-issued ends it alone"),
+        "{}",
+        left.err
+    );
 }
 
 #[tokio::test]
@@ -264,6 +314,30 @@ async fn projects_and_the_audit_log_are_shown() {
     7         2026-01-02T11:59:00Z  user:ann  apply   Agent support/a  allowed   127.0.0.1 graphql  digest=abc fields=["spec"]
     "#);
     assert_eq!(hub.asked()[2].1["first"], 5);
+    assert_eq!(hub.asked()[2].1["filter"], json!(null));
+    let narrowed = [
+        "audit",
+        "--actor",
+        "token:tok_1",
+        "--action",
+        "revoke token",
+        "--object",
+        "tok_2",
+        "--decision",
+        "deny",
+        "--since",
+        "1h",
+        "--until",
+        "2026-01-02T11:59:00Z",
+    ];
+    assert_eq!(user.runs_words(&narrowed).await.exit, Exit::Done);
+    assert_eq!(
+        hub.asked()[3].1["filter"],
+        json!({"actor": {"eq": "token:tok_1"}, "action": {"eq": "revoke token"}, "object": {"eq": "tok_2"},
+            "decision": {"eq": "deny"},
+            "time": {"gte": "2026-01-02T11:00:00.000Z", "lt": "2026-01-02T11:59:00.000Z"}})
+    );
+    assert_eq!(user.runs("audit --decision maybe").await.exit, Exit::Usage);
     let value: Value = serde_json::from_str(&user.runs("audit -o json").await.out).unwrap();
     assert_eq!(value[0]["hash"], "00");
 }

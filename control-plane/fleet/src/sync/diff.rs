@@ -30,8 +30,10 @@ pub(super) struct Diff {
     last: Option<Instant>,
     /// Repairs in a row that did not bring the roots together.
     futile: u32,
-    /// The database did not answer: the list is asked for again.
+    /// The list is asked for again: the database did not answer, or what a person is to see has changed.
     again: Option<Instant>,
+    /// The hub's revision with which a cluster that is ahead was compared.
+    compared: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -47,7 +49,7 @@ impl Diff {
         self.pages.is_some()
     }
 
-    /// When the list is asked for again; `None` unless the database did not answer.
+    /// When the list is asked for again.
     pub(super) fn again_at(&self) -> Option<Instant> {
         self.again
     }
@@ -202,6 +204,7 @@ impl Session {
         let Desired { entries, .. } = &desired;
         let verdict = compare(entries, have);
         if self.ahead {
+            self.diff.compared = Some(desired.revision);
             return self.write_timeline(Some(ahead(cursor, verdict, have))).await;
         }
         let buried = match self.hub.store.rows(&self.fence.peer, &verdict.extra).await {
@@ -234,6 +237,15 @@ impl Session {
             };
         }
         self.repair(cursor, page, Some(desired.root())).await
+    }
+
+    /// The hub stands at `revision` now: where a person is to see how the cluster differs, that follows.
+    pub(super) fn follow(&mut self, revision: u64) {
+        let other = self.diff.compared.is_some_and(|compared| compared != revision);
+        if other && self.diff.again.is_none() && self.diff.pages.is_none() {
+            let last = self.diff.last.unwrap_or_else(Instant::now);
+            self.diff.again = Some(last + AGAIN);
+        }
     }
 
     /// Sessions stay up without the database: the difference is looked into again in a while.

@@ -251,6 +251,9 @@ impl Session {
         if self.ahead && !standing.frozen {
             return Err(End::last(Hub::Drain(Drain { within_ms: AT_ONCE })));
         }
+        if self.ahead {
+            self.follow(standing.revision);
+        }
         if self.held && !self.behind && standing.approved_deletes > 0 {
             self.writer.approve(standing.approved_deletes);
         }

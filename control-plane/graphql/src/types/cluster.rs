@@ -4,7 +4,6 @@ use super::{Action, document::action, moment};
 use crate::{calls, error::Result};
 use async_graphql::{Context, Enum, ID, Json, Object, SimpleObject};
 use chrono::{DateTime, Utc};
-use roadstead_service::clusters;
 use std::collections::BTreeMap;
 
 /// Whether the hub hears of a cluster.
@@ -87,17 +86,19 @@ impl Cluster {
     async fn timeline(&self) -> Option<Timeline> {
         self.0.timeline.clone().map(Timeline::from)
     }
-    /// Serials of certificates that the hub's authority signed and its database does not know; each waits for a person
+    /// Certificates that the hub's authority signed and its database does not know; each waits for a person
     /// (`admitClusterCertificate`).
-    #[graphql(complexity = "5")]
-    async fn unknown_certificates(&self, ctx: &Context<'_>) -> Result<Vec<String>> {
-        let (caller, store) = calls::both(ctx);
-        let detail = calls::found(clusters::get(caller, store, self.0.id).await)?;
-        let certificates = detail.map(|d| d.certificates).unwrap_or_default();
-        let unknown = certificates
-            .into_iter()
-            .filter(|known| known.unknown_ms.is_some());
-        Ok(unknown.map(|unknown| unknown.serial).collect())
+    #[graphql(complexity = "5 + child_complexity")]
+    async fn unknown_certificates(&self, ctx: &Context<'_>) -> Result<Vec<UnknownCertificate>> {
+        let certificates = calls::certificates(ctx, self.0.id).await?;
+        let unknown = certificates.iter().filter_map(|known| {
+            Some(UnknownCertificate {
+                serial: known.serial.clone(),
+                seen_at: moment(known.unknown_ms?),
+                expires_at: moment(known.not_after_ms),
+            })
+        });
+        Ok(unknown.collect())
     }
     /// How many agents should run there.
     #[graphql(complexity = "5")]
@@ -107,9 +108,7 @@ impl Cluster {
     /// When the newest certificate of its cluster agent ends; null without one that is good.
     #[graphql(complexity = "5")]
     async fn certificate_expires_at(&self, ctx: &Context<'_>) -> Result<Option<DateTime<Utc>>> {
-        let (caller, store) = calls::both(ctx);
-        let detail = calls::found(clusters::get(caller, store, self.0.id).await)?;
-        let certificates = detail.map(|d| d.certificates).unwrap_or_default();
+        let certificates = calls::certificates(ctx, self.0.id).await?;
         let valid = certificates.iter().filter(|c| c.revoked_ms.is_none());
         Ok(valid.map(|c| c.not_after_ms).max().map(moment))
     }
@@ -132,6 +131,16 @@ pub(crate) struct JoinToken {
     /// Secret: works once.
     pub(crate) token: String,
     pub(crate) expires_at: DateTime<Utc>,
+}
+
+/// A certificate that the hub's authority signed and its database does not know, as after a restore from a backup.
+#[derive(SimpleObject, Clone, Debug)]
+pub(crate) struct UnknownCertificate {
+    /// Hexadecimal; `roadstead-agent doctor` on the cluster names the one that is in use there.
+    serial: String,
+    /// When it was first presented.
+    seen_at: DateTime<Utc>,
+    expires_at: DateTime<Utc>,
 }
 
 /// How a cluster is ahead of the hub.

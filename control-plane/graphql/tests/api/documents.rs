@@ -311,6 +311,7 @@ async fn the_clis_operations_are_served() {
         ("AuditRecords", json!({"first": 5})),
         ("Runs", json!({"first": 5})),
         ("Run", json!({"id": "run_00000000000000000000000000000000"})),
+        ("Node", json!({"id": "pmt_00000000000000000000000000000000"})),
     ] {
         let text = operation(&operations, name);
         let answer = world.answer(&world.acme.owner, &text, variables).await;
@@ -325,6 +326,8 @@ async fn the_clis_operations_are_served() {
         "RevokeClusterCertificate",
         "DeleteCluster",
         "ApproveDeletes",
+        "AcceptTimeline",
+        "AdmitClusterCertificate",
         "CreateProject",
         "CreateApiToken",
         "RevokeApiToken",

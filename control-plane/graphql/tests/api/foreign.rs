@@ -201,6 +201,8 @@ async fn s32_injection_strings_are_only_strings() {
             "query($x: String!) { documents(after: $x) { nodes { id } } }",
             "query($x: String!) { runs(project: $x, agent: $x) { nodes { id } } }",
             "query($x: String!) { clusterByName(name: $x) { id } }",
+            "query($x: String!) { documents: auditRecords(filter: {actor: {eq: $x}, action: {eq: $x}, object: {eq: $x},
+                decision: {eq: $x}}) { nodes { id } } }",
         ] {
             let answer = world
                 .answer(&world.acme.owner, query, json!({"x": hostile}))

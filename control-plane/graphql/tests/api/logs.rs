@@ -38,9 +38,18 @@ async fn hear(socket: &mut WebSocketStream<TcpStream>) -> Value {
 }
 
 async fn logs(socket: &mut WebSocketStream<TcpStream>, name: &str, tail: u32) -> Vec<Value> {
-    let query = "subscription($name: String!, $tail: Int!) {
-        agentLogs(project: \"support\", name: $name, tail: $tail) { cluster time line } }";
-    let payload = json!({"query": query, "variables": {"name": name, "tail": tail}});
+    logs_since(socket, name, tail, Value::Null).await
+}
+
+async fn logs_since(
+    socket: &mut WebSocketStream<TcpStream>,
+    name: &str,
+    tail: u32,
+    since: Value,
+) -> Vec<Value> {
+    let query = "subscription($name: String!, $tail: Int!, $since: DateTime) {
+        agentLogs(project: \"support\", name: $name, tail: $tail, since: $since) { cluster time line } }";
+    let payload = json!({"query": query, "variables": {"name": name, "tail": tail, "since": since}});
     say(
         socket,
         json!({"type": "subscribe", "id": name, "payload": payload}),
@@ -66,6 +75,16 @@ async fn the_last_lines_come_and_the_subscription_ends() {
     let line =
         |n: u32| json!({"cluster": "edge", "time": "2027-01-15T08:00:00+00:00", "line": format!("line {n}")});
     assert_eq!(shown, [line(0), line(1)]);
+    // All of them were read at that moment.
+    for (since, lines) in [("2027-01-15T08:00:00Z", 2), ("2027-01-15T08:00:00.001Z", 0)] {
+        let heard = logs_since(&mut socket, "notes", 2, json!(since)).await;
+        assert_eq!(heard.len(), lines, "{since}: {heard:?}");
+    }
+    let heard = logs_since(&mut socket, "notes", 2, json!("yesterday")).await;
+    assert!(
+        heard[0].to_string().contains("since") || heard[0].to_string().contains("DateTime"),
+        "{heard:?}"
+    );
 }
 
 #[tokio::test]

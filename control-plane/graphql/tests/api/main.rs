@@ -5,6 +5,7 @@
 mod documents;
 mod foreign;
 mod logs;
+mod restored;
 mod support;
 mod tenant;
 mod writes;

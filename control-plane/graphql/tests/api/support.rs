@@ -143,6 +143,11 @@ impl World {
         present(&self.store, issued.secret.expose_secret()).await
     }
 
+    /// Whoever holds the token.
+    pub(crate) async fn present(&self, secret: &str) -> TenantContext {
+        present(&self.store, secret).await
+    }
+
     fn app(&self, caller: &TenantContext) -> Router {
         router(self.graphql.clone())
             .layer(Extension(caller.clone()))

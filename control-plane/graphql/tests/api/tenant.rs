@@ -107,6 +107,46 @@ async fn s62_a_tokens_secret_is_shown_once_and_ends_with_its_revocation() {
 }
 
 #[tokio::test]
+async fn s14_a_revoked_token_says_how_many_it_takes_with_it() {
+    let world = World::new().await;
+    let create = r#"mutation { createApiToken(input: {name: "ci", role: ADMIN, scopes: [ADMIN], lifetimeSeconds: 3600}) {
+        object { id createdBy } secret } }"#;
+    let first = world.ask(create).await["createApiToken"].clone();
+    let holder = world.present(first["secret"].as_str().unwrap()).await;
+    let second = world.data(&holder, create, Value::Null).await["createApiToken"].clone();
+    let (id, made_by) = (&first["object"]["id"], &second["object"]["createdBy"]);
+    assert_eq!(
+        made_by.as_str().unwrap(),
+        format!("token:{}", id.as_str().unwrap())
+    );
+    let revoke = |rest: &str| {
+        format!(
+            "mutation {{ revokeApiToken(input: {{id: {id}{rest}}}) {{ object {{ id }} alsoRevoked errors {{ code }} }} }}"
+        )
+    };
+    // Its own issuer: not without saying that it stays.
+    let second = world.present(second["secret"].as_str().unwrap()).await;
+    let refused = world.data(&second, &revoke(""), Value::Null).await["revokeApiToken"].clone();
+    assert_eq!(
+        refused,
+        json!({"object": null, "alsoRevoked": 0, "errors": [{"code": "CONFLICT"}]})
+    );
+    let kept = world
+        .data(&second, &revoke(", keepIssued: true"), Value::Null)
+        .await["revokeApiToken"]
+        .clone();
+    assert_eq!(
+        kept,
+        json!({"object": {"id": id}, "alsoRevoked": 0, "errors": []})
+    );
+    let ended = world.ask(&revoke("")).await["revokeApiToken"].clone();
+    assert_eq!(
+        ended,
+        json!({"object": {"id": id}, "alsoRevoked": 1, "errors": []})
+    );
+}
+
+#[tokio::test]
 async fn s28_the_lowest_role_sees_no_tokens_and_no_audit_log() {
     let world = World::new().await;
     let viewer = world.holder(Role::Viewer, Scope::Read).await;
@@ -121,6 +161,69 @@ async fn s28_the_lowest_role_sees_no_tokens_and_no_audit_log() {
         );
         assert_eq!(answer["data"], Value::Null);
     }
+}
+
+#[tokio::test]
+async fn the_audit_log_is_searched() {
+    let world = World::new().await;
+    world
+        .ask(r#"mutation { createProject(input: {name: "billing"}) { object { name } } }"#)
+        .await;
+    let viewer = world.holder(Role::Viewer, Scope::Read).await;
+    world
+        .data(
+            &viewer,
+            r#"mutation { createProject(input: {name: "mine"}) { object { name } } }"#,
+            Value::Null,
+        )
+        .await;
+    let search = async |filter: &str| {
+        let query = format!(
+            "{{ auditRecords(first: 100, filter: {filter}) {{ nodes {{ action actor decision }} }} }}"
+        );
+        world.ask(&query).await["auditRecords"]["nodes"]
+            .as_array()
+            .unwrap()
+            .clone()
+    };
+    let all = search("{}").await.len();
+    let denied = search(r#"{decision: {eq: "deny"}}"#).await;
+    assert_eq!(
+        (denied.len(), &denied[0]["actor"]),
+        (1, &json!(viewer.actor().label()))
+    );
+    let by_viewer = format!(r#"{{actor: {{eq: "{}"}}}}"#, viewer.actor().label());
+    assert_eq!(search(&by_viewer).await, denied);
+    // The other one was made before anybody was there.
+    let made = search(r#"{action: {eq: "create project"}, decision: {eq: "allow"}}"#).await;
+    let actors: Vec<_> = made.iter().map(|r| r["actor"].as_str().unwrap()).collect();
+    assert_eq!(
+        actors,
+        [world.acme.owner.actor().label().as_str(), "system:bootstrap"]
+    );
+    // The world's clock stands still at 2027-01-15T08:00:00Z.
+    assert_eq!(
+        search(r#"{time: {gte: "2027-01-15T08:00:00Z"}}"#).await.len(),
+        all
+    );
+    assert_eq!(search(r#"{time: {lt: "2027-01-15T08:00:00Z"}}"#).await.len(), 0);
+    // Nothing of another tenant, whatever is searched.
+    let foreign = format!(
+        r#"{{ auditRecords(filter: {{actor: {{eq: "{}"}}}}) {{ nodes {{ id }} }} }}"#,
+        world.acme.owner.actor().label()
+    );
+    let found = world.data(&world.globex.owner, &foreign, Value::Null).await;
+    assert_eq!(found["auditRecords"]["nodes"], json!([]));
+    // A cursor dies with its filter.
+    let page = world
+        .ask("{ auditRecords(first: 1) { pageInfo { endCursor } } }")
+        .await;
+    let after = page["auditRecords"]["pageInfo"]["endCursor"].as_str().unwrap();
+    let other = format!(
+        r#"{{ auditRecords(first: 1, after: "{after}", filter: {{decision: {{eq: "deny"}}}}) {{ nodes {{ id }} }} }}"#
+    );
+    let refused = world.answer(&world.acme.owner, &other, Value::Null).await;
+    assert_eq!(refused["errors"][0]["extensions"]["code"], "INVALID", "{refused}");
 }
 
 #[tokio::test]

@@ -122,7 +122,7 @@ const ROWS: &[Row] = &[
     Row {
         field: "revokeApiToken",
         input: r#"{id: "TOKEN", idempotencyKey: "KEY"}"#,
-        payload: "object { id revokedAt }",
+        payload: "object { id revokedAt } alsoRevoked",
         records: &["revoke token"],
         other: ("TOKEN", "SPAREKEN"),
         secret: None,

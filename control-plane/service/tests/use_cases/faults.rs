@@ -130,7 +130,11 @@ mod tests {
                     .iter()
                     .find(|t| t.name == "ci")
                     .expect("act 7 made it");
-                tokens::revoke(ctx, store, token.id, Some("r")).await.map(|_| ())
+                let input = tokens::RevokeInput {
+                    idempotency_key: Some("r".to_owned()),
+                    ..token.id.into()
+                };
+                tokens::revoke(ctx, store, &input).await.map(|_| ())
             }
             9 => clusters::approve_deletes(ctx, store, world.acme.dev.cluster.id, 7, Some("a"))
                 .await

@@ -90,11 +90,11 @@ mod tests {
         let (foreign, random_token) = (listed.items[0].id, TokenId::generate(clock, random));
         assert_eq!(
             said(
-                tokens::revoke(&world.acme.owner, store, foreign, None).await,
+                tokens::revoke(&world.acme.owner, store, &foreign.into()).await,
                 &foreign
             ),
             said(
-                tokens::revoke(&world.acme.owner, store, random_token, None).await,
+                tokens::revoke(&world.acme.owner, store, &random_token.into()).await,
                 &random_token
             )
         );

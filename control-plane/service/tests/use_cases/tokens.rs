@@ -11,14 +11,23 @@ crate::support::on_both!(
     s89_the_use_of_an_ended_token_is_recorded_once_a_minute,
     a_text_that_cannot_be_kept_is_invalid,
     s39_one_tenants_crowd_does_not_hold_up_another,
+    s14_a_stolen_token_takes_what_it_issued_with_it,
+    s14_a_token_that_ended_a_moment_ago_issues_nothing,
+    s14_what_a_token_issued_is_found_through_tokens_that_ended_before,
+    a_token_that_ends_by_time_ends_nothing_else,
+    nobody_ends_the_token_that_they_use_by_its_issuer,
+    a_repeated_revocation_answers_the_same,
+    a_transaction_ends_with_the_first_statement_that_fails,
 );
 
 mod tests {
     use crate::support::{HOUR, World, pair, present};
-    use roadstead_authz::{ActorKind, Role, Scope};
-    use roadstead_domain::{Error, PageRequest};
+    use roadstead_authz::{ActorKind, Role, Scope, TenantContext, act};
+    use roadstead_domain::{Error, PageRequest, TokenId};
     use roadstead_service::{audit, projects, tokens};
+    use roadstead_store::NewToken;
     use secrecy::ExposeSecret as _;
+    use serde_json::json;
 
     fn wish(role: Role, scopes: &[Scope]) -> tokens::IssueInput {
         tokens::IssueInput {
@@ -87,15 +96,16 @@ mod tests {
             .await
             .expect("issued");
         present(store, issued.secret.expose_secret()).await.expect("good");
-        let revoked = tokens::revoke(owner, store, issued.token.id, None)
+        let revoked = tokens::revoke(owner, store, &issued.token.id.into())
             .await
             .expect("revoked");
-        assert!(revoked.revoked_ms.is_some());
+        assert!(revoked.token.revoked_ms.is_some());
+        assert_eq!(revoked.also, 0);
         assert!(matches!(
             present(store, issued.secret.expose_secret()).await,
             Err(Error::Unauthenticated { .. })
         ));
-        tokens::revoke(owner, store, issued.token.id, None)
+        tokens::revoke(owner, store, &issued.token.id.into())
             .await
             .expect("again changes nothing");
     }
@@ -145,16 +155,16 @@ mod tests {
         let admin = issue(Role::Admin, &[Scope::Admin]).await;
         let ctx = present(store, admin.secret.expose_secret()).await.expect("good");
         let before = records(&world).await;
-        let refused = tokens::revoke(&ctx, store, theirs, None).await;
+        let refused = tokens::revoke(&ctx, store, &theirs.into()).await;
         assert!(matches!(refused, Err(Error::Forbidden { .. })), "{refused:?}");
         let after = records(&world).await;
         assert_eq!(after.len(), before.len() + 1);
         assert_eq!(after[0], ("revoke token".to_owned(), "deny".to_owned()));
         let lesser = issue(Role::Viewer, &[Scope::Read]).await.token.id;
-        tokens::revoke(&ctx, store, lesser, None)
+        tokens::revoke(&ctx, store, &lesser.into())
             .await
             .expect("a lesser one");
-        tokens::revoke(&ctx, store, admin.token.id, None)
+        tokens::revoke(&ctx, store, &admin.token.id.into())
             .await
             .expect("their own");
         assert!(present(store, admin.secret.expose_secret()).await.is_err());
@@ -176,7 +186,7 @@ mod tests {
         let issued = tokens::issue(owner, store, wish(Role::Viewer, &[Scope::Read]))
             .await
             .expect("issued");
-        tokens::revoke(owner, store, issued.token.id, None)
+        tokens::revoke(owner, store, &issued.token.id.into())
             .await
             .expect("revoked");
         let before = records(&world).await.len();
@@ -237,6 +247,220 @@ mod tests {
         for task in crowd {
             task.await.expect("done").expect("served in the end");
         }
+    }
+
+    /// A token that `ctx` issues, and its holder.
+    async fn by(world: &World, ctx: &TenantContext, role: Role) -> (TokenId, String, TenantContext) {
+        let issued = tokens::issue(ctx, &world.store, wish(role, &[Scope::Admin]))
+            .await
+            .expect("issued");
+        let secret = issued.secret.expose_secret().to_owned();
+        let holder = present(&world.store, &secret).await.expect("good");
+        (issued.token.id, secret, holder)
+    }
+
+    async fn is_good(world: &World, secret: &str) -> bool {
+        present(&world.store, secret).await.is_ok()
+    }
+
+    pub(super) async fn s14_a_stolen_token_takes_what_it_issued_with_it(world: World) {
+        let (owner, store) = (&world.acme.owner, &world.store);
+        let (_, bystander, _) = by(&world, owner, Role::Admin).await;
+        let (stolen, secret, thief) = by(&world, owner, Role::Admin).await;
+        let (second, second_secret, accomplice) = by(&world, &thief, Role::Admin).await;
+        let (third, third_secret, _) = by(&world, &accomplice, Role::Viewer).await;
+        let (_, foreign, _) = by(&world, &world.other.owner, Role::Admin).await;
+        let revoked = tokens::revoke(owner, store, &stolen.into())
+            .await
+            .expect("revoked");
+        assert_eq!((revoked.token.id, revoked.also), (stolen, 2));
+        for ended in [&secret, &second_secret, &third_secret] {
+            assert!(!is_good(&world, ended).await);
+        }
+        for other in [&bystander, &foreign] {
+            assert!(is_good(&world, other).await, "nobody else's");
+        }
+        let page = PageRequest {
+            first: Some(20),
+            after: None,
+        };
+        let log = audit::list(owner, store, &page).await.expect("listed").items;
+        let told: Vec<_> = log
+            .iter()
+            .rev()
+            .filter(|r| r.action == "revoke token")
+            .map(|r| {
+                (
+                    r.action.as_str(),
+                    r.decision.as_str(),
+                    r.object.clone(),
+                    r.detail.clone(),
+                )
+            })
+            .collect();
+        let by = |issuer: TokenId| json!({"issued_by": format!("token:{issuer}"), "with": stolen});
+        assert_eq!(told[0], ("revoke token", "allow", stolen.to_string(), json!({})));
+        assert_eq!(told[1], ("revoke token", "allow", second.to_string(), by(stolen)));
+        assert_eq!(told[2], ("revoke token", "allow", third.to_string(), by(second)));
+        // Again it changes nothing, and is no act.
+        let before = records(&world).await.len();
+        let again = tokens::revoke(owner, store, &stolen.into())
+            .await
+            .expect("revoked");
+        assert_eq!((again.also, records(&world).await.len()), (0, before));
+    }
+
+    pub(super) async fn s14_a_token_that_ended_a_moment_ago_issues_nothing(world: World) {
+        let (owner, store) = (&world.acme.owner, &world.store);
+        let (stolen, _, thief) = by(&world, owner, Role::Admin).await;
+        tokens::revoke(owner, store, &stolen.into())
+            .await
+            .expect("revoked");
+        // Its request had begun before.
+        let refused = tokens::issue(&thief, store, wish(Role::Viewer, &[Scope::Read])).await;
+        assert!(
+            matches!(refused, Err(Error::Unauthenticated { .. })),
+            "{refused:?}"
+        );
+        let tokens = tokens::list(owner, store, &PageRequest::default())
+            .await
+            .expect("listed");
+        assert!(tokens.items.iter().all(|t| t.created_by != thief.actor().label()));
+    }
+
+    pub(super) async fn s14_what_a_token_issued_is_found_through_tokens_that_ended_before(world: World) {
+        let (owner, store) = (&world.acme.owner, &world.store);
+        let (first, _, holder) = by(&world, owner, Role::Admin).await;
+        let (middle, _, middle_holder) = by(&world, &holder, Role::Admin).await;
+        let (_, last, _) = by(&world, &middle_holder, Role::Viewer).await;
+        let alone = tokens::RevokeInput {
+            keep_issued: true,
+            ..middle.into()
+        };
+        let revoked = tokens::revoke(owner, store, &alone).await.expect("revoked");
+        assert!(revoked.also == 0 && is_good(&world, &last).await, "asked to stay");
+        let revoked = tokens::revoke(owner, store, &first.into())
+            .await
+            .expect("revoked");
+        assert_eq!((revoked.also, is_good(&world, &last).await), (1, false));
+    }
+
+    pub(super) async fn a_token_that_ends_by_time_ends_nothing_else(world: World) {
+        let owner = &world.acme.owner;
+        let (first, _, holder) = by(&world, owner, Role::Admin).await;
+        let longer = tokens::IssueInput {
+            lifetime: 3 * HOUR,
+            ..wish(Role::Viewer, &[Scope::Read])
+        };
+        let service = tokens::issue(&holder, &world.store, longer)
+            .await
+            .expect("issued");
+        world.clock.advance(HOUR + HOUR);
+        roadstead_service::housekeeping::note(&world.store)
+            .await
+            .expect("written");
+        assert!(is_good(&world, service.secret.expose_secret()).await);
+        // Its issuer may still turn out to have been stolen.
+        let revoked = tokens::revoke(owner, &world.store, &first.into())
+            .await
+            .expect("revoked");
+        assert_eq!(
+            (
+                revoked.also,
+                is_good(&world, service.secret.expose_secret()).await
+            ),
+            (1, false)
+        );
+    }
+
+    pub(super) async fn nobody_ends_the_token_that_they_use_by_its_issuer(world: World) {
+        let store = &world.store;
+        let (old, old_secret, holder) = by(&world, &world.acme.owner, Role::Admin).await;
+        let (_, new_secret, new) = by(&world, &holder, Role::Admin).await;
+        let before = records(&world).await.len();
+        let refused = tokens::revoke(&new, store, &old.into()).await;
+        assert!(matches!(refused, Err(Error::Conflict { .. })), "{refused:?}");
+        assert_eq!(records(&world).await.len(), before, "nothing was done");
+        assert!(is_good(&world, &old_secret).await && is_good(&world, &new_secret).await);
+        let alone = tokens::RevokeInput {
+            keep_issued: true,
+            ..old.into()
+        };
+        tokens::revoke(&new, store, &alone)
+            .await
+            .expect("the old for the new");
+        assert!(!is_good(&world, &old_secret).await && is_good(&world, &new_secret).await);
+        // One's own is another matter.
+        let own = present(store, &new_secret).await.expect("good");
+        let (_, third, _) = by(&world, &own, Role::Viewer).await;
+        let ActorKind::Token { token, .. } = own.actor().kind() else {
+            panic!("a token")
+        };
+        tokens::revoke(&own, store, &(*token).into())
+            .await
+            .expect("their own");
+        assert!(!is_good(&world, &new_secret).await && !is_good(&world, &third).await);
+    }
+
+    pub(super) async fn a_repeated_revocation_answers_the_same(world: World) {
+        let (owner, store) = (&world.acme.owner, &world.store);
+        let (first, _, holder) = by(&world, owner, Role::Admin).await;
+        by(&world, &holder, Role::Viewer).await;
+        let input = tokens::RevokeInput {
+            idempotency_key: Some("once".to_owned()),
+            ..first.into()
+        };
+        let revoked = tokens::revoke(owner, store, &input).await.expect("revoked");
+        let before = records(&world).await.len();
+        for _ in 0..3 {
+            assert_eq!(
+                tokens::revoke(owner, store, &input).await.expect("the same"),
+                revoked
+            );
+        }
+        assert_eq!((revoked.also, records(&world).await.len()), (1, before));
+        let other = tokens::RevokeInput {
+            keep_issued: true,
+            ..input
+        };
+        let refused = tokens::revoke(owner, store, &other).await;
+        assert!(matches!(refused, Err(Error::Conflict { .. })), "{refused:?}");
+    }
+
+    /// As PostgreSQL has it; on SQLite, which may have ended the transaction by itself, the rest would be kept piecemeal.
+    pub(super) async fn a_transaction_ends_with_the_first_statement_that_fails(world: World) {
+        let (owner, store) = (&world.acme.owner, &world.store);
+        let proof = owner
+            .authorize::<act::ManageTokens, _>(owner.tenant())
+            .expect("an owner");
+        let new = |hash: u8| NewToken {
+            name: format!("t{hash}"),
+            role: Role::Viewer,
+            scopes: vec![Scope::Read],
+            hash: [hash; 32],
+            expires_ms: i64::MAX,
+        };
+        let tx = store.tenant(owner).write().await.expect("begun");
+        tx.insert_token(&proof, new(1)).await.expect("the first");
+        let twice = tx.insert_token(&proof, new(1)).await;
+        assert!(matches!(twice, Err(Error::Conflict { .. })), "{twice:?}");
+        assert!(tx.insert_token(&proof, new(2)).await.is_err());
+        assert!(tx.commit().await.is_err());
+        let page = PageRequest {
+            first: Some(100),
+            after: None,
+        };
+        let listed = tokens::list(owner, store, &page).await.expect("listed");
+        assert!(
+            listed
+                .items
+                .iter()
+                .all(|t| !["t1", "t2"].contains(&t.name.as_str()))
+        );
+        // And the next one is good.
+        let tx = store.tenant(owner).write().await.expect("begun");
+        tx.insert_token(&proof, new(2)).await.expect("kept");
+        tx.commit().await.expect("kept");
     }
 
     pub(super) async fn s33_what_cannot_be_seen_is_not_found(world: World) {

@@ -171,12 +171,48 @@ async fn a_write_whose_answer_is_lost_is_done_once() -> Result<()> {
         Some(1)
     );
 
-    // What has no key is sent once, and the person is told to look.
+    // A secret is shown once: who did not get it is told how to go on, and nothing was done twice.
     relay.swallow.store(1, Ordering::SeqCst);
-    let lost = laptop.types("roadstead projects create --context relay web")?;
+    ok(&laptop.types("roadstead projects create --context relay web")?);
+    let before = records()?;
+    relay.swallow.store(1, Ordering::SeqCst);
+    let lost = laptop.types("roadstead tokens create ci --role viewer --scope read --context relay")?;
     let said = String::from_utf8_lossy(&lost.stderr);
-    assert_eq!(lost.status.code(), Some(7), "{said}");
-    assert!(said.contains("next: it may have been done: look"), "{said}");
-    assert!(ok(&laptop.types("roadstead projects")?).contains("web"));
+    assert_eq!(
+        (lost.status.code(), lost.stdout.is_empty()),
+        (Some(1), true),
+        "{said}"
+    );
+    let next = said
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("next: "))
+        .unwrap_or_default();
+    let revoke = next.split(',').next().unwrap_or_default();
+    assert!(revoke.starts_with("roadstead tokens revoke tok_"), "{said}");
+    assert_eq!(records()?, before + 1, "one token was made");
+    ok(&laptop.types(revoke)?);
+
+    // What is looked for in the audit log and the runs.
+    let search = |words: &str| -> Result<Vec<Value>> {
+        let found = ok(&laptop.types(&format!("roadstead audit --limit 100 -o json {words}"))?);
+        Ok(serde_json::from_str(&found)?)
+    };
+    let made = search("--action 'issue token' --since 1h")?;
+    assert!(
+        !made.is_empty() && made.iter().all(|r| r["action"] == "issue token"),
+        "{made:?}"
+    );
+    let object = made[0]["object"].as_str().unwrap_or_default();
+    let of_it = search(&format!("--object {object} --decision allow"))?;
+    let acts: Vec<&str> = of_it.iter().filter_map(|r| r["action"].as_str()).collect();
+    assert_eq!(acts, ["revoke token", "issue token"]);
+    let actor = of_it[0]["actor"].as_str().unwrap_or_default();
+    assert!(
+        search(&format!("--actor {actor}"))?
+            .iter()
+            .all(|r| r["actor"] == actor)
+    );
+    assert_eq!(search("--until 1h")?, Vec::<Value>::new());
+    assert_eq!(search("--actor \"token:' OR '1'='1\"")?, Vec::<Value>::new());
     laptop.down().await
 }

@@ -121,6 +121,69 @@ async fn a_token_is_good_for_its_role_until_it_is_revoked() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_stolen_token_takes_what_it_made_with_it() -> Result<()> {
+    let dev = Dev::start().await?;
+    let contexts = dev.cli(&["context", "-o", "json"])?.json()?;
+    let server = contexts[0]["server"].as_str().unwrap().to_owned();
+    // A token made in `context`, and a context of the same name that uses it.
+    let make = |context: &[&str], name: &str, role: &str| -> Result<String> {
+        let file = dev.folder().join(format!("{name}.token")).display().to_string();
+        let create = [
+            "tokens",
+            "create",
+            name,
+            "--role",
+            role,
+            "--scope",
+            "admin",
+            "--token-file",
+            &file,
+            "-o",
+            "json",
+        ];
+        let made = dev.cli(&[&create[..], context].concat())?.json()?;
+        let add = [
+            "context",
+            "add",
+            name,
+            "--server",
+            &server,
+            "--tenant",
+            "local",
+            "--token-file",
+            &file,
+        ];
+        dev.cli(&add)?.ok()?;
+        Ok(made["token"]["id"].as_str().unwrap().to_owned())
+    };
+    let stolen = make(&[], "stolen", "admin")?;
+    make(&["--context", "stolen"], "hidden", "viewer")?;
+    make(&[], "bystander", "viewer")?;
+    let own = dev.cli(&["tokens", "revoke", &stolen, "--context", "stolen"])?;
+    assert_eq!(own.code, Some(0), "one's own may be ended: {own:?}");
+    assert!(own.out.contains("and 1 token that it issued"), "{own:?}");
+    for (context, code) in [("stolen", 5), ("hidden", 5), ("bystander", 0)] {
+        let asked = dev.cli(&["get", "prompts", "--context", context])?;
+        assert_eq!(asked.code, Some(code), "{asked:?}");
+    }
+    // An old one is changed for a new one.
+    let old = make(&[], "old", "admin")?;
+    make(&["--context", "old"], "new", "admin")?;
+    let refused = dev.cli(&["tokens", "revoke", &old, "--context", "new"])?;
+    assert_eq!(refused.code, Some(6), "{refused:?}");
+    assert!(refused.err.contains("--keep-issued"), "{refused:?}");
+    dev.cli(&["tokens", "revoke", &old, "--keep-issued", "--context", "new"])?
+        .ok()?;
+    dev.cli(&["get", "prompts", "--context", "new"])?.ok()?;
+    let audit = dev.cli(&["audit", "--limit", "100", "-o", "json"])?.ok()?;
+    assert!(
+        audit.contains(&format!("\"issued_by\": \"token:{stolen}\"")),
+        "{audit}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
 async fn projects_hold_documents_and_the_audit_log_says_who_wrote_them() -> Result<()> {
     let dev = Dev::start().await?;
     assert_eq!(

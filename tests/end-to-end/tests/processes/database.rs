@@ -4,7 +4,10 @@
 use anyhow::{Context as _, Result};
 use roadstead_end_to_end::{
     apart::{Apart, Keep, READY, Setup},
-    ask, counter, wait,
+    ask, counter,
+    database::{Database, Postgres},
+    disk::Disk,
+    wait,
 };
 use serde_json::{Value, json};
 use std::{
@@ -78,7 +81,7 @@ async fn fails_well(apart: &Apart, words: &str) -> Result<()> {
 }
 
 /// What must hold once the database works again: without a restart, and without what was refused.
-async fn comes_back(apart: &mut Apart, kept: &[&str]) -> Result<()> {
+async fn comes_back(apart: &mut Apart, kept: &[impl AsRef<str>]) -> Result<()> {
     let ready = apart.hub_ready().await?;
     let written = || async {
         let applied = apart.cli.with(&["apply", "-f", "-"], &set("after")).ok()?;
@@ -87,7 +90,8 @@ async fn comes_back(apart: &mut Apart, kept: &[&str]) -> Result<()> {
     wait::until("a write", READY, written).await?;
     let mut expected: Vec<String> = kept
         .iter()
-        .chain(&["after"])
+        .map(AsRef::as_ref)
+        .chain(["after"])
         .flat_map(|name| [format!("{name}-one"), format!("{name}-two")])
         .collect();
     expected.sort();
@@ -177,6 +181,93 @@ async fn recorded(apart: &Apart, task: &Value) -> Result<()> {
             .then_some(())
     })
     .await
+}
+
+/// What is left on a disk that is about to be full.
+const ROOM: u64 = 256 * 1024;
+
+/// Writes until not even a small one is kept any more; the names of those that were. Readiness may be green only as long as
+/// writes are kept.
+async fn fill_up(apart: &Apart, disk: &Disk) -> Result<Vec<String>> {
+    disk.fill(ROOM)?;
+    let mut kept = Vec::new();
+    let mut refused = 0;
+    // The database goes on in the room that it has already: its log, and its free pages.
+    for number in 0..2_000 {
+        let name = format!("n{number}");
+        let ready = apart.probe("/readyz").await.map(|(status, _)| status);
+        let applied = apart.cli.with(&["apply", "-f", "-"], &set(&name))?;
+        match applied.code {
+            Some(0) => {
+                kept.push(name);
+                refused = 0;
+            }
+            Some(7) if applied.err.contains("disk is full") => refused += 1,
+            _ => anyhow::bail!("{applied:?}"),
+        }
+        if refused >= 5 && ready == Some(503) {
+            eprintln!("full after {} more writes", kept.len());
+            return Ok(kept);
+        }
+        // An answer of readiness is as old as two seconds.
+        anyhow::ensure!(refused < 200, "writes are refused and readiness says {ready:?}");
+    }
+    anyhow::bail!("the disk does not fill up");
+}
+
+/// The whole story of a full disk; `apart` keeps its database on `disk`.
+async fn full_and_back(apart: &mut Apart, disk: &Disk) -> Result<()> {
+    prepare(apart).await?;
+    let mut kept = vec!["before".to_owned()];
+    kept.extend(fill_up(apart, disk).await?);
+    fails_well(apart, "disk is full").await?;
+    // It does not turn green by itself, and what is there can be read.
+    for _ in 0..10 {
+        let (status, said) = apart.probe("/readyz").await.context("an answer")?;
+        assert!(status == 503 && said.contains("disk is full"), "{status}: {said}");
+        let refused = apart.cli.with(&["apply", "-f", "-"], &set("refused"))?;
+        assert_eq!(refused.code, Some(7), "{refused:?}");
+    }
+    assert_eq!(prompts(apart)?.len(), 2 * kept.len(), "readers go on");
+    let task = apart
+        .cli
+        .run(&["chat", "echo", "-o", "json", "--message", "say recorded"])?
+        .json()?;
+    apart.database.verify_audit()?;
+    disk.make_room()?;
+    comes_back(apart, &kept).await?;
+    recorded(apart, &task["task"]).await?;
+    // What was acknowledged is on the disk, and not in the process that acknowledged it.
+    apart.hub()?.kill()?;
+    apart.start_hub()?;
+    apart.hub_ready().await?;
+    assert_eq!(prompts(apart)?.len(), 2 * (kept.len() + 1));
+    apart.database.verify_audit().map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_said_and_waited_out() -> Result<()> {
+    let Some(disk) = Disk::small(16, 0)? else {
+        return Ok(());
+    };
+    let database = Database::sqlite(disk.path())?;
+    let mut apart = Apart::with(tempfile::tempdir()?, database, Setup::default()).await?;
+    full_and_back(&mut apart, &disk).await
+}
+
+/// Its tables are on the small disk, and what else a server writes is not: where its log is full too it ends, as it does in
+/// the test of one that is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_postgres_whose_disk_is_full_is_said_and_waited_out() -> Result<()> {
+    let Some(disk) = Disk::small(32, Postgres::user()?)? else {
+        return Ok(());
+    };
+    let folder = tempfile::tempdir()?;
+    let Some(database) = Database::postgres_on(folder.path(), disk.path())? else {
+        return Ok(());
+    };
+    let mut apart = Apart::with(folder, database, Setup::default()).await?;
+    full_and_back(&mut apart, &disk).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

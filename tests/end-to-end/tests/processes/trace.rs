@@ -179,6 +179,53 @@ async fn metrics(apart: &Apart) -> Result<String> {
     Ok(hub + &agent)
 }
 
+/// `traceparent` is obeyed of callers who were verified, and of nobody else.
+async fn adopted_after_login(apart: &Apart, rotel: &Rotel) -> Result<()> {
+    const FORGED: &str = "0af7651916cd43dd8448eb211c80319c";
+    const OWN: &str = "1af7651916cd43dd8448eb211c80319d";
+    const PARENT: &str = "b7ad6b7169203331";
+    let (graphql, body) = (
+        format!("{}/graphql", apart.api()),
+        serde_json::json!({"query": "{ viewer { tenant } }"}),
+    );
+    let claims = |trace: &str| format!("00-{trace}-{PARENT}-01");
+    let (forged, own) = (claims(FORGED), claims(OWN));
+    for (token, status) in [(None, 401), (Some("rst_nobody"), 401)] {
+        assert_eq!(ask::traced(&graphql, token, &forged, &body).await?, status);
+    }
+    assert_eq!(
+        ask::traced(&format!("{}/livez", apart.api()), None, &forged, &body).await?,
+        405
+    );
+    assert_eq!(
+        ask::traced(&graphql, Some(&apart.token()?), &own, &body).await?,
+        200
+    );
+    let hub = |spans: &[Span], status: &str| -> Vec<Span> {
+        let of_hub = spans.iter().filter(|s| s.service == "roadstead-hub");
+        let answered = of_hub.filter(|s| attribute(s, "http.response.status_code").contains(status));
+        answered.cloned().collect()
+    };
+    let spans = wait::until("the spans of all four requests", READY, || async {
+        let spans = rotel.spans();
+        let all = hub(&spans, "401").len() >= 2 && hub(&spans, "405").len() == 1;
+        (all && spans.iter().any(|s| s.trace == OWN)).then_some(spans)
+    })
+    .await?;
+    let adopted: Vec<_> = spans.iter().filter(|s| s.trace == OWN).collect();
+    assert_eq!(adopted[0].parent, PARENT, "{adopted:?}");
+    assert!(spans.iter().all(|s| s.trace != FORGED), "{spans:#?}");
+    for refused in hub(&spans, "401").iter().chain(&hub(&spans, "405")) {
+        assert_eq!(refused.parent, "", "{refused:?}");
+        assert_eq!(
+            spans.iter().filter(|s| s.trace == refused.trace).count(),
+            1,
+            "{refused:?}"
+        );
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_trace_from_the_cli_to_model_and_tool_without_content_or_secrets() -> Result<()> {
     let folder = tempfile::tempdir()?;
@@ -211,6 +258,7 @@ async fn one_trace_from_the_cli_to_model_and_tool_without_content_or_secrets() -
 
     let trace = chat_trace(&rotel).await?;
     hold(&trace)?;
+    adopted_after_login(&apart, &rotel).await?;
     let run = wait::until("the run record", READY, || async {
         let runs = apart.cli.run(&["runs", "-o", "json"]).ok()?.json().ok()?;
         runs.as_array()?

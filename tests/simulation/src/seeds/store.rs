@@ -74,13 +74,8 @@ impl FleetStore for Moody {
     ) -> Result<(TenantId, ClusterId), StoreError> {
         self.model.consume_token(secret, version, source).await
     }
-    async fn enrolment_refused(
-        &self,
-        secret: &str,
-        source: Option<IpAddr>,
-        detail: String,
-    ) -> Result<(), StoreError> {
-        self.model.enrolment_refused(secret, source, detail).await
+    async fn token_owner(&self, secret: &str) -> Result<Option<PeerIdentity>, StoreError> {
+        self.model.token_owner(secret).await
     }
     async fn certificate_issued(&self, peer: &PeerIdentity, not_after_ms: i64) -> Result<(), StoreError> {
         self.model.certificate_issued(peer, not_after_ms).await

@@ -2,6 +2,7 @@
 
 crate::world::on_both!(
     s42_a_join_token_works_once_and_refusals_are_recorded,
+    s51_refused_enrolments_are_counted_and_not_all_written,
     s43_a_request_that_asks_for_an_identity_is_recorded_and_costs_no_token,
     s49_a_renewed_certificate_is_kept_before_it_is_handed_out,
     s49_a_revocation_closes_a_live_session_within_5_s,
@@ -12,9 +13,10 @@ mod tests {
     use crate::world::World;
     use roadstead_contract::fleet::{RenewRequest, cluster_frame::Body, hub_frame};
     use roadstead_link::LinkError;
-    use roadstead_service::clusters;
+    use roadstead_service::{clusters, platform};
     use roadstead_simulation::{
         agent::ClusterAgent,
+        eventually,
         hub::Truth as _,
         raw::{self, RawSession},
         tenant,
@@ -37,6 +39,68 @@ mod tests {
         // The known one is its tenant's to hear of, the other nobody's.
         assert_eq!(world.refused("enrol").await, 1);
         assert_eq!(world.refused_of_nobody("enrol").await, 1);
+        world.chains_hold().await;
+    }
+
+    /// How many refusals the records of a log stand for.
+    fn stand_for(log: &[roadstead_store::AuditRecord]) -> u64 {
+        let refused = log
+            .iter()
+            .filter(|record| record.action == "enrol" && record.decision == "refuse");
+        let events = refused.map(|record| {
+            let detail = record.detail["detail"].as_str().unwrap_or_default();
+            let number = |text: &str| text.split(' ').next().and_then(|word| word.parse::<u64>().ok());
+            match detail.split_once(" (") {
+                _ if detail.contains(" more that were not written") => number(detail).unwrap_or(0),
+                Some((_, counted)) if counted.contains("events before") => 1 + number(counted).unwrap_or(0),
+                _ => 1,
+            }
+        });
+        events.sum()
+    }
+
+    pub(super) async fn s51_refused_enrolments_are_counted_and_not_all_written(world: World) {
+        const FLOOD: u64 = 80;
+        let hub = world.hub().await;
+        let secret = world.secret(1).await;
+        let csr = || raw::request(&raw::modest()).0;
+        assert!(raw::enrol(&hub, &secret, csr()).await.is_ok());
+        // Somebody found an old token, and somebody tries what comes to their mind.
+        let used = raw::enrol(&hub, &secret, csr()).await.unwrap_err();
+        assert_eq!(used.code(), Code::Unauthenticated);
+        for n in 0..FLOOD {
+            let refused = raw::enrol(&hub, &format!("unknown-{n}"), csr())
+                .await
+                .unwrap_err();
+            assert!(matches!(
+                refused.code(),
+                Code::Unauthenticated | Code::ResourceExhausted
+            ));
+        }
+        eventually(
+            "every refusal is in the log, by itself or in a number",
+            || async {
+                let log = platform::records(world.store()).await.expect("listed");
+                (stand_for(&log) == FLOOD).then_some(())
+            },
+        )
+        .await;
+        let written = world.refused_of_nobody("enrol").await;
+        assert!(written < 60, "{written} records of {FLOOD} refusals");
+        // The flood took nothing from what the tenant is told of its own token.
+        assert_eq!(world.refused("enrol").await, 1);
+        assert_eq!(stand_for(&world.audit().await), 1);
+        let record = world
+            .audit()
+            .await
+            .into_iter()
+            .find(|record| record.decision == "refuse");
+        assert!(
+            record.unwrap().detail["token"]
+                .as_str()
+                .unwrap()
+                .starts_with("enr_")
+        );
         world.chains_hold().await;
     }
 

@@ -55,6 +55,14 @@ async fn a_cluster_that_is_ahead_waits_for_a_person_who_sees_what_would_change()
     assert_eq!(timeline.difference, Some(difference), "{b} comes back");
     assert_eq!(restored.refused("fleet.timeline.behind").await, 1);
 
+    // What is written while it waits is in what the person sees.
+    restored.place(&["d"], "one").await;
+    let timeline = eventually("the difference follows", || async {
+        let timeline = restored.cluster().await.timeline;
+        timeline.filter(|t| t.difference.as_ref().is_some_and(|d| d.sent == 2))
+    })
+    .await;
+
     // Records of what the backup knows are kept; those of what it does not know wait, unharmed.
     let record = |uid: &str| run(&RunId::generate(&SystemClock, &OsRandom).to_string(), uid, 1);
     agent
@@ -85,7 +93,7 @@ async fn a_cluster_that_is_ahead_waits_for_a_person_who_sees_what_would_change()
     assert!(String::from_utf8(document.json).unwrap().contains("one"));
     let b = restored.uid("b").await;
     agent.holds(&b, 1).await;
-    agent.counts(3).await;
+    agent.counts(4).await;
     restored.persisted().await;
     assert_eq!(restored.cluster().await.timeline, None);
     accept(timeline.cursor)
