@@ -18,6 +18,7 @@ mod sql;
 pub mod store;
 mod sync;
 mod tls;
+mod together;
 mod tunnel;
 
 pub use listen::{Io, Listen};

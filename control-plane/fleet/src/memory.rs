@@ -5,7 +5,7 @@
 
 use crate::store::{
     Ahead, Begun, Body, Changes, Content, Desired, DesiredEntry, Event, FleetStore, Held, Hello, Hints,
-    Observation, Row, RunVerdict, Session, Stage, Standing, StoreError,
+    Observation, Report, Row, RunVerdict, Session, Standing, StoreError, Taken,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -345,6 +345,9 @@ impl Cluster {
                 continue;
             }
             *generation += u64::from(document.is_some());
+            if document.is_none() {
+                self.observations.remove(uid);
+            }
             let row = Desire {
                 revision,
                 generation: *generation,
@@ -354,6 +357,33 @@ impl Cluster {
             self.revision = revision;
         }
         self.revision
+    }
+
+    fn taken(&mut self, taken: Taken) {
+        if !taken.held {
+            self.held = None;
+        }
+        if !taken.held || self.approved_deletes == taken.approved {
+            self.approved_deletes = 0;
+        }
+    }
+
+    /// `false` for one that is not the cluster's to make. An older one than what is known, and one of what has left,
+    /// changes nothing.
+    fn observe(&mut self, observation: &Observation) -> bool {
+        let Some(row) = self.rows.get(&observation.uid) else {
+            return false;
+        };
+        if observation.generation > row.generation {
+            return false;
+        }
+        let known = self.observations.get(&observation.uid);
+        let older = known.is_some_and(|known| known.generation > observation.generation);
+        if row.document.is_some() && !older {
+            self.observations
+                .insert(observation.uid.clone(), observation.clone());
+        }
+        true
     }
 
     /// What the cluster is to hold.
@@ -521,55 +551,25 @@ impl FleetStore for Memory {
         })
     }
 
-    async fn ack(&self, session: &Session, revision: u64, stage: Stage) -> Result<(), StoreError> {
+    async fn report(&self, session: &Session, report: Report) -> Result<Vec<String>, StoreError> {
         self.write(session, |cluster| {
+            let revision = report.persisted.max(report.applied).unwrap_or(0);
             if revision > cluster.revision {
                 return Err(StoreError::Foreign(format!("revision {revision}")));
             }
-            let mark = match stage {
-                Stage::Persisted => &mut cluster.persisted,
-                Stage::Applied => &mut cluster.applied,
-            };
-            *mark = (*mark).max(revision);
-            Ok(())
-        })
-    }
-
-    async fn observe(&self, session: &Session, observations: Vec<Observation>) -> Result<(), StoreError> {
-        self.write(session, |cluster| {
-            for observation in &observations {
-                let row = cluster.rows.get(&observation.uid);
-                let exists = row.is_some_and(|row| observation.generation <= row.generation);
-                if !exists {
-                    return Err(StoreError::Foreign(format!(
-                        "{} of generation {}",
-                        observation.uid, observation.generation
-                    )));
+            cluster.persisted = cluster.persisted.max(report.persisted.unwrap_or(0));
+            cluster.applied = cluster.applied.max(report.applied.unwrap_or(0));
+            if let Some(taken) = report.taken {
+                cluster.taken(taken);
+            }
+            cluster.held = report.held.or(cluster.held);
+            let mut foreign = Vec::new();
+            for observation in report.observations {
+                if !cluster.observe(&observation) {
+                    foreign.push(observation.uid);
                 }
             }
-            for observation in observations {
-                cluster.observations.insert(observation.uid.clone(), observation);
-            }
-            Ok(())
-        })
-    }
-
-    async fn held(&self, session: &Session, held: Held) -> Result<(), StoreError> {
-        self.write(session, |cluster| {
-            cluster.held = Some(held);
-            Ok(())
-        })
-    }
-
-    async fn snapshot_taken(&self, session: &Session, approved: u64, held: bool) -> Result<(), StoreError> {
-        self.write(session, |cluster| {
-            if !held {
-                cluster.held = None;
-            }
-            if !held || cluster.approved_deletes == approved {
-                cluster.approved_deletes = 0;
-            }
-            Ok(())
+            Ok(foreign)
         })
     }
 

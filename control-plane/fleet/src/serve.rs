@@ -34,8 +34,10 @@ use tonic::{
 /// How often live clusters are looked up in the database: hints that were lost, newer sessions on other replicas,
 /// revocations. A revocation must reach a session in 5 s (protocol.md §3 rule 10).
 const LOOK: Duration = Duration::from_secs(2);
-/// Clusters that are looked up at once.
+/// Looks at once, each of one tenant's clusters.
 const LOOKS: usize = 16;
+/// Clusters of one look.
+const PAGE: usize = 500;
 /// How often last-seen times are written (protocol.md §3 rule 8).
 const SEEN: Duration = Duration::from_secs(20);
 /// HTTP/2 pings (protocol.md §3 rule 8).
@@ -181,7 +183,7 @@ impl Fleet {
     pub async fn look_at(&self, cluster: ClusterId) {
         let mut peers = self.0.registry.peers();
         peers.retain(|peer| peer.cluster == cluster);
-        self.0.look_at(&peers).await;
+        self.0.look_at(peers).await;
     }
 
     /// Serves until `stop`; then tells every cluster agent to come back elsewhere, and gives calls a little time.
@@ -331,21 +333,25 @@ impl Inner {
         self.registry.end_expired(self.clock.now_ms());
         let peers = self.registry.peers();
         if !peers.is_empty() {
-            self.look_at(&peers).await;
+            self.look_at(peers).await;
         }
     }
 
-    /// Each by itself and several at once: a tenant that keeps its own turns at the database busy must not hide a
+    /// Each tenant by itself and several at once: one that keeps its own turns at the database busy must not hide a
     /// revocation of another's.
-    async fn look_at(&self, peers: &[PeerIdentity]) {
-        let looks = peers.iter().cloned().map(|peer| async move {
-            match self.store.standing(std::slice::from_ref(&peer)).await {
-                Ok(standings) => self
-                    .registry
-                    .stands(&peer, standings.into_iter().next().flatten()),
+    async fn look_at(&self, peers: Vec<PeerIdentity>) {
+        let looks = pages(peers).into_iter().map(|page| async move {
+            match self.store.standing(&page).await {
+                Ok(standings) => {
+                    for (peer, standing) in page.iter().zip(standings) {
+                        self.registry.stands(peer, standing);
+                    }
+                }
                 // Sessions stay up without the database (protocol.md §4).
                 Err(error) => {
-                    tracing::warn!(cluster.id = %peer.cluster, %error, "a live cluster cannot be looked up");
+                    let tenant = page.first().map(|peer| peer.tenant.to_string());
+                    let clusters = page.len();
+                    tracing::warn!(tenant.id = tenant, clusters, %error, "live clusters cannot be looked up");
                 }
             }
         });
@@ -361,6 +367,15 @@ impl Inner {
             tracing::warn!(%error, "last-seen times are not written");
         }
     }
+}
+
+/// Peers of one tenant each, at most [`PAGE`].
+fn pages(mut peers: Vec<PeerIdentity>) -> Vec<Vec<PeerIdentity>> {
+    peers.sort_by_key(|peer| peer.tenant);
+    let tenants = peers.chunk_by(|a, b| a.tenant == b.tenant);
+    tenants
+        .flat_map(|tenant| tenant.chunks(PAGE).map(<[_]>::to_vec))
+        .collect()
 }
 
 async fn audit_refusals(inner: Arc<Inner>, mut refusals: mpsc::Receiver<Event>) {
@@ -382,5 +397,40 @@ async fn write_seen(inner: Arc<Inner>) {
     loop {
         tokio::time::sleep(SEEN).await;
         inner.flush_seen().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use roadstead_domain::{FakeClock, SeededRandom, TenantId};
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn s49_live_clusters_are_looked_up_by_tenant_in_pages_and_none_is_left_out() {
+        let (clock, random) = (FakeClock::at(1), SeededRandom::new(1));
+        let tenants = [(); 3].map(|()| TenantId::generate(&clock, &random));
+        let peers: Vec<_> = (0..1_500)
+            .map(|n| PeerIdentity {
+                tenant: tenants[if n % 15 == 0 { 1 + n % 2 } else { 0 }],
+                cluster: ClusterId::generate(&clock, &random),
+                serial: format!("{n}"),
+            })
+            .collect();
+        let pages = pages(peers.clone());
+        let mut counts: BTreeMap<TenantId, Vec<usize>> = BTreeMap::new();
+        for page in &pages {
+            assert!(page.iter().all(|peer| peer.tenant == page[0].tenant));
+            counts.entry(page[0].tenant).or_default().push(page.len());
+        }
+        assert_eq!(counts[&tenants[0]], [500, 500, 400]);
+        assert_eq!(
+            (&counts[&tenants[1]], &counts[&tenants[2]]),
+            (&vec![50], &vec![50])
+        );
+        let mut serials: Vec<_> = pages.iter().flatten().map(|peer| &peer.serial).collect();
+        serials.sort();
+        serials.dedup();
+        assert_eq!(serials.len(), peers.len());
     }
 }

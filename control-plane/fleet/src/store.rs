@@ -148,18 +148,11 @@ impl Desired {
     }
 }
 
-/// How far a cluster is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
-    Persisted,
-    Applied,
-}
-
 /// What a cluster says of one document.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Observation {
     pub uid: String,
-    /// Never greater than the desired one, else [`StoreError::Foreign`].
+    /// Never greater than the desired one, else the observation is not this cluster's to make.
     pub generation: u64,
     pub phase: String,
     pub conditions: Vec<Condition>,
@@ -179,6 +172,38 @@ pub struct Held {
     pub revision: u64,
     pub deletes: u64,
     pub documents: u64,
+}
+
+/// A snapshot that was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// The approval that it carried: used up, whatever came of it.
+    pub approved: u64,
+    /// Deletions are held again. Else nothing waits for a person any more, and no approval stands.
+    pub held: bool,
+}
+
+/// What a cluster agent has said since it was written down last.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// The cluster holds everything through this revision. Never goes back.
+    pub persisted: Option<u64>,
+    /// It runs everything through this revision. Never goes back.
+    pub applied: Option<u64>,
+    /// Written before `held`.
+    pub taken: Option<Taken>,
+    /// Deletions wait for a person: they do until a snapshot is taken without a hold.
+    pub held: Option<Held>,
+    /// How documents are, one for each. Refused ones (Nack) come as phase `Failed`.
+    pub observations: Vec<Observation>,
+}
+
+impl Report {
+    /// Nothing was said.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// What became of a run record.
@@ -335,31 +360,14 @@ pub trait FleetStore: Send + Sync + fmt::Debug + 'static {
     /// See above.
     async fn blob(&self, peer: &PeerIdentity, digest: Digest) -> Result<Option<Bytes>, StoreError>;
 
-    /// The cluster holds everything through `revision`. Never goes back.
+    /// Writes a report, all of it in one transaction or nothing. Observations that are not this cluster's to make (of a
+    /// document that is not, and was not lately, of this cluster, or of a generation that does not exist yet) are left
+    /// out, and their uids returned.
     ///
     /// # Errors
-    /// [`StoreError::Superseded`]; so for every write below.
-    async fn ack(&self, session: &Session, revision: u64, stage: Stage) -> Result<(), StoreError>;
-
-    /// How documents are. Refused ones (Nack) come as phase `Failed`.
-    ///
-    /// # Errors
-    /// [`StoreError::Foreign`] when a document is not, and was not lately, of this cluster, or when the generation
-    /// does not exist yet: then none is written.
-    async fn observe(&self, session: &Session, observations: Vec<Observation>) -> Result<(), StoreError>;
-
-    /// Deletions wait for a person: they do until a snapshot is taken without a hold.
-    ///
-    /// # Errors
-    /// See above.
-    async fn held(&self, session: &Session, held: Held) -> Result<(), StoreError>;
-
-    /// A snapshot that carried `approved` was taken: that approval is used up, whatever came of it. Unless deletions are
-    /// `held` again, nothing waits for a person any more, and no approval stands.
-    ///
-    /// # Errors
-    /// See above.
-    async fn snapshot_taken(&self, session: &Session, approved: u64, held: bool) -> Result<(), StoreError>;
+    /// [`StoreError::Superseded`], as for every write below; [`StoreError::Foreign`] for a revision that was never given
+    /// out.
+    async fn report(&self, session: &Session, report: Report) -> Result<Vec<String>, StoreError>;
 
     /// The cluster is ahead of the database, or with `None` it is not: its inbox is new.
     ///
@@ -383,10 +391,11 @@ pub trait FleetStore: Send + Sync + fmt::Debug + 'static {
     /// See above.
     async fn seen(&self, clusters: Vec<(PeerIdentity, i64)>) -> Result<(), StoreError>;
 
-    /// How these stand, in the same order; `None` for one that is not in the database any more.
+    /// How these stand, in the same order; `None` for one that is not in the database any more. One look for all of a
+    /// tenant.
     ///
     /// # Errors
-    /// See above.
+    /// See above; the first tenant's that cannot be asked.
     async fn standing(&self, peers: &[PeerIdentity]) -> Result<Vec<Option<Standing>>, StoreError>;
 
     /// Writes to the audit log.

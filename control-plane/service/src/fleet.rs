@@ -12,8 +12,7 @@ use roadstead_contract::fleet::Digest;
 use roadstead_contract::run::{Outcome as RunOutcome, RunRecord};
 use roadstead_domain::{AgentId, ClusterId, EnrolmentTokenId, Error, ObjectId, RunId, TenantId};
 use roadstead_store::{
-    AuditEntry, Change, DesiredEntry, JoinRecord, NewRun, NewStatus, Outcome, Reported, Session, Stage,
-    Store, Timeline,
+    AuditEntry, Change, DesiredEntry, JoinRecord, NewRun, Outcome, Session, Store, Timeline,
 };
 use serde_json::{Map, Value as Json};
 use std::collections::BTreeMap;
@@ -21,7 +20,7 @@ use std::collections::BTreeMap;
 /// Entries of a desired set that are read at once.
 const PAGE: u32 = 1_000;
 /// The longest text of a report that is kept, in characters.
-const REPORT: usize = 1_024;
+pub(crate) const REPORT: usize = 1_024;
 
 /// Changes of a cluster's desired set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,20 +48,7 @@ pub enum RunVerdict {
     Refused(String),
 }
 
-/// How a cluster stands, whoever changed it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing {
-    pub revision: u64,
-    pub epoch: u64,
-    /// The certificate is revoked or unknown.
-    pub revoked: bool,
-    /// Deletions beyond the budget that a person allowed.
-    pub approved_deletes: u64,
-    /// The cluster is ahead, and a person has not decided yet.
-    pub frozen: bool,
-}
-
-fn own(ctx: &TenantContext) -> Result<ClusterId, Error> {
+pub(crate) fn own(ctx: &TenantContext) -> Result<ClusterId, Error> {
     let foreign = || Error::forbidden("only the cluster agent of a cluster may do this");
     let cluster = ctx.cluster().ok_or_else(foreign)?;
     let place = roadstead_authz::Place {
@@ -327,23 +313,6 @@ pub async fn blob(ctx: &TenantContext, store: &Store, digest: Digest) -> Result<
     store.tenant(ctx).read().await?.desired_document(digest).await
 }
 
-/// The cluster holds (or runs) everything through `revision`. Never goes back.
-///
-/// # Errors
-/// [`Error::Conflict`] (superseded); [`Error::Invalid`] for a revision that was never given out.
-pub async fn ack(
-    ctx: &TenantContext,
-    store: &Store,
-    epoch: u64,
-    stage: Stage,
-    revision: u64,
-) -> Result<(), Error> {
-    own(ctx)?;
-    let tx = store.tenant(ctx).write().await?;
-    tx.ack(epoch, stage, revision).await?;
-    tx.commit().await
-}
-
 /// Starts the cluster's cursors over (a wiped inbox).
 ///
 /// # Errors
@@ -352,70 +321,6 @@ pub async fn reset_cursors(ctx: &TenantContext, store: &Store, epoch: u64) -> Re
     own(ctx)?;
     let tx = store.tenant(ctx).write().await?;
     tx.reset_cursors(epoch).await?;
-    tx.commit().await
-}
-
-/// How documents are on the cluster; refused ones (Nack) come as phase `Failed` or `Rejected`. All or none are kept;
-/// reports that are older than what is known are passed over.
-///
-/// # Errors
-/// [`Error::Conflict`] (superseded); [`Error::Forbidden`] when a document never belonged to the cluster, or when the
-/// generation does not exist: then none is kept.
-pub async fn observe(
-    ctx: &TenantContext,
-    store: &Store,
-    epoch: u64,
-    reports: &[NewStatus],
-) -> Result<(), Error> {
-    own(ctx)?;
-    let tx = store.tenant(ctx).write().await?;
-    tx.fence(epoch).await?;
-    for report in reports {
-        let report = NewStatus {
-            phase: cut(&report.phase, 32),
-            reason: cut(&report.reason, 128),
-            message: cut(&report.message, REPORT),
-            ..report.clone()
-        };
-        if tx.record_status(&report).await? == Reported::Foreign {
-            let message = format!("a report of {} is not this cluster's to make", report.object);
-            return Err(Error::forbidden(message));
-        }
-    }
-    tx.commit().await
-}
-
-/// A snapshot's deletions wait for a person.
-///
-/// # Errors
-/// [`Error::Conflict`] (superseded).
-pub async fn held(
-    ctx: &TenantContext,
-    store: &Store,
-    epoch: u64,
-    revision: u64,
-    deletes: u64,
-) -> Result<(), Error> {
-    own(ctx)?;
-    let tx = store.tenant(ctx).write().await?;
-    tx.record_held(epoch, revision, deletes).await?;
-    tx.commit().await
-}
-
-/// A snapshot that carried `approved` was taken: that approval is used up; without a hold nothing waits any more.
-///
-/// # Errors
-/// [`Error::Conflict`] (superseded).
-pub async fn snapshot_taken(
-    ctx: &TenantContext,
-    store: &Store,
-    epoch: u64,
-    approved: u64,
-    held: bool,
-) -> Result<(), Error> {
-    own(ctx)?;
-    let tx = store.tenant(ctx).write().await?;
-    tx.snapshot_taken(epoch, approved, held).await?;
     tx.commit().await
 }
 
@@ -498,25 +403,6 @@ pub async fn touch_last_seen(store: &Store, seen: &[(TenantId, ClusterId, i64)])
     ended
 }
 
-/// How a live cluster stands in the database; `None` when the cluster is deleted.
-///
-/// # Errors
-/// [`Error::Unavailable`], [`Error::Internal`].
-pub async fn standing(ctx: &TenantContext, store: &Store, serial: &str) -> Result<Option<Standing>, Error> {
-    let id = own(ctx)?;
-    let tx = store.tenant(ctx).read().await?;
-    let Some(cluster) = tx.cluster(id).await? else {
-        return Ok(None);
-    };
-    Ok(Some(Standing {
-        revision: cluster.revision,
-        epoch: cluster.epoch,
-        revoked: tx.is_revoked(serial).await?,
-        approved_deletes: cluster.approved_deletes,
-        frozen: cluster.timeline.is_some(),
-    }))
-}
-
 /// Writes something that the fleet noticed to the tenant's audit log: a forged message, a suspected clone, a refused
 /// certificate. `accepted`: it was an act; else a refusal. Detail: names, counts and digests only.
 ///
@@ -547,6 +433,6 @@ pub async fn audit_event(
     record(&ctx, store, entry).await
 }
 
-fn cut(text: &str, longest: usize) -> String {
+pub(crate) fn cut(text: &str, longest: usize) -> String {
     text.chars().filter(|c| *c != '\0').take(longest).collect()
 }

@@ -16,6 +16,7 @@ pub mod housekeeping;
 pub mod platform;
 pub mod projects;
 pub mod runs;
+pub mod together;
 pub mod tokens;
 
 mod idempotency;

@@ -1,7 +1,6 @@
 //! Certificates of cluster agents, and the join tokens that earn the first one.
 
 use crate::clusters::Cluster;
-use crate::own_cluster;
 use crate::sql::values;
 use crate::system::JoinRecord;
 use crate::tx::Tx;
@@ -113,19 +112,6 @@ impl Tx<'_> {
             unknown_ms: row.unknown_ms,
         });
         Ok(certificates.collect())
-    }
-
-    /// `true` unless the context's cluster has a certificate of that serial that is not revoked.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`], [`Error::Internal`].
-    pub async fn is_revoked(&self, serial: &str) -> Result<bool, Error> {
-        let cluster = own_cluster(self.ctx)?;
-        let sql = "SELECT x.serial, x.issued_ms, x.not_after_ms, x.revoked_ms, x.unknown_ms FROM cluster_certificate x
-            JOIN cluster c ON c.tenant_id = x.tenant_id AND c.id = x.cluster_id AND c.deleted_ms IS NULL
-            WHERE x.tenant_id = $1 AND x.cluster_id = $2 AND x.serial = $3";
-        let row: Option<Row> = self.one(sql, values![cluster.as_uuid(), serial]).await?;
-        Ok(row.is_none_or(|row| row.revoked_ms.is_some()))
     }
 
     /// Revokes one certificate, or all of the cluster's; returns how many.

@@ -10,7 +10,7 @@ use crate::tx::Tx;
 use crate::{cursor::Listing, own_cluster};
 use roadstead_authz::{Authorized, Object, Place, Resource, act};
 use roadstead_contract::documents::Name;
-use roadstead_domain::{ClusterId, ConflictReason, Error, Page, PageRequest, Problem, TenantId};
+use roadstead_domain::{ClusterId, ConflictReason, Error, Page, PageRequest, TenantId};
 use sea_orm::FromQueryResult;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -73,15 +73,6 @@ pub struct Session {
     pub cluster: Cluster,
     /// The incarnation of the session before; empty at the first.
     pub previous_incarnation: String,
-}
-
-/// How far an acknowledged revision has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
-    /// On the cluster agent's disk.
-    Persisted,
-    /// Running.
-    Applied,
 }
 
 #[derive(Debug, FromQueryResult)]
@@ -328,40 +319,6 @@ impl Tx<'_> {
         }
     }
 
-    /// Notes how far the cluster agent has come; never backwards. Deletions that are held stay held: see
-    /// [`Self::snapshot_taken`].
-    ///
-    /// # Errors
-    /// [`Error::Conflict`] (superseded); [`Error::Invalid`] for a revision that the hub has not given out.
-    pub async fn ack(&self, epoch: u64, stage: Stage, revision: u64) -> Result<(), Error> {
-        let id = own_cluster(self.ctx)?;
-        let sql = match stage {
-            Stage::Persisted => {
-                "UPDATE cluster SET persisted = CASE WHEN persisted > $4 THEN persisted ELSE $4 END
-                WHERE tenant_id = $1 AND id = $2 AND epoch = $3 AND revision >= $4 AND deleted_ms IS NULL"
-            }
-            Stage::Applied => {
-                "UPDATE cluster SET applied = CASE WHEN applied > $4 THEN applied ELSE $4 END
-                WHERE tenant_id = $1 AND id = $2 AND epoch = $3 AND revision >= $4 AND deleted_ms IS NULL"
-            }
-        };
-        let wanted = i64::try_from(revision).unwrap_or(i64::MAX);
-        if self
-            .run(sql, values![id.as_uuid(), epoch.cast_signed(), wanted])
-            .await?
-            > 0
-        {
-            return Ok(());
-        }
-        self.fence(epoch).await?;
-        Err(Error::invalid(Problem::new(
-            "revision",
-            "a revision that the hub has given out",
-            revision.to_string(),
-            "acknowledged from the future",
-        )))
-    }
-
     /// Starts the cursors over: the cluster agent's inbox is new.
     ///
     /// # Errors
@@ -370,42 +327,6 @@ impl Tx<'_> {
         let id = self.fence(epoch).await?;
         let sql = "UPDATE cluster SET persisted = 0, applied = 0 WHERE tenant_id = $1 AND id = $2";
         self.run(sql, values![id.as_uuid()]).await?;
-        Ok(())
-    }
-
-    /// Notes that the deletions of a snapshot wait for a person.
-    ///
-    /// # Errors
-    /// [`Error::Conflict`] (superseded).
-    pub async fn record_held(&self, epoch: u64, revision: u64, deletes: u64) -> Result<(), Error> {
-        let id = self.fence(epoch).await?;
-        let sql = "UPDATE cluster SET held_revision = $3, held_deletes = $4 WHERE tenant_id = $1 AND id = $2";
-        let wide = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-        self.run(sql, values![id.as_uuid(), wide(revision), wide(deletes)])
-            .await?;
-        Ok(())
-    }
-
-    /// Notes that a snapshot was taken which carried `approved`: that approval is used up. Without a hold nothing waits
-    /// for a person any more, and no approval may stand for a later accident.
-    ///
-    /// # Errors
-    /// [`Error::Conflict`] (superseded).
-    pub async fn snapshot_taken(&self, epoch: u64, approved: u64, held: bool) -> Result<(), Error> {
-        let id = self.fence(epoch).await?;
-        let approved = i64::try_from(approved).unwrap_or(i64::MAX);
-        match held {
-            true => {
-                let sql = "UPDATE cluster SET approved_deletes = 0
-                    WHERE tenant_id = $1 AND id = $2 AND approved_deletes = $3";
-                self.run(sql, values![id.as_uuid(), approved]).await?
-            }
-            false => {
-                let sql = "UPDATE cluster SET approved_deletes = 0, held_revision = NULL, held_deletes = NULL
-                    WHERE tenant_id = $1 AND id = $2";
-                self.run(sql, values![id.as_uuid()]).await?
-            }
-        };
         Ok(())
     }
 
@@ -442,7 +363,7 @@ impl Tx<'_> {
     }
 }
 
-fn superseded() -> Error {
+pub(crate) fn superseded() -> Error {
     Error::conflict(
         ConflictReason::Superseded,
         "a newer session of this cluster has taken over; this one ends",

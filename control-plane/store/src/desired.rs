@@ -131,16 +131,16 @@ struct Row {
 }
 
 #[derive(Debug, FromQueryResult)]
-struct ChangeRow {
-    object_id: Uuid,
-    kind: String,
-    generation: i64,
-    project: String,
-    name: String,
-    digest: Vec<u8>,
-    revision: i64,
-    deleted: i64,
-    document: Option<String>,
+pub(crate) struct ChangeRow {
+    pub(crate) object_id: Uuid,
+    pub(crate) kind: String,
+    pub(crate) generation: i64,
+    pub(crate) project: String,
+    pub(crate) name: String,
+    pub(crate) digest: Vec<u8>,
+    pub(crate) revision: i64,
+    pub(crate) deleted: i64,
+    pub(crate) document: Option<String>,
 }
 
 #[derive(Debug, FromQueryResult)]
@@ -174,7 +174,7 @@ impl Row {
 }
 
 impl ChangeRow {
-    fn read(self) -> Result<Change, Error> {
+    pub(crate) fn read(self) -> Result<Change, Error> {
         let uid = ObjectId::from_uuid(kind_of(&self.kind)?, self.object_id);
         let (revision, generation) = (self.revision.cast_unsigned(), self.generation.cast_unsigned());
         Ok(match self.document {

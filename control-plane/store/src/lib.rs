@@ -32,13 +32,14 @@ mod status;
 mod system;
 pub mod testing;
 mod timeline;
+mod together;
 mod tokens;
 mod turns;
 mod tx;
 
 pub use audit::{AuditEntry, AuditFilter, AuditRecord, AuditReport, Broken, Outcome, canonical_json};
 pub use certificates::{Certificate, NewJoinToken};
-pub use clusters::{Cluster, NewCluster, Session, Stage};
+pub use clusters::{Cluster, NewCluster, Session};
 pub use desired::{Change, DesiredEntry, DesiredRow, Placed, Wanted};
 pub use examine::{Finding, examine};
 pub use faults::Faults;
@@ -50,9 +51,10 @@ pub use repeats::{Repeated, Use};
 pub use revisions::{Revision, RevisionHead};
 pub use runs::{NewRun, Run, RunFilter};
 pub use signal::ClusterHint;
-pub use status::{NewStatus, Reported, Status};
+pub use status::{NewStatus, Status};
 pub use system::{JoinRecord, SystemStore};
 pub use timeline::{Difference, Timeline};
+pub use together::{Fence, Fenced, Marks, Since, Standing};
 pub use tokens::{ApiToken, NewToken};
 pub use tx::{TenantStore, Tx};
 

@@ -2,7 +2,6 @@
 
 use crate::desired::Placed;
 use crate::error::corrupt;
-use crate::own_cluster;
 use crate::sql::values;
 use crate::tx::Tx;
 use roadstead_domain::{ClusterId, Error, ObjectId};
@@ -27,16 +26,6 @@ pub struct Status {
     pub at_ms: i64,
 }
 
-/// What became of a report.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reported {
-    Kept,
-    /// A newer generation was reported before, or the object has left the cluster: not kept, nothing wrong.
-    Stale,
-    /// The object was never on this cluster, or the generation does not exist: forged.
-    Foreign,
-}
-
 /// A report to keep.
 #[derive(Clone, Debug)]
 pub struct NewStatus {
@@ -46,12 +35,6 @@ pub struct NewStatus {
     pub reason: String,
     pub message: String,
     pub conditions: Json,
-}
-
-#[derive(Debug, FromQueryResult)]
-struct WantedRow {
-    generation: i64,
-    deleted: i64,
 }
 
 #[derive(Debug, FromQueryResult)]
@@ -99,44 +82,6 @@ impl PlacedRow {
 }
 
 impl Tx<'_> {
-    /// Keeps a report of the context's cluster. The caller has fenced the transaction.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`], [`Error::Internal`].
-    pub async fn record_status(&self, new: &NewStatus) -> Result<Reported, Error> {
-        let cluster = own_cluster(self.ctx)?;
-        let observed = i64::try_from(new.observed_generation).unwrap_or(i64::MAX);
-        let sql = "SELECT generation, deleted FROM desired
-            WHERE tenant_id = $1 AND cluster_id = $2 AND object_id = $3";
-        let values = values![cluster.as_uuid(), new.object.as_uuid()];
-        let wanted: Option<WantedRow> = self.one(sql, values).await?;
-        let wanted = match wanted {
-            Some(wanted) if observed <= wanted.generation => wanted,
-            _ => return Ok(Reported::Foreign),
-        };
-        if wanted.deleted != 0 {
-            return Ok(Reported::Stale);
-        }
-        let sql = "INSERT INTO placed_status (tenant_id, cluster_id, object_id, observed_generation, phase, reason,
-            message, conditions, at_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-            ON CONFLICT (tenant_id, cluster_id, object_id) DO UPDATE SET
-            observed_generation = excluded.observed_generation, phase = excluded.phase, reason = excluded.reason,
-            message = excluded.message, conditions = excluded.conditions, at_ms = excluded.at_ms
-            WHERE excluded.observed_generation >= placed_status.observed_generation";
-        let values = values![
-            cluster.as_uuid(),
-            new.object.as_uuid(),
-            observed,
-            new.phase.as_str(),
-            new.reason.as_str(),
-            new.message.as_str(),
-            new.conditions.to_string(),
-            self.now_ms()
-        ];
-        let kept = self.run(sql, values).await? > 0;
-        Ok(if kept { Reported::Kept } else { Reported::Stale })
-    }
-
     /// Where the object is wanted, with the last report from there, by the cluster's name.
     ///
     /// # Errors

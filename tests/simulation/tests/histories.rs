@@ -9,7 +9,7 @@ use roadstead_domain::{ClusterId, FakeClock, RunId, SeededRandom};
 use roadstead_fleet::{
     FleetStore, Sql,
     memory::{Document, Memory},
-    store::{Content, Hello, Observation, Row, RunVerdict, Session, Stage, StoreError},
+    store::{Content, Held, Hello, Observation, Report, Row, RunVerdict, Session, StoreError, Taken},
 };
 use roadstead_service::{
     ApplyDocument, ApplyInput, DeleteInput, Target, apply_documents, authenticate, bootstrap, clusters,
@@ -18,7 +18,11 @@ use roadstead_service::{
 use roadstead_simulation::{run, simulated::Seeded};
 use roadstead_store::{Store, testing::TestDatabase};
 use secrecy::ExposeSecret as _;
-use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Debug,
+    sync::Arc,
+};
 
 const STEPS: u32 = 250;
 const CLUSTERS: [&str; 2] = ["edge", "west"];
@@ -156,8 +160,7 @@ impl World {
             0..30 => self.write().await,
             30..36 => self.delete().await,
             36..46 => self.begin().await,
-            46..62 => self.ack().await,
-            62..78 => self.observe().await,
+            46..78 => self.report().await,
             78..90 => self.record_runs().await,
             _ => self.revoke_or_read().await,
         }
@@ -302,22 +305,6 @@ impl World {
         }
     }
 
-    async fn ack(&mut self) {
-        let n = self.cluster();
-        let revision = self.below(self.memory.cluster(self.peers[n].cluster).unwrap().revision + 2);
-        let stage = if self.below(2) == 0 {
-            Stage::Persisted
-        } else {
-            Stage::Applied
-        };
-        let session = self.session(n);
-        self.history
-            .push(format!("ack {n} epoch {} {revision} {stage:?}", session.epoch));
-        let sql = self.sql.ack(&session, revision, stage).await;
-        let model = self.memory.ack(&session, revision, stage).await;
-        self.agree("ack", &sql.map_err(kind), &model.map_err(kind));
-    }
-
     /// A uid of somebody, or of nobody.
     fn some_uid(&self) -> String {
         let nobody =
@@ -331,23 +318,76 @@ impl World {
         }
     }
 
-    async fn observe(&mut self) {
-        let n = self.cluster();
-        let count = 1 + self.below(3);
-        let observations: Vec<_> = (0..count)
-            .map(|_| Observation {
-                uid: self.some_uid(),
-                generation: 1 + self.below(4),
-                phase: "Ready".to_owned(),
-                conditions: Vec::new(),
+    /// What a cluster agent may say, true or not.
+    fn said(&self, n: usize) -> Report {
+        let revision = self.memory.cluster(self.peers[n].cluster).unwrap().revision;
+        let mark = || (self.below(3) == 0).then(|| self.below(revision + 2));
+        let (persisted, applied) = (mark(), mark());
+        let held = (self.below(6) == 0).then(|| Held {
+            revision,
+            deletes: 6 + self.below(3),
+            documents: 9,
+        });
+        let taken = (self.below(6) == 0).then(|| Taken {
+            approved: 6 + self.below(3),
+            held: self.below(2) == 0,
+        });
+        let observations: BTreeMap<_, _> = (0..self.below(4))
+            .map(|_| {
+                let uid = self.some_uid();
+                let observation = Observation {
+                    uid: uid.clone(),
+                    generation: 1 + self.below(4),
+                    phase: format!("p{}", self.below(100)),
+                    conditions: Vec::new(),
+                };
+                (uid, observation)
             })
             .collect();
-        let session = self.session(n);
-        self.history
-            .push(format!("observe {n} epoch {} {observations:?}", session.epoch));
-        let sql = self.sql.observe(&session, observations.clone()).await;
-        let model = self.memory.observe(&session, observations).await;
-        self.agree("observe", &sql.map_err(kind), &model.map_err(kind));
+        Report {
+            persisted,
+            applied,
+            held,
+            taken,
+            observations: observations.into_values().collect(),
+        }
+    }
+
+    /// All clusters say something at the same moment, so that the database hears them together; some of it is false, or
+    /// of a session that was superseded.
+    async fn report(&mut self) {
+        let said: Vec<_> = (0..CLUSTERS.len())
+            .map(|n| (self.session(n), self.said(n)))
+            .collect();
+        self.history.push(format!("report {said:?}"));
+        let asked = said
+            .iter()
+            .map(|(session, report)| self.sql.report(session, report.clone()));
+        let sql = futures::future::join_all(asked).await;
+        for ((session, report), sql) in said.iter().zip(sql) {
+            let model = self.memory.report(session, report.clone()).await;
+            let sorted = |foreign: Vec<String>| foreign.into_iter().collect::<BTreeSet<_>>();
+            self.agree(
+                "report",
+                &sql.map(sorted).map_err(kind),
+                &model.map(sorted).map_err(kind),
+            );
+        }
+        self.approve().await;
+    }
+
+    /// Now and then a person allows the deletions that wait.
+    async fn approve(&mut self) {
+        let n = self.cluster();
+        let cluster = self.peers[n].cluster;
+        let held = self.memory.cluster(cluster).unwrap().held;
+        if let Some(held) = held.filter(|_| self.below(2) == 0) {
+            self.history.push(format!("approve {n} {}", held.deletes));
+            let approved =
+                clusters::approve_deletes(&self.owner, &self.store, cluster, held.deletes, None).await;
+            approved.unwrap();
+            self.memory.approve_deletes(cluster, held.deletes);
+        }
     }
 
     async fn record_runs(&mut self) {
@@ -414,8 +454,51 @@ impl World {
         self.peers[n] = peer;
     }
 
+    /// The last report of every document that is on a cluster.
+    async fn compare_statuses(&self) {
+        let known: Vec<_> = self
+            .peers
+            .iter()
+            .map(|peer| self.memory.cluster(peer.cluster).unwrap())
+            .collect();
+        for ((kind, document), (uid, ..)) in &self.documents {
+            let target = Target::Name {
+                project: name("support"),
+                kind: *kind,
+                name: name(document),
+            };
+            let placed = describe(&self.owner, &self.store, &target).await.unwrap().placed;
+            for (peer, known) in self.peers.iter().zip(&known) {
+                let sql = placed
+                    .iter()
+                    .find(|placed| placed.cluster == peer.cluster)
+                    .and_then(|placed| placed.status.as_ref())
+                    .map(|status| (status.observed_generation, status.phase.clone()));
+                let here = known.rows.get(uid).is_some_and(|row| row.document.is_some());
+                let model = known.observations.get(uid).filter(|_| here);
+                let model = model.map(|seen| (seen.generation, seen.phase.clone()));
+                self.agree("status", &sql, &model);
+            }
+        }
+    }
+
+    /// What has changed on all clusters, asked at the same moment, so that the database reads it together.
+    async fn compare_changes(&self) {
+        let after: Vec<_> = self.peers.iter().map(|_| self.below(4)).collect();
+        let asked = self.peers.iter().zip(&after);
+        let asked = asked.map(|(peer, after)| self.sql.changes(peer, *after, 64));
+        let sql = futures::future::join_all(asked).await;
+        for ((peer, after), sql) in self.peers.iter().zip(after).zip(sql) {
+            let (sql, model) = (sql.unwrap(), self.memory.changes(peer, after, 64).await.unwrap());
+            self.agree("changes together", &sql.revision, &model.revision);
+            self.agree("changes together", &plain(sql.rows), &plain(model.rows));
+        }
+    }
+
     /// Everything that can be read, of every cluster.
     async fn compare(&self) {
+        self.compare_statuses().await;
+        self.compare_changes().await;
         for (n, peer) in self.peers.iter().enumerate() {
             self.agree(
                 "authenticate",
@@ -458,6 +541,14 @@ impl World {
                 .unwrap()
                 .cluster;
             let kept = self.memory.cluster(peer.cluster).unwrap();
+            self.agree(
+                &format!("held deletions of {n}"),
+                &(cluster.held, cluster.approved_deletes),
+                &(
+                    kept.held.map(|held| (held.revision, held.deletes)),
+                    kept.approved_deletes,
+                ),
+            );
             self.agree(
                 &format!("cursors of {n}"),
                 &(cluster.persisted, cluster.applied, cluster.epoch),

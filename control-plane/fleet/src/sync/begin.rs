@@ -9,7 +9,7 @@ use super::{
     session::{End, FRAMES, RENEWALS, RESUMES, ROOTS, Seated, Session},
     write::Writer,
 };
-use crate::store::Stage;
+use crate::store::Taken;
 use crate::{
     bucket::Bucket,
     listen::{Peer, status},
@@ -107,6 +107,9 @@ pub(super) async fn begin(
         accused: false,
         held_at: hello.held.as_ref().map_or(0, |held| held.revision),
         owed: Owed::default(),
+        settling: None,
+        taking: false,
+        unwritten: 0,
         behind: matches!(resume, Resume::Behind(_)),
         ahead: false,
         flood: Bucket::new(FRAMES.0, FRAMES.1),
@@ -123,14 +126,17 @@ pub(super) async fn begin(
     // What was said in the session before may have been lost with it: the Hello says what is on disk.
     match &hello.held {
         Some(held) => session.owed.held(waiting(held)),
-        None if begun.held || begun.approved_deletes > 0 => session.owed.taken(0, false),
+        None if begun.held || begun.approved_deletes > 0 => session.owed.taken(Taken {
+            approved: 0,
+            held: false,
+        }),
         None => {}
     }
     session.note_timeline(said.cursor, begun.frozen).await?;
     if matches!(resume, Resume::Delta | Resume::Diff) {
-        session.owed.ack(said.cursor, Stage::Persisted);
+        session.owed.persisted(said.cursor);
     }
-    session.settle_owed().await?;
+    session.write_owed();
     if resume == Resume::Diff {
         session.ask_difference().await?;
     }

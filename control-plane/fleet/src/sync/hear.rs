@@ -5,12 +5,12 @@ use super::session::{End, Session};
 use crate::{
     enrolment::certificate,
     pki::CheckedRequest,
-    store::{Condition, Event, Held, Observation, Stage, StoreError, What},
+    store::{Condition, Event, Held, Observation, StoreError, Taken, What},
 };
 use roadstead_contract::{
     fleet::{
-        self, Ack, DocumentStatus, Heartbeat, HeartbeatEcho, Nack, NackCode, RenewRequest, Renewed,
-        RunRecords, RunRefused, StateRoot, cluster_frame::Body, hub_frame::Body as Hub,
+        self, Ack, DocumentStatus, Heartbeat, Nack, NackCode, RenewRequest, Renewed, RunRecords, RunRefused,
+        Stage, StateRoot, cluster_frame::Body, hub_frame::Body as Hub,
     },
     run::RunRecord,
 };
@@ -42,7 +42,7 @@ impl Session {
             Some(Body::Held(held)) => {
                 (self.held, self.held_at) = (true, held.revision);
                 self.owed.held(waiting(&held));
-                self.settle_owed().await
+                Ok(())
             }
             Some(Body::Goodbye(goodbye)) => {
                 tracing::debug!(cluster.id = %self.fence.peer.cluster, reason = cut(goodbye.reason), "goodbye");
@@ -55,28 +55,28 @@ impl Session {
     }
 
     async fn ack(&mut self, ack: &Ack) -> Result<(), End> {
-        use roadstead_contract::fleet::Stage as Wire;
         let before = self.writer.acked;
-        let stages: &[Stage] = match ack.stage() {
-            Wire::Persisted => &[Stage::Persisted],
-            // What runs is on disk: this acknowledgement may overtake the other.
-            Wire::Applied if ack.revision > before => &[Stage::Persisted, Stage::Applied],
-            Wire::Applied => &[Stage::Applied],
-            Wire::Unspecified => return Ok(()),
-        };
+        if ack.stage() == Stage::Unspecified {
+            return Ok(());
+        }
         if !self.writer.acknowledge(ack.revision) {
             let what = "an acknowledgement of a revision that was not sent";
             return Err(self.forged(what).await);
         }
-        for stage in stages {
-            self.owed.ack(ack.revision, *stage);
+        // What runs is on disk: that acknowledgement may overtake the other.
+        if ack.stage() == Stage::Persisted || ack.revision > before {
+            self.owed.persisted(ack.revision);
+        }
+        if ack.stage() == Stage::Applied {
+            self.owed.applied(ack.revision);
         }
         if let Some(approved) = self.writer.taken.take() {
             // A hold is said before the acknowledgement of its snapshot.
             self.held &= self.held_at == ack.revision;
-            self.owed.taken(approved, self.held);
+            let held = self.held;
+            self.owed.taken(Taken { approved, held });
         }
-        self.settle_owed().await
+        Ok(())
     }
 
     async fn nack(&mut self, nack: Nack) -> Result<(), End> {
@@ -126,10 +126,10 @@ impl Session {
         if observation.uid.len() > MAX_UID {
             return Err(self.forged("a document id that the hub never gave").await);
         }
-        if !self.owed.observe(observation) {
-            return Err(Self::too_many());
+        match self.owed.observe(observation, self.held) {
+            true => Ok(()),
+            false => Err(Self::too_many()),
         }
-        self.settle_owed().await
     }
 
     /// Compares, if both sides are at the same revision and nothing is on its way.
@@ -156,11 +156,12 @@ impl Session {
     async fn heartbeat(&mut self, beat: &Heartbeat) -> Result<(), End> {
         self.expired()?;
         self.hub.registry.heard(&self.fence.peer, self.hub.clock.now_ms());
-        self.send(Hub::Heartbeat(HeartbeatEcho {
-            sequence: beat.sequence,
-            reconnect_window_ms: self.hub.window_ms(),
-        }))
-        .await
+        // After what was said before, unless the database is away.
+        if self.settling.is_some() || self.owed.due() {
+            self.owed.echo(beat.sequence);
+            return Ok(());
+        }
+        self.echo(beat.sequence).await
     }
 
     /// A new certificate for the same cluster, whatever the request may wish for (S43).
@@ -211,7 +212,7 @@ impl Session {
             }
         }
         self.owed.runs(records, refused);
-        self.settle_owed().await
+        Ok(())
     }
 
     async fn resume(&mut self, cursor: u64) -> Result<(), End> {

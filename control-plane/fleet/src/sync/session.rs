@@ -3,7 +3,14 @@
 //! It holds nothing that the database does not: where the cluster agent is, what was sent and not acknowledged yet,
 //! and a difference being looked into. Closing it at any point loses nothing.
 
-use super::{begin, diff::Diff, frames::hub, owed::Owed, write::Writer};
+use super::{
+    begin,
+    diff::Diff,
+    frames::hub,
+    owed::Owed,
+    settle::{Settling, settled},
+    write::Writer,
+};
 use crate::{
     bucket::Bucket,
     listen::{Peer, status},
@@ -24,6 +31,8 @@ use tonic::{Status, Streaming};
 const MISSED: u32 = 4;
 /// Frames a second from one cluster agent, and at once: far more than one ever has to say (S51).
 pub(super) const FRAMES: (f64, f64) = (1_000.0, 8_000.0);
+/// Frames that are heard before what they say is written, if more wait.
+const TOGETHER: usize = 64;
 /// Resumptions from a gap: each is a frame that went missing on a stream that loses none.
 pub(super) const RESUMES: (f64, f64) = (0.2, 20.0);
 /// Renewals: one in two days is usual, a few more after failures.
@@ -85,6 +94,12 @@ pub(super) struct Session {
     /// The revision of the snapshot that would have deleted them.
     pub(super) held_at: u64,
     pub(super) owed: Owed,
+    /// A write of what was owed, under way.
+    pub(super) settling: Option<Settling>,
+    /// It says that a snapshot was taken.
+    pub(super) taking: bool,
+    /// Frames that were heard since the last one began.
+    pub(super) unwritten: usize,
     /// The cluster is ahead of this hub: what it says of its documents is of another timeline.
     pub(super) behind: bool,
     /// So it is noted in the database, until a person decides.
@@ -114,6 +129,7 @@ pub(super) async fn run(
             };
             let cluster = session.fence.peer.cluster;
             tracing::info!(cluster.id = %cluster, epoch = session.fence.epoch, ?end, "a session ended");
+            session.write_rest();
             end
         }
     };
@@ -135,19 +151,33 @@ impl Session {
             // While a difference is looked into, the cursor must stay where it is.
             let ready = self.writer.ready() && !self.diff.pending();
             let until = self.until();
+            let room = self.owed.has_room();
+            let due = self.settling.is_none() && self.owed.due();
+            // Frames that wait are heard first, to be written together; but not for ever.
+            if due && (self.unwritten >= TOGETHER || !room) {
+                self.write_owed();
+            }
+            // Without the database frames are heard all the same: what does not fit is said again.
+            let hears = room || self.settling.is_none();
             tokio::select! {
                 biased;
                 () = seat.end.cancelled() => return Err(self.ended(&seat.reason())),
-                frame = self.inbound.message() => {
+                settled = settled(&mut self.settling) => self.take_settled(settled?).await?,
+                frame = self.inbound.message(), if hears => {
                     let frame = frame.map_err(|status| self.broken(status))?.ok_or(End::Gone)?;
                     self.heard = Instant::now();
                     if self.flood.take().is_err() {
                         return Err(self.abuse("too many frames").await);
                     }
                     self.expired()?;
+                    self.unwritten += 1;
                     self.hear(frame.body).await?;
                 }
-                () = std::future::ready(()), if ready => self.write().await?,
+                () = std::future::ready(()), if ready => {
+                    self.write().await?;
+                    self.write_owed();
+                }
+                () = std::future::ready(()), if due => self.write_owed(),
                 Some(()) = self.hints.next() => {
                     self.writer.stir();
                     self.decided().await?;
@@ -163,7 +193,6 @@ impl Session {
                 }
                 () = tokio::time::sleep_until(until) => {
                     self.check()?;
-                    self.settle_owed().await?;
                     self.resume_difference().await?;
                 }
             }
@@ -178,7 +207,8 @@ impl Session {
             self.writer.again_at(),
             self.diff.late_at(),
             self.diff.again_at(),
-            self.owed.again_at(),
+            // While a write is under way its end comes by itself.
+            self.owed.again_at().filter(|_| self.settling.is_none()),
             self.over_at(),
         ];
         others.into_iter().flatten().fold(silent, Instant::min)

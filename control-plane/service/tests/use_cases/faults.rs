@@ -154,7 +154,7 @@ mod tests {
         let epoch = begun.expect("begun").cluster.epoch;
         for number in 0..12 {
             if number == 9 {
-                let held = roadstead_service::fleet::held(&agent, &world.store, epoch, 1, 7).await;
+                let held = crate::support::say::held(&agent, &world.store, epoch, 1, 7).await;
                 held.expect("deletions wait");
             }
             let before = picture(&world).await;

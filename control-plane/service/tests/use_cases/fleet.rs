@@ -16,12 +16,12 @@ crate::support::on_both!(
 );
 
 mod tests {
-    use crate::support::{HOUR, World, consume, enrolled_in, model, name, pair};
-    use roadstead_authz::{PeerIdentity, RequestInfo};
+    use crate::support::{HOUR, World, consume, enrolled_in, model, name, pair, say};
+    use roadstead_authz::{PeerIdentity, RequestInfo, TenantContext};
     use roadstead_contract::documents::Kind;
     use roadstead_domain::{Error, ObjectId, PageRequest};
-    use roadstead_service::{Target, audit, authenticate, clusters, fleet};
-    use roadstead_store::{NewStatus, Stage};
+    use roadstead_service::{Target, audit, authenticate, clusters, fleet, together};
+    use roadstead_store::{NewStatus, Standing};
     use secrecy::ExposeSecret as _;
 
     async fn newest_action(world: &World) -> (String, String) {
@@ -108,27 +108,27 @@ mod tests {
         }
     }
 
+    /// How the cluster stands with the certificate `01`.
+    async fn standing(world: &World, ctx: &TenantContext) -> Result<Option<Standing>, Error> {
+        let mut standings = together::standing(&world.store, &[(ctx, "01")]).await?;
+        Ok(standings.pop().flatten())
+    }
+
     pub(super) async fn s49_a_revoked_certificate_is_refused_and_its_session_hears_of_it(world: World) {
         let ctx = world.cluster_agent().await;
         let mut hints = world.store.watch(&ctx).expect("a cluster agent");
         let mut all = world.store.changed();
         let id = world.acme.dev.cluster.id;
-        let standing = fleet::standing(&ctx, &world.store, "01")
-            .await
-            .expect("answered")
-            .expect("there");
-        assert!(!standing.revoked);
+        let stands = standing(&world, &ctx).await.expect("answered").expect("there");
+        assert!(!stands.revoked);
         let count =
             clusters::revoke_certificates(&world.acme.owner, &world.store, id, Some("01"), None).await;
         assert_eq!(count.expect("revoked"), 1);
         assert!(hints.has_changed().expect("open"));
         hints.mark_unchanged();
         assert_eq!(all.try_recv().expect("a hint"), id);
-        let standing = fleet::standing(&ctx, &world.store, "01")
-            .await
-            .expect("answered")
-            .expect("there");
-        assert!(standing.revoked);
+        let stands = standing(&world, &ctx).await.expect("answered").expect("there");
+        assert!(stands.revoked);
         let refused = authenticate::cluster(&world.store, &peer(&world, "01"), RequestInfo::default()).await;
         assert!(matches!(refused, Err(Error::Unauthenticated { .. })));
         let unknown =
@@ -153,7 +153,7 @@ mod tests {
         clusters::delete(&world.acme.owner, &world.store, id, None)
             .await
             .expect("deleted");
-        let acked = fleet::ack(&ctx, &world.store, session.cluster.epoch, Stage::Persisted, 1).await;
+        let acked = say::persisted(&ctx, &world.store, session.cluster.epoch, 1).await;
         assert!(matches!(acked, Err(Error::NotFound { .. })), "{acked:?}");
         assert!(
             fleet::begin_session(&ctx, &world.store, "i1", "0.1.0")
@@ -161,10 +161,7 @@ mod tests {
                 .is_err()
         );
         assert!(fleet::changes_since(&ctx, &world.store, 0, 10).await.is_err());
-        assert_eq!(
-            fleet::standing(&ctx, &world.store, "01").await.expect("answered"),
-            None
-        );
+        assert_eq!(standing(&world, &ctx).await.expect("answered"), None);
         assert!(
             authenticate::cluster(&world.store, &peer(&world, "01"), RequestInfo::default())
                 .await
@@ -238,17 +235,17 @@ mod tests {
         let epoch = old.cluster.epoch;
         let ready = [status(&world, 1, "Ready").await];
         let refusals = [
-            fleet::ack(&ctx, store, epoch, Stage::Persisted, 1).await,
-            fleet::ack(&ctx, store, epoch, Stage::Applied, 1).await,
-            fleet::observe(&ctx, store, epoch, &ready).await,
-            fleet::held(&ctx, store, epoch, 1, 9).await,
+            say::persisted(&ctx, store, epoch, 1).await,
+            say::applied(&ctx, store, epoch, 1).await,
+            say::statuses(&ctx, store, epoch, &ready).await.map(|_| ()),
+            say::held(&ctx, store, epoch, 1, 9).await,
             fleet::record_runs(&ctx, store, epoch, &[]).await.map(|_| ()),
             fleet::reset_cursors(&ctx, store, epoch).await,
         ];
         for refusal in refusals {
             assert!(refusal.expect_err("superseded").is_superseded());
         }
-        fleet::observe(&ctx, store, new.cluster.epoch, &ready)
+        say::statuses(&ctx, store, new.cluster.epoch, &ready)
             .await
             .expect("the newer one writes");
     }
@@ -264,12 +261,10 @@ mod tests {
             .cluster
             .epoch;
         for revision in [2, 1] {
-            fleet::ack(&ctx, store, epoch, Stage::Persisted, revision)
-                .await
-                .expect("taken");
+            say::persisted(&ctx, store, epoch, revision).await.expect("taken");
         }
         assert!(matches!(
-            fleet::ack(&ctx, store, epoch, Stage::Persisted, 4).await,
+            say::persisted(&ctx, store, epoch, 4).await,
             Err(Error::Invalid { .. })
         ));
         let seen = clusters::get(&world.acme.owner, store, world.acme.dev.cluster.id)
@@ -277,9 +272,7 @@ mod tests {
             .expect("there")
             .cluster;
         assert_eq!((seen.revision, seen.persisted, seen.applied), (3, 2, 0));
-        fleet::ack(&ctx, store, epoch, Stage::Applied, 3)
-            .await
-            .expect("taken");
+        say::applied(&ctx, store, epoch, 3).await.expect("taken");
         fleet::reset_cursors(&ctx, store, epoch).await.expect("reset");
         let seen = clusters::get(&world.acme.owner, store, world.acme.dev.cluster.id)
             .await
@@ -302,9 +295,7 @@ mod tests {
             .epoch;
         for (generation, phase) in [(1, "Ready"), (2, "Pending"), (1, "Failed")] {
             let report = status(&world, generation, phase).await;
-            fleet::observe(&ctx, store, epoch, &[report])
-                .await
-                .expect("heard");
+            say::statuses(&ctx, store, epoch, &[report]).await.expect("heard");
         }
         let target = Target::Name {
             project: name("support"),
@@ -336,22 +327,28 @@ mod tests {
             .await
             .expect("there");
         let good = status(&world, 1, "Ready").await;
-        for bad in [report(foreign.id, 1, "Ready"), status(&world, 2, "Ready").await] {
-            let refused = fleet::observe(&ctx, store, epoch, &[good.clone(), bad]).await;
-            assert!(matches!(refused, Err(Error::Forbidden { .. })), "{refused:?}");
+        let (elsewhere, future) = (report(foreign.id, 1, "Ready"), status(&world, 2, "Ready").await);
+        // The same document twice in one report is what no session says.
+        for bad in [elsewhere.clone(), future.clone()] {
+            let refused = say::statuses(&ctx, store, epoch, std::slice::from_ref(&bad)).await;
+            assert_eq!(refused.expect("the session lives"), [bad.object]);
         }
         let target = Target::Name {
             project: name("support"),
             kind: Kind::Agent,
             name: name("helper"),
         };
-        let described = roadstead_service::describe(&world.acme.owner, store, &target)
-            .await
-            .expect("there");
-        assert_eq!(described.placed[0].status, None, "all or none");
+        let seen = async || {
+            let described = roadstead_service::describe(&world.acme.owner, store, &target).await;
+            described.expect("there").placed[0].status.clone()
+        };
+        assert_eq!(seen().await, None);
+        let refused = say::statuses(&ctx, store, epoch, &[elsewhere, good]).await;
+        assert_eq!(refused.expect("the session lives"), [foreign.id]);
+        assert!(seen().await.is_some(), "a foreign one takes no other with it");
         let owner = &world.acme.owner;
         assert!(matches!(
-            fleet::ack(owner, store, epoch, Stage::Applied, 1).await,
+            say::applied(owner, store, epoch, 1).await,
             Err(Error::Forbidden { .. })
         ));
     }
@@ -394,11 +391,9 @@ mod tests {
         };
         let conflict = |result: Result<u64, Error>| matches!(result, Err(Error::Conflict { .. }));
         assert!(conflict(approve(12, None).await), "nothing waits");
-        fleet::held(&ctx, store, epoch, 1, 12).await.expect("noted");
+        say::held(&ctx, store, epoch, 1, 12).await.expect("noted");
         for revision in [1, 1] {
-            fleet::ack(&ctx, store, epoch, Stage::Persisted, revision)
-                .await
-                .expect("taken");
+            say::persisted(&ctx, store, epoch, revision).await.expect("taken");
         }
         assert_eq!(
             seen().await,
@@ -408,15 +403,11 @@ mod tests {
         assert!(conflict(approve(11, None).await) && conflict(approve(0, None).await));
         assert_eq!(approve(12, Some("k")).await.expect("approved"), 12);
         // A snapshot that began before, and was held again for more: the approval is for another number.
-        fleet::held(&ctx, store, epoch, 1, 13).await.expect("noted");
-        fleet::snapshot_taken(&ctx, store, epoch, 0, true)
-            .await
-            .expect("noted");
+        say::held(&ctx, store, epoch, 1, 13).await.expect("noted");
+        say::taken(&ctx, store, epoch, 0, true).await.expect("noted");
         assert_eq!(seen().await, (Some((1, 13)), 12));
         // The one that carried it uses it up, also when it is held.
-        fleet::snapshot_taken(&ctx, store, epoch, 12, true)
-            .await
-            .expect("noted");
+        say::taken(&ctx, store, epoch, 12, true).await.expect("noted");
         assert_eq!(seen().await, (Some((1, 13)), 0));
         assert_eq!(approve(12, Some("k")).await.expect("the answer of then"), 12);
         assert_eq!(seen().await, (Some((1, 13)), 0), "a repetition approves nothing");
@@ -425,9 +416,7 @@ mod tests {
             "another request under that key"
         );
         approve(13, None).await.expect("approved");
-        fleet::snapshot_taken(&ctx, store, epoch, 0, false)
-            .await
-            .expect("noted");
+        say::taken(&ctx, store, epoch, 0, false).await.expect("noted");
         assert_eq!(seen().await, (None, 0), "nothing waits: nothing stands");
     }
 }

@@ -7,14 +7,14 @@ crate::support::on_both!(
 );
 
 mod tests {
-    use crate::support::{World, agent, input, model, name, set};
+    use crate::support::{World, agent, input, model, name, say, set};
     use roadstead_authz::{Role, Scope};
     use roadstead_contract::documents::Kind;
     use roadstead_domain::PageRequest;
     use roadstead_service::{
         DeleteInput, Target, audit, clusters, delete_document, fleet, housekeeping, projects,
     };
-    use roadstead_store::{AuditRecord, Stage};
+    use roadstead_store::AuditRecord;
     use std::time::Duration;
 
     const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -102,11 +102,13 @@ mod tests {
         let changes = fleet::changes_since(&ctx, &world.store, 0, 100)
             .await
             .expect("read");
-        for stage in [Stage::Persisted, Stage::Applied] {
-            fleet::ack(&ctx, &world.store, session.cluster.epoch, stage, changes.revision)
-                .await
-                .expect("noted");
-        }
+        let epoch = session.cluster.epoch;
+        say::persisted(&ctx, &world.store, epoch, changes.revision)
+            .await
+            .expect("noted");
+        say::applied(&ctx, &world.store, epoch, changes.revision)
+            .await
+            .expect("noted");
         // One that is young, beside the old.
         let later = set(&[
             model("other", "m1"),

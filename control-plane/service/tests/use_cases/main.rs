@@ -11,4 +11,5 @@ mod housekeeping;
 mod isolation;
 mod runs;
 mod support;
+mod together;
 mod tokens;

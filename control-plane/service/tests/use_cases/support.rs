@@ -196,3 +196,91 @@ pub(crate) fn pair() -> String {
         agent("helper", "Help.", "fast", "{clusters: [edge]}"),
     ])
 }
+
+/// What a cluster agent says, one thing at a time.
+pub(crate) mod say {
+    use roadstead_authz::TenantContext;
+    use roadstead_domain::{Error, ObjectId};
+    use roadstead_service::together::{Heard, Report, report};
+    use roadstead_store::{Marks, NewStatus, Store};
+
+    async fn all(ctx: &TenantContext, store: &Store, epoch: u64, said: Report) -> Heard {
+        report(ctx, store, epoch, &said).await
+    }
+
+    pub(crate) async fn persisted(
+        ctx: &TenantContext,
+        store: &Store,
+        epoch: u64,
+        persisted: u64,
+    ) -> Result<(), Error> {
+        let marks = Marks {
+            persisted,
+            applied: 0,
+        };
+        let said = Report {
+            marks,
+            ..Report::default()
+        };
+        all(ctx, store, epoch, said).await.map(|_| ())
+    }
+
+    pub(crate) async fn applied(
+        ctx: &TenantContext,
+        store: &Store,
+        epoch: u64,
+        applied: u64,
+    ) -> Result<(), Error> {
+        let marks = Marks {
+            persisted: 0,
+            applied,
+        };
+        let said = Report {
+            marks,
+            ..Report::default()
+        };
+        all(ctx, store, epoch, said).await.map(|_| ())
+    }
+
+    /// The foreign ones.
+    pub(crate) async fn statuses(
+        ctx: &TenantContext,
+        store: &Store,
+        epoch: u64,
+        statuses: &[NewStatus],
+    ) -> Result<Vec<ObjectId>, Error> {
+        let said = Report {
+            statuses: statuses.to_vec(),
+            ..Report::default()
+        };
+        all(ctx, store, epoch, said).await
+    }
+
+    pub(crate) async fn held(
+        ctx: &TenantContext,
+        store: &Store,
+        epoch: u64,
+        revision: u64,
+        deletes: u64,
+    ) -> Result<(), Error> {
+        let said = Report {
+            held: Some((revision, deletes)),
+            ..Report::default()
+        };
+        all(ctx, store, epoch, said).await.map(|_| ())
+    }
+
+    pub(crate) async fn taken(
+        ctx: &TenantContext,
+        store: &Store,
+        epoch: u64,
+        approved: u64,
+        held: bool,
+    ) -> Result<(), Error> {
+        let said = Report {
+            taken: Some((approved, held)),
+            ..Report::default()
+        };
+        all(ctx, store, epoch, said).await.map(|_| ())
+    }
+}

@@ -10,8 +10,8 @@ use roadstead_fleet::{
     FleetStore,
     memory::Memory,
     store::{
-        Ahead, Begun, Changes, Desired, Event, Held, Hello, Hints, Observation, Row, RunVerdict, Session,
-        Stage, Standing, StoreError,
+        Ahead, Begun, Changes, Desired, Event, Hello, Hints, Report, Row, RunVerdict, Session, Standing,
+        StoreError,
     },
 };
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, sync::Mutex, time::Duration};
@@ -106,29 +106,13 @@ impl FleetStore for Moody {
         self.mood().await?;
         self.model.blob(peer, digest).await
     }
-    async fn ack(&self, session: &Session, revision: u64, stage: Stage) -> Result<(), StoreError> {
+    async fn report(&self, session: &Session, report: Report) -> Result<Vec<String>, StoreError> {
         self.mood().await?;
-        self.model.ack(session, revision, stage).await?;
+        let foreign = self.model.report(session, report).await?;
         self.witness(session);
-        Ok(())
-    }
-    async fn observe(&self, session: &Session, observations: Vec<Observation>) -> Result<(), StoreError> {
+        // Committed, and the answer is lost.
         self.mood().await?;
-        self.model.observe(session, observations).await?;
-        self.witness(session);
-        Ok(())
-    }
-    async fn held(&self, session: &Session, held: Held) -> Result<(), StoreError> {
-        self.mood().await?;
-        self.model.held(session, held).await?;
-        self.witness(session);
-        Ok(())
-    }
-    async fn snapshot_taken(&self, session: &Session, approved: u64, held: bool) -> Result<(), StoreError> {
-        self.mood().await?;
-        self.model.snapshot_taken(session, approved, held).await?;
-        self.witness(session);
-        Ok(())
+        Ok(foreign)
     }
     async fn timeline(&self, session: &Session, ahead: Option<Ahead>) -> Result<(), StoreError> {
         self.mood().await?;

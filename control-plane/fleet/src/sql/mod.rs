@@ -3,11 +3,14 @@
 //! A certificate is looked up when a stream opens; the context that this proves is kept and used by the stream's
 //! reads and writes, so that a message costs no further query. A revocation is seen by [`FleetStore::standing`].
 
+mod served;
+
 use crate::pki::CLIENT_LIFE;
 use crate::store::{
-    Ahead, Begun, Body, Changes, Content, Desired, DesiredEntry, Difference, Event, FleetStore, Held, Hello,
-    Hints, Observation, Row, RunVerdict, Session, Stage, Standing, StoreError, What,
+    Ahead, Begun, Body, Changes, Content, Desired, DesiredEntry, Difference, Event, FleetStore, Hello, Hints,
+    Observation, Report, Row, RunVerdict, Session, Standing, StoreError, What,
 };
+use crate::together::Together;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
@@ -18,13 +21,17 @@ use roadstead_contract::{
     run::RunRecord,
 };
 use roadstead_domain::{ClusterId, ConflictReason, Error, ObjectId, TenantId};
-use roadstead_service::{authenticate, fleet, platform};
-use roadstead_store::{Change, NewStatus, Store, Timeline};
+use roadstead_service::{authenticate, fleet, platform, together};
+use roadstead_store::{Change, Marks, NewStatus, Store, Timeline};
+use served::{Asks, Reads, Says, Writes};
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use tokio_stream::wrappers::WatchStream;
 
 /// Certificates of one cluster whose contexts are kept: the one in use, and one or two around a renewal.
 const CONTEXTS: usize = 3;
+
+/// Clusters that one statement looks up.
+const STANDINGS: usize = 500;
 
 /// The adapter. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -32,6 +39,8 @@ pub struct Sql {
     store: Store,
     /// Newest last.
     contexts: Arc<Mutex<BTreeMap<ClusterId, Vec<Proven>>>>,
+    reads: Arc<Together<Reads>>,
+    writes: Arc<Together<Writes>>,
 }
 
 #[derive(Clone, Debug)]
@@ -44,8 +53,10 @@ impl Sql {
     #[must_use]
     pub fn new(store: Store) -> Self {
         Self {
-            store,
             contexts: Arc::default(),
+            reads: Together::new(Reads(store.clone())),
+            writes: Together::new(Writes(store.clone())),
+            store,
         }
     }
 
@@ -189,9 +200,23 @@ fn row(change: Change) -> Row {
     }
 }
 
-fn report(observation: Observation) -> Result<NewStatus, StoreError> {
-    let foreign = |_| StoreError::Foreign(observation.uid.clone());
-    let object: ObjectId = observation.uid.parse().map_err(foreign)?;
+fn unanswered() -> StoreError {
+    StoreError::Unavailable("what was asked ended without an answer".to_owned())
+}
+
+/// Observations as the database keeps them, and the uids that are no id.
+fn statuses(observations: Vec<Observation>) -> (Vec<NewStatus>, Vec<String>) {
+    let (mut statuses, mut nameless) = (Vec::with_capacity(observations.len()), Vec::new());
+    for observation in observations {
+        match observation.uid.parse::<ObjectId>() {
+            Ok(object) => statuses.push(status(object, observation)),
+            Err(_) => nameless.push(observation.uid),
+        }
+    }
+    (statuses, nameless)
+}
+
+fn status(object: ObjectId, observation: Observation) -> NewStatus {
     let telling = observation
         .conditions
         .iter()
@@ -205,14 +230,14 @@ fn report(observation: Observation) -> Result<NewStatus, StoreError> {
             "reason": condition.reason, "message": condition.message,
         })
     });
-    Ok(NewStatus {
+    NewStatus {
         object,
         observed_generation: observation.generation,
         phase: observation.phase,
         reason,
         message,
         conditions: conditions.collect(),
-    })
+    }
 }
 
 #[async_trait]
@@ -271,14 +296,14 @@ impl FleetStore for Sql {
     }
 
     async fn changes(&self, peer: &PeerIdentity, after: u64, limit: usize) -> Result<Changes, StoreError> {
-        let context = self.context(peer).await?;
-        let limit = u32::try_from(limit).unwrap_or(u32::MAX);
-        let read = fleet::changes_since(&context, &self.store, after, limit).await;
-        let read = read.map_err(|error| wire(&error))?;
-        Ok(Changes {
-            revision: read.revision,
-            rows: read.changes.into_iter().map(row).collect(),
-        })
+        let asks = Asks {
+            cluster: peer.cluster,
+            context: self.context(peer).await?,
+            after,
+            limit: u32::try_from(limit).unwrap_or(u32::MAX),
+        };
+        let read = self.reads.ask(peer.tenant, asks).await;
+        read.unwrap_or_else(|| Err(unanswered()))
     }
 
     async fn desired(&self, peer: &PeerIdentity) -> Result<Desired, StoreError> {
@@ -315,36 +340,28 @@ impl FleetStore for Sql {
         Ok(blob.map(Bytes::from))
     }
 
-    async fn ack(&self, session: &Session, revision: u64, stage: Stage) -> Result<(), StoreError> {
+    async fn report(&self, session: &Session, report: Report) -> Result<Vec<String>, StoreError> {
         let context = self.context(&session.peer).await?;
-        let stage = match stage {
-            Stage::Persisted => roadstead_store::Stage::Persisted,
-            Stage::Applied => roadstead_store::Stage::Applied,
+        // A text that is no id names nothing here.
+        let (statuses, nameless) = statuses(report.observations);
+        let says = Says {
+            cluster: session.peer.cluster,
+            context,
+            epoch: session.epoch,
+            report: together::Report {
+                marks: Marks {
+                    persisted: report.persisted.unwrap_or(0),
+                    applied: report.applied.unwrap_or(0),
+                },
+                held: report.held.map(|held| (held.revision, held.deletes)),
+                taken: report.taken.map(|taken| (taken.approved, taken.held)),
+                statuses,
+            },
         };
-        let kept = fleet::ack(&context, &self.store, session.epoch, stage, revision).await;
-        kept.map_err(|error| wire(&error))
-    }
-
-    async fn observe(&self, session: &Session, observations: Vec<Observation>) -> Result<(), StoreError> {
-        let context = self.context(&session.peer).await?;
-        let reports = observations
-            .into_iter()
-            .map(report)
-            .collect::<Result<Vec<_>, _>>()?;
-        let kept = fleet::observe(&context, &self.store, session.epoch, &reports).await;
-        kept.map_err(|error| wire(&error))
-    }
-
-    async fn held(&self, session: &Session, held: Held) -> Result<(), StoreError> {
-        let context = self.context(&session.peer).await?;
-        let kept = fleet::held(&context, &self.store, session.epoch, held.revision, held.deletes).await;
-        kept.map_err(|error| wire(&error))
-    }
-
-    async fn snapshot_taken(&self, session: &Session, approved: u64, held: bool) -> Result<(), StoreError> {
-        let context = self.context(&session.peer).await?;
-        let kept = fleet::snapshot_taken(&context, &self.store, session.epoch, approved, held).await;
-        kept.map_err(|error| wire(&error))
+        let heard = self.writes.ask(session.peer.tenant, says).await;
+        let foreign = heard.unwrap_or_else(|| Err(unanswered()))?;
+        let foreign = foreign.into_iter().map(|object| object.to_string());
+        Ok(nameless.into_iter().chain(foreign).collect())
     }
 
     async fn timeline(&self, session: &Session, ahead: Option<Ahead>) -> Result<(), StoreError> {
@@ -390,14 +407,28 @@ impl FleetStore for Sql {
     }
 
     async fn standing(&self, peers: &[PeerIdentity]) -> Result<Vec<Option<Standing>>, StoreError> {
-        let mut standings = Vec::with_capacity(peers.len());
-        for peer in peers {
-            standings.push(match self.context(peer).await {
-                Ok(context) => stand(&self.store, &context, peer).await?,
+        let mut tenants: BTreeMap<TenantId, Vec<(usize, Arc<TenantContext>)>> = BTreeMap::new();
+        for (n, peer) in peers.iter().enumerate() {
+            match self.context(peer).await {
+                Ok(context) => tenants.entry(peer.tenant).or_default().push((n, context)),
                 // Not kept any more, and refused when looked up.
-                Err(StoreError::Refused(_) | StoreError::Unknown(_)) => None,
+                Err(StoreError::Refused(_) | StoreError::Unknown(_)) => {}
                 Err(error) => return Err(error),
-            });
+            }
+        }
+        let mut standings = vec![None; peers.len()];
+        for own in tenants.values() {
+            for page in own.chunks(STANDINGS) {
+                let asked: Vec<_> = page
+                    .iter()
+                    .map(|(n, context)| (&**context, peers[*n].serial.as_str()))
+                    .collect();
+                let found = together::standing(&self.store, &asked).await;
+                let found = found.map_err(|error| wire(&error))?;
+                for ((n, _), standing) in page.iter().zip(found) {
+                    standings[*n] = standing.map(stands);
+                }
+            }
         }
         Ok(standings)
     }
@@ -437,19 +468,12 @@ impl FleetStore for Sql {
     }
 }
 
-async fn stand(
-    store: &Store,
-    context: &TenantContext,
-    peer: &PeerIdentity,
-) -> Result<Option<Standing>, StoreError> {
-    let standing = fleet::standing(context, store, &peer.serial)
-        .await
-        .map_err(|error| wire(&error))?;
-    Ok(standing.map(|standing| Standing {
+fn stands(standing: roadstead_store::Standing) -> Standing {
+    Standing {
         revision: standing.revision,
         epoch: standing.epoch,
         revoked: standing.revoked,
         approved_deletes: standing.approved_deletes,
         frozen: standing.frozen,
-    }))
+    }
 }
