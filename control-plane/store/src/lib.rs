@@ -33,6 +33,7 @@ mod system;
 pub mod testing;
 mod timeline;
 mod tokens;
+mod trust;
 mod turns;
 mod tx;
 
@@ -54,6 +55,7 @@ pub use status::{NewStatus, Reported, Status};
 pub use system::{JoinRecord, SystemStore};
 pub use timeline::{Difference, Timeline};
 pub use tokens::{ApiToken, NewToken};
+pub use trust::{ClusterTrust, HubReplica};
 pub use tx::{TenantStore, Tx};
 
 use roadstead_authz::{SystemContext, TenantContext};
