@@ -29,6 +29,8 @@ pub struct Script {
 pub struct ScriptedHub {
     pub address: SocketAddr,
     pub token: JoinToken,
+    /// Its root, DER.
+    pub root: Vec<u8>,
     sessions: mpsc::Receiver<Script>,
     _serving: AbortOnDropHandle<()>,
 }
@@ -67,6 +69,7 @@ impl ScriptedHub {
             issuer,
             der: root.der().to_vec(),
         };
+        let root = ca.der.clone();
         let services = Arc::new(Services {
             ca,
             sessions: Mutex::new(sender),
@@ -83,6 +86,7 @@ impl ScriptedHub {
         Self {
             address,
             token,
+            root,
             sessions,
             _serving: AbortOnDropHandle::new(serving),
         }
@@ -160,6 +164,7 @@ impl enrolment_server::Enrolment for Services {
         let trust = TrustBundle {
             roots: vec![self.ca.der.clone()],
             trust_domain: "scripted".to_owned(),
+            generation: 0,
         };
         Ok(Response::new(EnrolResponse {
             certificate: Some(certificate),

@@ -7,6 +7,7 @@ mod hear;
 mod mode;
 mod owed;
 mod session;
+mod trust;
 mod write;
 
 use crate::{listen::peer, serve::Inner};

@@ -3,7 +3,7 @@
 //! It holds nothing that the database does not: where the cluster agent is, what was sent and not acknowledged yet,
 //! and a difference being looked into. Closing it at any point loses nothing.
 
-use super::{begin, diff::Diff, frames::hub, owed::Owed, write::Writer};
+use super::{begin, diff::Diff, frames::hub, owed::Owed, trust::Trust, write::Writer};
 use crate::{
     bucket::Bucket,
     listen::{Peer, status},
@@ -15,7 +15,7 @@ use futures::StreamExt as _;
 use roadstead_contract::fleet::{ClusterFrame, Drain, HubFrame, HubKeys, Revoked, hub_frame::Body};
 use std::{sync::Arc, time::Duration};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{broadcast::error::RecvError, mpsc, watch},
     time::{Instant, timeout},
 };
 use tonic::{Status, Streaming};
@@ -90,6 +90,7 @@ pub(super) struct Session {
     /// So it is noted in the database, until a person decides.
     pub(super) ahead: bool,
     pub(super) keys: watch::Receiver<HubKeys>,
+    pub(super) trust: Trust,
     pub(super) flood: Bucket,
     pub(super) resumes: Bucket,
     pub(super) renewals: Bucket,
@@ -161,8 +162,15 @@ impl Session {
                     let keys = self.keys.borrow_and_update().clone();
                     self.send(Body::Keys(keys)).await?;
                 }
+                changed = self.trust.changed.recv() => {
+                    if matches!(changed, Err(RecvError::Closed)) {
+                        return Err(End::Gone);
+                    }
+                    self.trust_changed().await?;
+                }
                 () = tokio::time::sleep_until(until) => {
                     self.check()?;
+                    self.trust_due().await?;
                     self.settle_owed().await?;
                     self.resume_difference().await?;
                 }
@@ -180,6 +188,7 @@ impl Session {
             self.diff.again_at(),
             self.owed.again_at(),
             self.over_at(),
+            self.trust.due_at(),
         ];
         others.into_iter().flatten().fold(silent, Instant::min)
     }
