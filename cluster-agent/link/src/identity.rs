@@ -230,7 +230,7 @@ impl Identity {
     }
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+/// As serde asks.
 fn is_zero(generation: &u64) -> bool {
     *generation == 0
 }

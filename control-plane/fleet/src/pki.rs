@@ -161,9 +161,8 @@ impl Authority {
             )));
         }
         let fresh = Loaded::new(stored)?;
-        let gone: Vec<_> = before.ring.trusted().iter().map(|root| root.id()).collect();
-        let gone = gone.into_iter().filter(|id| !fresh.ring.trusts(id));
-        let gone: Vec<_> = gone.collect();
+        let had = before.ring.trusted().into_iter().map(Root::id);
+        let gone: Vec<_> = had.filter(|id| !fresh.ring.trusts(id)).collect();
         let compromised = |id: &RootId| {
             let mut retired = stored.ring.retired.iter();
             retired.any(|retired| retired.compromised && retired.root.id() == *id)

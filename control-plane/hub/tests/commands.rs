@@ -610,7 +610,11 @@ fn s49_a_running_hub_follows_the_operators_rotation() {
     }
     let first = fs::read(place.path("keys/ca.pem")).unwrap();
     roots_until_taken(&place, &["add"]);
-    assert_eq!(fs::read(place.path("keys/ca.pem")).unwrap(), first, "the old one signs");
+    assert_eq!(
+        fs::read(place.path("keys/ca.pem")).unwrap(),
+        first,
+        "the old one signs"
+    );
     let again = roots(&place, &["add"]);
     assert!(said(&again).contains("expected one root"), "{}", said(&again));
     roots_until_taken(&place, &["abort"]);
@@ -623,9 +627,22 @@ fn s49_a_running_hub_follows_the_operators_rotation() {
     assert_ne!(fs::read(place.path("keys/ca.pem")).unwrap(), first);
     // The port shows the new root; the look from outside asks for exactly that.
     let keys = place.text("keys");
-    let well = run(&["doctor", "--database", &url, "--keys", &keys, "--fleet", &serve.fleet]);
+    let well = run(&[
+        "doctor",
+        "--database",
+        &url,
+        "--keys",
+        &keys,
+        "--fleet",
+        &serve.fleet,
+    ]);
     assert_eq!(code(&well), Some(0), "{}", said(&well));
-    for what in ["roots of the fleet", "generation 5: one root", "replicas work with these roots", "certificates of clusters"] {
+    for what in [
+        "roots of the fleet",
+        "generation 5: one root",
+        "replicas work with these roots",
+        "certificates of clusters",
+    ] {
         assert!(said(&well).contains(what), "{}", said(&well));
     }
     let log = said(&run(&["audit", "verify", "--database", &url]));

@@ -19,7 +19,10 @@ const AGENT: &str = "apiVersion: roadstead.dev/v1alpha1\nkind: Agent\nmetadata: 
 const WORDS: usize = 70;
 
 fn script() -> String {
-    let words = (0..WORDS).map(|n| format!("w{n}.")).collect::<Vec<_>>().join(", ");
+    let words = (0..WORDS)
+        .map(|n| format!("w{n}."))
+        .collect::<Vec<_>>()
+        .join(", ");
     format!(
         "rules:\n  - {{when: {{user: crawls}}, reply: {{text: [{words}], delayMs: 500}}}}\n  \
          - {{when: {{user: say ready}}, reply: {{text: [ready]}}}}\n  \
@@ -75,8 +78,12 @@ fn while_they_chat(apart: &Apart) -> Result<(Answer, usize)> {
         let short = scope.spawn(|| chats(apart, &stop));
         let rotated = rotate(apart);
         stop.store(true, Ordering::Relaxed);
-        let short = short.join().map_err(|_| anyhow::anyhow!("the short chats panicked"))?;
-        let long = long.join().map_err(|_| anyhow::anyhow!("the long chat panicked"))?;
+        let short = short
+            .join()
+            .map_err(|_| anyhow::anyhow!("the short chats panicked"))?;
+        let long = long
+            .join()
+            .map_err(|_| anyhow::anyhow!("the long chat panicked"))?;
         rotated?;
         Ok((long?, short?))
     })
@@ -92,7 +99,10 @@ async fn rotation(keep: Keep) -> Result<()> {
     };
     apart.apply(AGENT)?;
     apart.answers("echo").await?;
-    let old = identity(&apart)?["roots"][0].as_str().context("a root")?.to_owned();
+    let old = identity(&apart)?["roots"][0]
+        .as_str()
+        .context("a root")?
+        .to_owned();
     let lost = |apart: &Apart| apart.logs().matches("no session with the hub").count();
     let before = lost(&apart);
     let (long, short) = tokio::task::block_in_place(|| while_they_chat(&apart))?;
@@ -114,7 +124,12 @@ async fn rotation(keep: Keep) -> Result<()> {
     anyhow::ensure!(keys.filter(|name| name.starts_with("root-")).count() == 1);
     let list = apart.roots(&["list"])?.ok()?;
     anyhow::ensure!(list.contains("clusters that keep these roots: all 1"), "{list}");
-    anyhow::ensure!(apart.database.verify_audit()?.contains("roadstead-platform: whole"));
+    anyhow::ensure!(
+        apart
+            .database
+            .verify_audit()?
+            .contains("roadstead-platform: whole")
+    );
     // Both start again on what they have kept.
     apart.agent()?.kill()?;
     apart.hub()?.kill()?;

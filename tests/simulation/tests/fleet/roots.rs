@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 use roadstead_contract::fleet::{
-    Heartbeat, Mode, TrustBundle, TrustKept, cluster_frame::Body, hub_frame::Body as Down,
+    Heartbeat, Mode, RenewNow, Renewed, TrustBundle, TrustKept, cluster_frame::Body, hub_frame::Body as Down,
 };
 use roadstead_fleet::{
     TunnelKind, TunnelRequest,
@@ -357,10 +357,26 @@ async fn s44_a_hub_of_another_root_changes_nothing() {
 /// What the cluster agent says it keeps.
 async fn kept(script: &mut Script) -> TrustKept {
     loop {
-        match script.hear().await.expect("the session lives") {
-            Body::Trust(kept) => return kept,
-            _ => {}
+        if let Body::Trust(kept) = script.hear().await.expect("the session lives") {
+            return kept;
         }
+    }
+}
+
+fn another_root() -> Vec<u8> {
+    let made = roadstead_fleet::Authority::generate_root(
+        "other",
+        &roadstead_domain::SystemClock,
+        &roadstead_domain::OsRandom,
+    );
+    made.unwrap().0.der().to_vec()
+}
+
+fn of_script(generation: u64, roots: &[&Vec<u8>]) -> TrustBundle {
+    TrustBundle {
+        roots: roots.iter().map(|root| (*root).clone()).collect(),
+        trust_domain: "scripted".to_owned(),
+        generation,
     }
 }
 
@@ -371,19 +387,8 @@ async fn s50_bundles_of_an_earlier_time_or_without_the_hubs_root_change_nothing(
     let mut script = hub.session().await;
     script.welcome(Mode::Delta, 0).await;
     agent.connected().await;
-    let other = roadstead_fleet::Authority::generate_root(
-        "other",
-        &roadstead_domain::SystemClock,
-        &roadstead_domain::OsRandom,
-    );
-    let (own, other) = (hub.root.clone(), other.unwrap().0.der().to_vec());
-    let bundle = |generation: u64, roots: &[&Vec<u8>]| {
-        Down::Trust(TrustBundle {
-            roots: roots.iter().map(|root| (*root).clone()).collect(),
-            trust_domain: "scripted".to_owned(),
-            generation,
-        })
-    };
+    let (own, other) = (hub.root.clone(), another_root());
+    let bundle = |generation: u64, roots: &[&Vec<u8>]| Down::Trust(of_script(generation, roots));
     script.say(bundle(5, &[&own, &other])).await;
     let said = kept(&mut script).await;
     assert_eq!((said.generation, said.refused.as_str()), (5, ""));
@@ -425,6 +430,41 @@ async fn s50_bundles_of_an_earlier_time_or_without_the_hubs_root_change_nothing(
     assert_eq!(kept(&mut script).await.generation, 7);
     let identity = Identity::load(agent.folder()).unwrap().unwrap();
     assert_eq!((identity.trust_generation(), identity.roots()), (7, 2));
+    agent.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s50_a_renewal_that_brings_an_earlier_bundle_keeps_the_later_one() {
+    let mut hub = ScriptedHub::start().await;
+    let agent = ClusterAgent::join(&hub.address.to_string(), &hub.token);
+    let mut script = hub.session().await;
+    script.welcome(Mode::Delta, 0).await;
+    agent.connected().await;
+    let (own, other) = (hub.root.clone(), another_root());
+    script.say(Down::Trust(of_script(5, &[&own, &other]))).await;
+    assert_eq!(kept(&mut script).await.generation, 5);
+    script.say(Down::RenewNow(RenewNow {})).await;
+    let request = loop {
+        if let Body::Renew(request) = script.hear().await.expect("the session lives") {
+            break request;
+        }
+    };
+    // A newer one between request and answer, and an older one with the answer.
+    script.say(Down::Trust(of_script(6, &[&own]))).await;
+    assert_eq!(kept(&mut script).await.generation, 6);
+    let renewed = Renewed {
+        certificate: Some(hub.certify(&request.csr)),
+        trust: Some(of_script(5, &[&own, &other])),
+    };
+    script.say(Down::Renewed(renewed)).await;
+    let before = std::fs::read(agent.folder().join("identity.json")).unwrap();
+    let mut next = hub.session().await;
+    next.welcome(Mode::Delta, 0).await;
+    eventually("the renewed identity is on disk", || async {
+        (std::fs::read(agent.folder().join("identity.json")).unwrap() != before).then_some(())
+    })
+    .await;
+    assert_eq!(agent.roots(), (6, 1));
     agent.stop().await.unwrap();
 }
 
