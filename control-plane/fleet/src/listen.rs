@@ -2,7 +2,7 @@
 
 use crate::{
     door::{ANONYMOUS_WITHIN, Door, Place, Waiting},
-    pki::Authority,
+    pki::{Authority, Loaded},
     roots::RootId,
     store::StoreError,
 };
@@ -187,9 +187,10 @@ pub(crate) async fn accept(
                 tracing::info!(?source, "a connection had no turn in time");
                 return;
             };
+            let roots = authority.loaded();
             match timeout(HANDSHAKE_WITHIN, acceptor.accept(stream)).await {
                 Ok(Ok(stream)) => {
-                    if let Some(connection) = identify(stream, &authority, source, waiting) {
+                    if let Some(connection) = identify(stream, (&authority, &roots), source, waiting) {
                         // The server has ended: so has the connection.
                         let _ = ready.send(Ok(connection)).await;
                     }
@@ -201,10 +202,10 @@ pub(crate) async fn accept(
     }
 }
 
-/// A certificate of our authority that names no cluster of ours is no identity: the connection is dropped.
+/// `roots` are those of the time before the handshake. A certificate of our authority that names no cluster of ours is no identity: the connection is dropped.
 fn identify(
     stream: TlsStream<Box<dyn Io>>,
-    authority: &Authority,
+    (authority, roots): (&Authority, &Arc<Loaded>),
     source: Option<IpAddr>,
     waiting: Waiting,
 ) -> Option<Connection> {
@@ -213,7 +214,7 @@ fn identify(
         .1
         .peer_certificates()
         .and_then(|chain| chain.first());
-    let (identity, root) = match leaf.map(|leaf| (authority.peer(leaf), authority.root_of(leaf))) {
+    let (identity, root) = match leaf.map(|leaf| (authority.peer(leaf), authority.root_of(leaf, roots))) {
         None => (None, None),
         Some((Ok(identity), Some(root))) => (Some(Arc::new(identity)), Some(root)),
         Some((Err(error), _)) => {

@@ -308,10 +308,16 @@ impl Authority {
         Ok(params.signed_by(loaded.signer.key(), issuer)?.der().to_vec())
     }
 
-    /// The trusted root that has signed a client certificate; `None` for any other.
-    pub(crate) fn root_of(&self, leaf: &CertificateDer<'_>) -> Option<RootId> {
+    /// The trusted root that has signed a client certificate, which TLS has accepted since `before`; `None` when that root
+    /// was retired meanwhile.
+    pub(crate) fn root_of(&self, leaf: &CertificateDer<'_>, before: &Arc<Loaded>) -> Option<RootId> {
+        let loaded = self.loaded();
+        // Roots never go back: the same before and after are the same in between, and one can only be that one.
+        if Arc::ptr_eq(&loaded, before) && loaded.ring.trusted().len() == 1 {
+            return Some(loaded.ring.signer().id());
+        }
         let now = crate::tls::unix_time(&*self.clock);
-        self.loaded().verifiers.trusted_root(leaf, &[], now)
+        loaded.verifiers.trusted_root(leaf, &[], now)
     }
 
     /// A cluster agent's certificate: the hub decides everything but the key.
