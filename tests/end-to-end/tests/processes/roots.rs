@@ -54,6 +54,8 @@ fn rotate(apart: &Apart) -> Result<()> {
     anyhow::ensure!(early.code == Some(1), "{early:#?}");
     let announced = step(apart, &["add"])?;
     anyhow::ensure!(announced.contains("generation 1: "), "{announced}");
+    let list = apart.roots(&["list"])?.ok()?;
+    anyhow::ensure!(list.contains("replicas: 1 heard within"), "{list}");
     step(apart, &["switch"])?;
     let retired = step(apart, &["retire"])?;
     anyhow::ensure!(retired.contains("generation 3: one root"), "{retired}");
