@@ -10,6 +10,7 @@
 mod m0001_spine;
 mod m0002_guards;
 mod m0003_timeline;
+mod m0004_roots;
 
 pub use sea_orm_migration::MigratorTrait;
 use sea_orm_migration::prelude::*;
@@ -26,6 +27,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0001_spine::Migration),
             Box::new(m0002_guards::Migration),
             Box::new(m0003_timeline::Migration),
+            Box::new(m0004_roots::Migration),
         ]
     }
 }
@@ -85,7 +87,11 @@ pub async fn grant(connection: &DatabaseConnection, role: &str) -> Result<(), Db
     let schema: Option<String> = row.map(|r| r.try_get("", "name")).transpose()?;
     let schema = format!("\"{}\"", schema.unwrap_or_default().replace('"', "\"\""));
     let mut statements = format!("GRANT USAGE ON SCHEMA {schema} TO {quoted};");
-    for (table, rights) in m0001_spine::RIGHTS.iter().chain(m0002_guards::RIGHTS) {
+    let tables = m0001_spine::RIGHTS
+        .iter()
+        .chain(m0002_guards::RIGHTS)
+        .chain(m0004_roots::RIGHTS);
+    for (table, rights) in tables {
         statements.push_str(&format!("GRANT {rights} ON {schema}.{table} TO {quoted};"));
     }
     statements.push_str(&format!("GRANT SELECT ON {schema}.seaql_migrations TO {quoted};"));

@@ -225,7 +225,7 @@ const TABLES: &[&str] = &[
 ];
 
 /// The tenant of the transaction; NULL, and so no rows, when the setting is missing or empty.
-const TENANT: &str = "NULLIF(current_setting('roadstead.tenant', true), '')::uuid";
+pub(crate) const TENANT: &str = "NULLIF(current_setting('roadstead.tenant', true), '')::uuid";
 /// Set by the few acts of the system that find or make tenants.
 pub(crate) const SYSTEM: &str = "current_setting('roadstead.system', true) = 'on'";
 /// Whoever presents a secret sees the one row of its hash, before the tenant is known.

@@ -85,11 +85,13 @@ fn identity(folder: &Path, now: i64) -> Result<String, String> {
             Err("the certificate expired: make a join token for this cluster and start with it".to_owned())
         }
         Ok(Some(identity)) => Ok(format!(
-            "tenant {}, cluster {}, certificate {} good for {} h",
+            "tenant {}, cluster {}, certificate {} good for {} h; trusts {} of the hub's roots (generation {})",
             identity.tenant,
             identity.cluster,
             identity.serial(),
-            (identity.not_after - now) / 3600
+            (identity.not_after - now) / 3600,
+            identity.roots(),
+            identity.trust_generation()
         )),
         Ok(None) => Err("this cluster has not joined: start with --join-token-file".to_owned()),
         Err(error) => Err(error.to_string()),

@@ -65,7 +65,8 @@ async fn attempt(
     let channel: Channel = route
         .connect(tls.clone())
         .await
-        .map_err(|error| Missing::Lost(describe(&error)))?;
+        .map_err(|error| Missing::Lost(describe(&error)))?
+        .channel;
     let request = GetBlobRequest {
         digest: digest.to_vec(),
         offset: bytes.len() as u64,

@@ -3,8 +3,16 @@
 use async_trait::async_trait;
 use hyper_util::rt::TokioIo;
 use roadstead_contract::fleet::MAX_FRAME;
-use rustls::{ClientConfig, pki_types::ServerName};
-use std::{fmt::Debug, io, sync::Arc, time::Duration};
+use rustls::{
+    ClientConfig,
+    pki_types::{CertificateDer, ServerName},
+};
+use std::{
+    fmt::Debug,
+    io,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -49,6 +57,20 @@ impl Dial for TcpDial {
     }
 }
 
+/// A connection, and what the hub proved itself with when it was made.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) channel: Channel,
+    pub(crate) hub: Presented,
+}
+
+/// The hub's certificates (leaf first) and the name that they were verified for.
+#[derive(Clone, Debug)]
+pub(crate) struct Presented {
+    pub(crate) name: ServerName<'static>,
+    pub(crate) chain: Arc<[CertificateDer<'static>]>,
+}
+
 /// Where the hub is and how to get there.
 #[derive(Clone, Debug)]
 pub(crate) struct Route {
@@ -69,23 +91,30 @@ impl Route {
     }
 
     /// A connection of its own. It is not made again by itself: when it breaks, calls on it fail.
-    pub(crate) async fn connect(&self, tls: Arc<ClientConfig>) -> Result<Channel, tonic::transport::Error> {
+    pub(crate) async fn connect(
+        &self,
+        tls: Arc<ClientConfig>,
+    ) -> Result<Connection, tonic::transport::Error> {
         let route = self.clone();
         let mut once = Some(tls);
+        let shown: Arc<OnceLock<Presented>> = Arc::default();
+        let show = shown.clone();
         let connector = tower::service_fn(move |_: http::Uri| {
-            let (route, tls) = (route.clone(), once.take());
+            let (route, tls, show) = (route.clone(), once.take(), show.clone());
             async move {
                 // tonic would dial again for the next call, without our rules for when to do so.
                 let tls = tls.ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionReset))?;
                 let stream = route.dial.dial(&route.address).await?;
-                let stream = TlsConnector::from(tls)
-                    .connect(route.server_name()?, stream)
-                    .await?;
+                let name = route.server_name()?;
+                let stream = TlsConnector::from(tls).connect(name.clone(), stream).await?;
+                let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+                let chain = chain.iter().map(|der| der.clone().into_owned()).collect();
+                let _ = show.set(Presented { name, chain });
                 Ok::<_, io::Error>(TokioIo::new(stream))
             }
         });
         // TLS is the connector's; the scheme here only says that tonic has none to add.
-        Endpoint::from_static("http://hub")
+        let channel = Endpoint::from_static("http://hub")
             .connect_timeout(CONNECT_TIMEOUT)
             .http2_keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_TIMEOUT)
@@ -93,6 +122,13 @@ impl Route {
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .connect_with_connector(connector)
-            .await
+            .await?;
+        // Without a handshake there is no channel; without certificates nothing is verified by them.
+        let nothing = || Presented {
+            name: ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into()),
+            chain: Arc::default(),
+        };
+        let hub = shown.get().cloned().unwrap_or_else(nothing);
+        Ok(Connection { channel, hub })
     }
 }

@@ -1,6 +1,6 @@
 //! The first call: a one-time token and a certificate request become an identity.
 
-use crate::{Clock, Identity, IdentityError, LinkError, channel::Route, identity::Request, tls};
+use crate::{Clock, Identity, IdentityError, LinkError, channel::Route, identity::Request, tls, trust};
 use roadstead_contract::fleet::{
     EnrolRequest, JoinToken, enrol_request::Proof, enrolment_client::EnrolmentClient,
 };
@@ -24,11 +24,12 @@ pub(crate) async fn enrol(
     version: &str,
     clock: Arc<dyn Clock>,
 ) -> Result<Identity, Failure> {
-    let tls = tls::pinned(token.pin, clock).map_err(|error| Failure::Later(error.to_string()))?;
-    let channel = route
+    let tls = tls::pinned(token.pin, clock.clone()).map_err(|error| Failure::Later(error.to_string()))?;
+    let connection = route
         .connect(tls)
         .await
         .map_err(|error| Failure::Later(describe(&error)))?;
+    let (channel, hub) = (connection.channel, connection.hub);
     let request = Request::generate().map_err(|error| Failure::Final(error.into()))?;
     let message = EnrolRequest {
         proof: Some(Proof::Token(token.expose_secret().to_owned())),
@@ -45,6 +46,10 @@ pub(crate) async fn enrol(
         let wrong = IdentityError::Answer("no certificate or no trust bundle".to_owned());
         return Err(Failure::Final(wrong.into()));
     };
+    trust::usable(&trust, &hub, &*clock).map_err(|why| {
+        let wrong = IdentityError::Answer(format!("the trust bundle: {why}"));
+        Failure::Final(wrong.into())
+    })?;
     Identity::new(request.key, &certificate, &trust, (answer.tenant, answer.cluster))
         .map_err(|error| Failure::Final(error.into()))
 }
@@ -55,6 +60,47 @@ fn refused(status: &tonic::Status) -> Failure {
         Code::InvalidArgument => Failure::Final(LinkError::RequestRefused(status.message().to_owned())),
         _ => Failure::Later(format!("{:?}: {}", status.code(), status.message())),
     }
+}
+
+/// What a person is to do about certificates that one side does not believe; `None` for every other error.
+pub(crate) fn advice(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let tls = error.downcast_ref::<rustls::Error>().or_else(|| {
+            let inner = error.downcast_ref::<std::io::Error>()?.get_ref()?;
+            inner.downcast_ref::<rustls::Error>()
+        });
+        match tls {
+            Some(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer)) => {
+                return Some(
+                    "the hub shows a certificate of no root that this cluster trusts. If the hub's root was replaced while \
+                     this cluster was away: make a new join token for it and start with that",
+                );
+            }
+            Some(rustls::Error::AlertReceived(alert)) if is_of_certificate(*alert) => {
+                return Some(
+                    "the hub does not take this cluster's certificate. If its root was retired: make a new join token for \
+                     this cluster and start with that",
+                );
+            }
+            _ => {}
+        }
+        cause = error.source();
+    }
+    None
+}
+
+fn is_of_certificate(alert: rustls::AlertDescription) -> bool {
+    use rustls::AlertDescription as Alert;
+    matches!(
+        alert,
+        Alert::UnknownCA
+            | Alert::BadCertificate
+            | Alert::CertificateUnknown
+            | Alert::CertificateExpired
+            | Alert::CertificateRevoked
+            | Alert::DecryptError
+    )
 }
 
 /// An error with its causes, since tonic's own text is only "transport error".

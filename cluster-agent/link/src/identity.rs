@@ -47,6 +47,10 @@ pub struct Identity {
     /// Leaf first, DER in hex.
     chain: Vec<String>,
     roots: Vec<String>,
+    /// Of the bundle that the roots came with: it never goes back. Left out while it is 0, so that a cluster agent of the
+    /// version before reads the file.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    trust_generation: u64,
     pub trust_domain: String,
     /// Ids that the hub assigned.
     pub tenant: String,
@@ -133,16 +137,15 @@ impl Identity {
         (tenant, cluster): (String, String),
     ) -> Result<Self, IdentityError> {
         let wrong = |what: &str| IdentityError::Answer(what.to_owned());
-        if certificate.chain.is_empty() || trust.roots.is_empty() {
-            return Err(wrong("expected a certificate and at least one root"));
+        if trust.roots.is_empty() {
+            return Err(wrong("expected at least one root"));
         }
-        if certificate.not_after <= certificate.not_before {
-            return Err(wrong("the certificate ends before it begins"));
-        }
+        check(certificate)?;
         Ok(Self {
             key,
             chain: certificate.chain.iter().map(hex::encode).collect(),
             roots: trust.roots.iter().map(hex::encode).collect(),
+            trust_generation: trust.generation,
             trust_domain: trust.trust_domain.clone(),
             tenant,
             cluster,
@@ -151,11 +154,32 @@ impl Identity {
         })
     }
 
-    /// The same identity with another set of authorities.
-    pub(crate) fn trusting(&self, trust: &TrustBundle) -> Option<Self> {
-        let roots: Vec<_> = trust.roots.iter().map(hex::encode).collect();
-        (!roots.is_empty() && roots != self.roots).then(|| Self {
-            roots,
+    /// The same identity with the authorities of this bundle, which was judged ([`crate::trust`]).
+    pub(crate) fn trusting(&self, trust: &TrustBundle) -> Self {
+        Self {
+            roots: trust.roots.iter().map(hex::encode).collect(),
+            trust_generation: trust.generation,
+            ..self.clone()
+        }
+    }
+
+    /// The same identity with the authorities of another.
+    pub(crate) fn trusting_as(self, other: &Self) -> Self {
+        Self {
+            roots: other.roots.clone(),
+            trust_generation: other.trust_generation,
+            ..self
+        }
+    }
+
+    /// The same identity with another key and certificate.
+    pub(crate) fn renewed(&self, key: SecretText, certificate: &Certificate) -> Result<Self, IdentityError> {
+        check(certificate)?;
+        Ok(Self {
+            key,
+            chain: certificate.chain.iter().map(hex::encode).collect(),
+            not_before: certificate.not_before,
+            not_after: certificate.not_after,
             ..self.clone()
         })
     }
@@ -168,6 +192,18 @@ impl Identity {
         let leaf = chain.first().and_then(|der| X509Certificate::from_der(der).ok());
         leaf.map(|(_, leaf)| hex::encode(leaf.raw_serial()))
             .unwrap_or_default()
+    }
+
+    /// Of the bundle whose roots are kept.
+    #[must_use]
+    pub fn trust_generation(&self) -> u64 {
+        self.trust_generation
+    }
+
+    /// How many roots are kept.
+    #[must_use]
+    pub fn roots(&self) -> usize {
+        self.roots.len()
     }
 
     pub(crate) fn key_pem(&self) -> &[u8] {
@@ -203,6 +239,22 @@ impl Identity {
             .saturating_sub(self.not_before.saturating_mul(1_000));
         at.saturating_sub(Duration::from_millis(u64::try_from(age_ms).unwrap_or(0)))
     }
+}
+
+/// As serde asks.
+fn is_zero(generation: &u64) -> bool {
+    *generation == 0
+}
+
+fn check(certificate: &Certificate) -> Result<(), IdentityError> {
+    let wrong = |what: &str| IdentityError::Answer(what.to_owned());
+    if certificate.chain.is_empty() {
+        return Err(wrong("expected a certificate"));
+    }
+    if certificate.not_after <= certificate.not_before {
+        return Err(wrong("the certificate ends before it begins"));
+    }
+    Ok(())
 }
 
 fn file(path: &Path, act: &'static str, error: io::Error) -> IdentityError {

@@ -19,6 +19,7 @@ mod run;
 mod runs;
 mod session;
 mod tls;
+mod trust;
 mod tunnel;
 
 pub use channel::{Dial, Io, TcpDial};
@@ -43,7 +44,7 @@ pub enum LinkError {
     RequestRefused(String),
     #[error("the certificate expired while the hub was away: join again with a new token")]
     Expired,
-    #[error("the hub revoked this cluster's certificate: {0}")]
+    #[error("the hub takes this cluster's certificate no more: {0}")]
     Revoked(String),
     #[error(transparent)]
     Identity(#[from] IdentityError),

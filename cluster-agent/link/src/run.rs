@@ -9,6 +9,7 @@ use crate::{
     session::{self, Context, End, Line, Opened},
     tls, tunnel,
 };
+use parking_lot::Mutex;
 use roadstead_contract::fleet::JoinToken;
 use roadstead_inbox::{Inbox, InboxError};
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
@@ -110,13 +111,16 @@ impl Link {
             shared: reports.shared(),
             clock: parts.clock,
             random: parts.random.clone(),
-            version: settings.version,
+            version: settings.version.clone(),
             instance: random_id(&*parts.random),
-            folder: settings.folder,
+            folder: settings.folder.clone(),
             tunnels,
+            proofs: Mutex::default(),
         });
         let mut backoff = Backoff::new();
         let mut next: Option<Opened> = None;
+        // A token that was given for a cluster whose certificate is worth nothing any more; tried once.
+        let mut rejoin = settings.join.as_ref();
         while !stop.is_cancelled() {
             let opened = match next.take() {
                 Some(opened) => Ok(opened),
@@ -141,7 +145,20 @@ impl Link {
                     next = Some(*opened);
                     continue;
                 }
-                End::Revoked(reason) => return Err(LinkError::Revoked(reason)),
+                End::Revoked(reason) => match again(&context, &settings.version, rejoin.take()).await {
+                    Some(joined) => {
+                        identity = joined;
+                        continue;
+                    }
+                    None => return Err(LinkError::Revoked(reason)),
+                },
+                End::Distrusted(reason) => match again(&context, &settings.version, rejoin.take()).await {
+                    Some(joined) => {
+                        identity = joined;
+                        continue;
+                    }
+                    None => (Ending::Lost, reason),
+                },
                 End::Inbox(error) if !error.may_pass() => return Err(error.into()),
                 End::Inbox(error) => {
                     let mut wait = || backoff.next(Ending::Lost, Duration::ZERO, &*context.random);
@@ -162,6 +179,30 @@ impl Link {
             pause(wait, stop).await;
         }
         Ok(())
+    }
+}
+
+/// Joins anew where the identity is worth nothing and a join token was given: as after the hub's root was retired while
+/// this cluster was away. Whoever else answers does not have the authority that the token pins, and learns nothing.
+async fn again(context: &Context, version: &str, token: Option<&JoinToken>) -> Option<Identity> {
+    let joined = enrol::enrol(&context.route, token?, version, context.clock.clone()).await;
+    let kept = joined.and_then(|identity| match identity.save(&context.folder) {
+        Ok(()) => Ok(identity),
+        Err(error) => Err(enrol::Failure::Final(error.into())),
+    });
+    match kept {
+        Ok(identity) => {
+            tracing::info!(
+                tenant = identity.tenant,
+                cluster = identity.cluster,
+                "this cluster has joined anew"
+            );
+            Some(identity)
+        }
+        Err(failure) => {
+            tracing::warn!(?failure, "the join token brings no new identity");
+            None
+        }
     }
 }
 
@@ -195,15 +236,16 @@ async fn writable(
 
 async fn connect(context: &Context, identity: &Identity) -> Result<Line, End> {
     let tls = tls::mutual(identity, context.clock.clone()).map_err(|error| End::Lost(error.to_string()))?;
-    let channel = context
-        .route
-        .connect(tls.clone())
-        .await
-        .map_err(|error| End::Lost(describe(&error)))?;
+    let connection = context.route.connect(tls.clone()).await;
+    let connection = connection.map_err(|error| match enrol::advice(&error) {
+        Some(advice) => End::Distrusted(format!("{}: {advice}", describe(&error))),
+        None => End::Lost(describe(&error)),
+    })?;
     Ok(Line {
         identity: identity.clone(),
         tls,
-        channel,
+        channel: connection.channel,
+        hub: connection.hub,
         fresh: false,
     })
 }

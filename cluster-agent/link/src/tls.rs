@@ -91,7 +91,11 @@ impl ServerCertVerifier for PinVerifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let root = self.root(intermediates).ok_or_else(|| {
-            Error::General("the hub does not show the authority that the join token pins".to_owned())
+            Error::General(
+                "the hub does not show the authority that the join token pins: another hub answers, or its root was \
+                 replaced since; then make a new join token for this cluster"
+                    .to_owned(),
+            )
         })?;
         let mut roots = RootCertStore::empty();
         roots.add(root.clone().into_owned())?;

@@ -1,7 +1,12 @@
 //! Calls from the hub to agents. A few streams wait parked at the hub; each carries one call, and the next is parked
 //! as soon as one is taken. HTTP/2 gives each call its flow control; the end of a stream, either way, cancels it.
 
-use crate::{Random, channel::Route, clock::between, enrol::describe};
+use crate::{
+    Random,
+    channel::{Connection, Route},
+    clock::between,
+    enrol::describe,
+};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _, stream::BoxStream};
@@ -163,7 +168,7 @@ pub(crate) async fn serve(
             return;
         };
         match route.connect(current.tls.clone()).await {
-            Ok(channel) => {
+            Ok(Connection { channel, .. }) => {
                 let retire = CancellationToken::new();
                 let parking = Parking {
                     channel,

@@ -176,9 +176,11 @@ impl Inner {
     }
 
     pub(crate) fn trust(&self) -> TrustBundle {
+        let ring = self.authority.ring();
         TrustBundle {
-            roots: vec![self.authority.root_der().to_vec()],
+            roots: ring.trusted().iter().map(|root| root.der().to_vec()).collect(),
             trust_domain: self.authority.trust_domain().to_owned(),
+            generation: ring.generation,
         }
     }
 }

@@ -9,10 +9,14 @@ mod bucket;
 mod bulk;
 mod door;
 mod enrolment;
+mod keystore;
 mod listen;
 pub mod memory;
 mod pki;
 mod registry;
+pub mod roots;
+#[cfg(test)]
+mod roots_tests;
 mod serve;
 mod sql;
 pub mod store;
@@ -21,8 +25,9 @@ mod tls;
 mod together;
 mod tunnel;
 
+pub use keystore::{Folder, KeyStore, StoredRoots};
 pub use listen::{Io, Listen};
-pub use pki::{Authority, CLIENT_LIFE, Folder, Issued, KeyStore, PkiError, SERVER_LIFE, StoredAuthority};
+pub use pki::{Authority, CLIENT_LIFE, Issued, PkiError, SERVER_LIFE};
 pub use serve::{Fleet, Parts, ServeError, Settings};
 pub use sql::Sql;
 pub use store::FleetStore;

@@ -2,7 +2,8 @@
 
 use crate::{
     door::{ANONYMOUS_WITHIN, Door, Place, Waiting},
-    pki::Authority,
+    pki::{Authority, Loaded},
+    roots::RootId,
     store::StoreError,
 };
 use async_trait::async_trait;
@@ -21,7 +22,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpListener,
     sync::mpsc,
-    time::{Sleep, timeout},
+    time::timeout,
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tonic::{Request, Status, transport::server::Connected};
@@ -30,6 +31,8 @@ use tonic::{Request, Status, transport::server::Connected};
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
 /// For a turn to shake hands; then the other side has given up anyway.
 const TURN_WITHIN: Duration = Duration::from_secs(20);
+/// From the end of the trust in a root to the end of the connections that depend on it: less than the 5 s of a revocation.
+const RETIRED_WITHIN: Duration = Duration::from_secs(2);
 /// After an error of the listener (too many open files): let connections go first.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
@@ -62,6 +65,8 @@ pub(crate) struct Peer {
     pub(crate) source: Option<IpAddr>,
     /// With the end of the certificate, in seconds since the Unix epoch; `None` without a certificate.
     identity: Option<Arc<(PeerIdentity, i64)>>,
+    /// The root that the certificate is of.
+    root: Option<RootId>,
 }
 
 impl Peer {
@@ -70,6 +75,11 @@ impl Peer {
         self.identity
             .as_deref()
             .ok_or_else(|| Status::unauthenticated("a client certificate is required"))
+    }
+
+    /// The root of the certificate; `None` without one.
+    pub(crate) fn root(&self) -> Option<&RootId> {
+        self.root.as_ref()
     }
 }
 
@@ -97,8 +107,9 @@ pub(crate) fn status(error: &StoreError) -> Status {
 pub(crate) struct Connection {
     stream: TlsStream<Box<dyn Io>>,
     peer: Peer,
-    /// The end of a connection that shows no certificate: enrolment is short.
-    until: Option<Pin<Box<Sleep>>>,
+    /// Its end: of one without a certificate soon, enrolment is short; of the others when somebody else may have the key
+    /// of the root of their certificate.
+    until: Pin<Box<dyn Future<Output = ()> + Send>>,
     _place: Place,
 }
 
@@ -115,9 +126,7 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if let Some(until) = &mut self.until
-            && until.as_mut().poll(cx).is_ready()
-        {
+        if self.until.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         Pin::new(&mut self.stream).poll_read(cx, buf)
@@ -178,9 +187,10 @@ pub(crate) async fn accept(
                 tracing::info!(?source, "a connection had no turn in time");
                 return;
             };
+            let roots = authority.loaded();
             match timeout(HANDSHAKE_WITHIN, acceptor.accept(stream)).await {
                 Ok(Ok(stream)) => {
-                    if let Some(connection) = identify(stream, &authority, source, waiting) {
+                    if let Some(connection) = identify(stream, (&authority, &roots), source, waiting) {
                         // The server has ended: so has the connection.
                         let _ = ready.send(Ok(connection)).await;
                     }
@@ -192,10 +202,10 @@ pub(crate) async fn accept(
     }
 }
 
-/// A certificate of our authority that names no cluster of ours is no identity: the connection is dropped.
+/// `roots` are those of the time before the handshake. A certificate of our authority that names no cluster of ours is no identity: the connection is dropped.
 fn identify(
     stream: TlsStream<Box<dyn Io>>,
-    authority: &Authority,
+    (authority, roots): (&Authority, &Arc<Loaded>),
     source: Option<IpAddr>,
     waiting: Waiting,
 ) -> Option<Connection> {
@@ -204,11 +214,18 @@ fn identify(
         .1
         .peer_certificates()
         .and_then(|chain| chain.first());
-    let identity = match leaf.map(|leaf| authority.peer(leaf)) {
-        None => None,
-        Some(Ok(identity)) => Some(Arc::new(identity)),
-        Some(Err(error)) => {
+    let (identity, root) = match leaf.map(|leaf| (authority.peer(leaf), authority.root_of(leaf, roots))) {
+        None => (None, None),
+        Some((Ok(identity), Some(root))) => (Some(Arc::new(identity)), Some(root)),
+        Some((Err(error), _)) => {
             tracing::warn!(?source, %error, "a client certificate is refused");
+            return None;
+        }
+        Some((Ok(_), None)) => {
+            tracing::info!(
+                ?source,
+                "the root of a client certificate was retired during its handshake"
+            );
             return None;
         }
     };
@@ -219,12 +236,24 @@ fn identify(
         tracing::info!(?source, cluster = ?cluster, "too many connections: this one is closed");
         return None;
     };
-    let until = identity
-        .is_none()
-        .then(|| Box::pin(tokio::time::sleep(ANONYMOUS_WITHIN)));
+    let retired = root.as_ref().map(|root| authority.ends_of(root).connections);
+    let until = Box::pin(async move {
+        match retired {
+            None => tokio::time::sleep(ANONYMOUS_WITHIN).await,
+            Some(retired) => {
+                retired.cancelled().await;
+                // For the session to say why.
+                tokio::time::sleep(RETIRED_WITHIN).await;
+            }
+        }
+    });
     Some(Connection {
         stream,
-        peer: Peer { source, identity },
+        peer: Peer {
+            source,
+            identity,
+            root,
+        },
         until,
         _place: place,
     })

@@ -17,6 +17,8 @@ use roadstead_contract::{
     run::RunRecord,
 };
 use roadstead_domain::{Clock, ClusterId, TenantId};
+use roadstead_service::roots::Holders;
+use roadstead_store::ClusterTrust;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -75,6 +77,8 @@ pub struct Cluster {
     deleted: bool,
     /// The cluster is ahead of the model.
     pub ahead: Option<Ahead>,
+    /// Generation of the trust bundle that it keeps, and the root of the certificate with which it said so.
+    pub trust: (u64, String),
     /// Certificates are worth nothing from the moment they are issued.
     revokes_new: bool,
 }
@@ -106,6 +110,33 @@ impl Memory {
         }
     }
 
+    /// Who has which roots, as [`roadstead_service::roots::holders`] says it of a database; without replicas.
+    #[must_use]
+    pub fn trust(&self) -> Holders {
+        let now = self.clock.now_ms();
+        let state = self.state.lock();
+        let trust = |(id, cluster): (&ClusterId, &Cluster)| {
+            let good = cluster
+                .certificates
+                .values()
+                .filter(|(end, revoked)| !revoked && *end > now);
+            let not_after_ms = good.map(|(end, _)| *end).max()?;
+            let known = ClusterTrust {
+                id: *id,
+                name: id.to_string(),
+                generation: cluster.trust.0,
+                root: cluster.trust.1.clone(),
+                issued_ms: 0,
+                not_after_ms,
+            };
+            (!cluster.deleted).then(|| (cluster.tenant.to_string(), known))
+        };
+        Holders {
+            clusters: state.clusters.iter().filter_map(trust).collect(),
+            replicas: Vec::new(),
+        }
+    }
+
     /// A new cluster.
     pub fn add_cluster(&self, tenant: TenantId, cluster: ClusterId) {
         let fresh = Cluster {
@@ -125,6 +156,7 @@ impl Memory {
             certificates: BTreeMap::new(),
             deleted: false,
             ahead: None,
+            trust: (0, String::new()),
             revokes_new: false,
         };
         self.state.lock().clusters.insert(cluster, fresh);
@@ -576,6 +608,13 @@ impl FleetStore for Memory {
     async fn timeline(&self, session: &Session, ahead: Option<Ahead>) -> Result<(), StoreError> {
         self.write(session, |cluster| {
             cluster.ahead = ahead;
+            Ok(())
+        })
+    }
+
+    async fn trust_kept(&self, session: &Session, generation: u64, root: &str) -> Result<(), StoreError> {
+        self.write(session, |cluster| {
+            cluster.trust = (generation, root.to_owned());
             Ok(())
         })
     }

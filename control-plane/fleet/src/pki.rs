@@ -1,24 +1,28 @@
 //! The hub's certificate authority: who is who in the fleet.
 //!
-//! One root, kept by a [`KeyStore`]. It certifies the hub's own port and the cluster agents; a certificate request
-//! contributes a public key and nothing else. Client certificates carry `clientAuth` alone and a SPIFFE id, the
+//! One root signs, kept by a [`KeyStore`]; while it takes the place of another two are trusted (see [`crate::roots`]).
+//! It certifies the hub's own port and the cluster agents; a certificate request contributes a public key and nothing
+//! else. Client certificates carry `clientAuth` alone and a SPIFFE id, the
 //! hub's `serverAuth` alone and host names: neither can stand in for the other.
 
+use crate::{
+    keystore::{KeyStore, StoredRoots},
+    roots::{Ring, Root, RootId},
+    tls::Verifiers,
+};
+use parking_lot::{Mutex, RwLock};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData as _, SanType,
+    SerialNumber,
 };
 use roadstead_authz::PeerIdentity;
 use roadstead_contract::fleet::CaPin;
 use roadstead_domain::{Clock, ClusterId, Random, TenantId};
-use std::{
-    fmt, fs,
-    io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use rustls::pki_types::CertificateDer;
+use std::{collections::BTreeMap, fmt, io, sync::Arc, time::Duration};
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 use zeroize::Zeroizing;
 
@@ -26,6 +30,8 @@ use zeroize::Zeroizing;
 pub const CLIENT_LIFE: Duration = Duration::from_secs(72 * 3_600);
 /// Life of the certificate of the hub's port; made anew at each start and at half its life.
 pub const SERVER_LIFE: Duration = Duration::from_secs(30 * 24 * 3_600);
+/// Changes of roots that a session may be behind: it looks at the newest in any case.
+const CHANGES: usize = 4;
 const ROOT_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3_600);
 /// How far clocks may be apart (protocol.md §4).
 const SKEW: Duration = Duration::from_secs(300);
@@ -49,82 +55,34 @@ impl From<rcgen::Error> for PkiError {
     }
 }
 
-/// The authority at rest. `Debug` shows no key.
-#[derive(Clone)]
-pub struct StoredAuthority {
-    pub certificate_pem: String,
-    pub key_pem: Zeroizing<String>,
-}
-
-impl fmt::Debug for StoredAuthority {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("StoredAuthority(…)")
-    }
-}
-
-/// Keeps the authority.
-pub trait KeyStore {
-    /// What was saved; `None` at first.
-    ///
-    /// # Errors
-    /// It cannot be read.
-    fn load(&self) -> io::Result<Option<StoredAuthority>>;
-    /// Keeps it for good.
-    ///
-    /// # Errors
-    /// It cannot be written.
-    fn save(&self, authority: &StoredAuthority) -> io::Result<()>;
-}
-
-/// Two files in a folder: `ca.pem`, and `ca-key.pem` that only its owner reads.
-#[derive(Clone, Debug)]
-pub struct Folder(pub PathBuf);
-
-impl KeyStore for Folder {
-    fn load(&self) -> io::Result<Option<StoredAuthority>> {
-        let key_pem = match fs::read_to_string(self.0.join("ca-key.pem")) {
-            Ok(text) => Zeroizing::new(text),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        // The certificate is written first: a key without one is damage, not a first start.
-        let certificate_pem = fs::read_to_string(self.0.join("ca.pem"))?;
-        Ok(Some(StoredAuthority {
-            certificate_pem,
-            key_pem,
-        }))
-    }
-
-    fn save(&self, authority: &StoredAuthority) -> io::Result<()> {
-        let write = |name: &str, text: &str, mode: u32| {
-            let fresh = self.0.join(format!("{name}.new"));
-            match fs::remove_file(&fresh) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-            let mut file = fs::OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(mode)
-                .open(&fresh)?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&fresh, self.0.join(name))
-        };
-        write("ca.pem", &authority.certificate_pem, 0o644)?;
-        write("ca-key.pem", &authority.key_pem, 0o600)?;
-        fs::File::open(&self.0)?.sync_all()
-    }
-}
-
-/// The certificate authority of one hub.
+/// The certificate authority of one hub: its roots as they are now.
 pub struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    root_der: Vec<u8>,
+    loaded: RwLock<Arc<Loaded>>,
+    /// The roots have changed. No watch: that wakes its receivers in an order by chance, which no simulation repeats.
+    changed: broadcast::Sender<()>,
+    ends: Mutex<BTreeMap<RootId, Ends>>,
     trust_domain: String,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
     client_life: Duration,
+}
+
+/// What ends with the trust in a root.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ends {
+    /// The trust itself: nothing new begins.
+    pub(crate) trust: CancellationToken,
+    /// Whatever is under way, too: somebody else may have the root's key.
+    pub(crate) connections: CancellationToken,
+}
+
+/// Roots with what was made of them.
+pub(crate) struct Loaded {
+    pub(crate) ring: Ring,
+    signer: Issuer<'static, KeyPair>,
+    /// While two roots are trusted after a switch: signs a certificate of the new root for those that know only the old.
+    previous: Option<Issuer<'static, KeyPair>>,
+    verifiers: Verifiers,
 }
 
 /// A certificate that was just signed.
@@ -150,7 +108,7 @@ pub(crate) struct ServerCertificate {
 pub(crate) struct CheckedRequest(CertificateSigningRequestParams);
 
 impl Authority {
-    /// Loads the authority from `keys`, or makes it there.
+    /// Loads the roots from `keys`, or makes the first one there.
     ///
     /// # Errors
     /// See [`PkiError`].
@@ -163,23 +121,92 @@ impl Authority {
         let stored = match keys.load()? {
             Some(stored) => stored,
             None => {
-                let fresh = Self::generate(trust_domain, &*clock, &*random)?;
+                let (root, key) = Self::generate_root(trust_domain, &*clock, &*random)?;
+                let keys_of = BTreeMap::from([(root.id(), key)]);
+                let fresh = StoredRoots {
+                    ring: Ring::first(root),
+                    keys: keys_of,
+                };
                 keys.save(&fresh)?;
                 fresh
             }
         };
-        let key = KeyPair::from_pem(&stored.key_pem)?;
-        let issuer = Issuer::from_ca_cert_pem(&stored.certificate_pem, key)?;
-        let (_, root) = x509_parser::pem::parse_x509_pem(stored.certificate_pem.as_bytes())
-            .map_err(|error| PkiError::Authority(error.to_string()))?;
+        let loaded = Loaded::new(&stored)?;
         Ok(Self {
-            issuer,
-            root_der: root.contents,
+            changed: broadcast::channel(CHANGES).0,
+            loaded: RwLock::new(Arc::new(loaded)),
+            ends: Mutex::default(),
             trust_domain: trust_domain.to_owned(),
             clock,
             random,
             client_life: CLIENT_LIFE,
         })
+    }
+
+    /// Works with these roots from now on; `false` when they are those at work. Sessions hear of it at once; those that
+    /// depend on a root which is not trusted any more end.
+    ///
+    /// # Errors
+    /// Roots that are not usable, or of an older generation: whoever brings those back would bring back what was retired.
+    pub fn adopt(&self, stored: &StoredRoots) -> Result<bool, PkiError> {
+        let before = self.loaded();
+        let (had, found) = (before.ring.generation, stored.ring.generation);
+        if stored.ring == before.ring {
+            return Ok(false);
+        }
+        if found <= had {
+            return Err(PkiError::Authority(format!(
+                "expected roots of a generation after {had}, found {found}: an older copy of the folder, or a second \
+                 rotation on a copy of it"
+            )));
+        }
+        let fresh = Loaded::new(stored)?;
+        let had = before.ring.trusted().into_iter().map(Root::id);
+        let gone: Vec<_> = had.filter(|id| !fresh.ring.trusts(id)).collect();
+        let compromised = |id: &RootId| {
+            let mut retired = stored.ring.retired.iter();
+            retired.any(|retired| retired.compromised && retired.root.id() == *id)
+        };
+        *self.loaded.write() = Arc::new(fresh);
+        // Nobody listens while no session lives.
+        let _ = self.changed.send(());
+        let mut ends = self.ends.lock();
+        for id in gone {
+            let Some(end) = ends.remove(&id) else { continue };
+            end.trust.cancel();
+            if compromised(&id) {
+                end.connections.cancel();
+            }
+        }
+        Ok(true)
+    }
+
+    pub(crate) fn loaded(&self) -> Arc<Loaded> {
+        self.loaded.read().clone()
+    }
+
+    /// The roots as they are now.
+    #[must_use]
+    pub fn ring(&self) -> Ring {
+        self.loaded().ring.clone()
+    }
+
+    /// Yields when the roots have changed, from now on.
+    pub(crate) fn changes(&self) -> broadcast::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// What ends with the trust in that root; it has ended where the root is not trusted.
+    pub(crate) fn ends_of(&self, root: &RootId) -> Ends {
+        let mut ends = self.ends.lock();
+        // Under the lock: a change that comes now cancels what is kept here, or is seen here.
+        if !self.loaded().ring.trusts(root) {
+            let ended = Ends::default();
+            ended.trust.cancel();
+            ended.connections.cancel();
+            return ended;
+        }
+        ends.entry(root.clone()).or_default().clone()
     }
 
     /// For tests and simulations: cluster agents' certificates live this long.
@@ -189,38 +216,42 @@ impl Authority {
         self
     }
 
-    fn generate(
+    /// A new root with its key (PKCS#8 PEM).
+    ///
+    /// # Errors
+    /// No key can be made.
+    pub fn generate_root(
         trust_domain: &str,
         clock: &dyn Clock,
         random: &dyn Random,
-    ) -> Result<StoredAuthority, PkiError> {
-        let mut params = CertificateParams::default();
-        params.distinguished_name = name(&format!("Roadstead {trust_domain}"));
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.serial_number = Some(SerialNumber::from_slice(&serial(random)));
+    ) -> Result<(Root, Zeroizing<String>), PkiError> {
+        let serial = serial(random);
+        let mut params = authority_params();
+        // Each root has a name of its own: chains are built by names.
+        params.distinguished_name = name(&format!("Roadstead {trust_domain} {}", hex::encode(&serial[..4])));
+        params.serial_number = Some(SerialNumber::from_slice(&serial));
         live(&mut params, clock, ROOT_LIFE);
         let key = KeyPair::generate()?;
         let certificate = params.self_signed(&key)?;
-        Ok(StoredAuthority {
-            certificate_pem: certificate.pem(),
-            key_pem: Zeroizing::new(key.serialize_pem()),
-        })
+        let pem = Zeroizing::new(key.serialize_pem());
+        Ok((Root::new(certificate.der().to_vec()), pem))
     }
 
-    /// What join tokens carry.
+    /// What join tokens carry: of the root that signs. After a switch the hub goes on showing a chain to the root before,
+    /// so that tokens with its pin are good until they expire.
     ///
     /// # Errors
     /// The root does not parse.
     pub fn pin(&self) -> Result<CaPin, PkiError> {
-        let (_, root) = X509Certificate::from_der(&self.root_der)
-            .map_err(|error| PkiError::Authority(error.to_string()))?;
+        let loaded = self.loaded();
+        let root = parse(loaded.ring.signer().der())?;
         Ok(CaPin::of_spki(root.public_key().raw))
     }
 
+    /// The root that signs.
     #[must_use]
-    pub fn root_der(&self) -> &[u8] {
-        &self.root_der
+    pub fn root_der(&self) -> Vec<u8> {
+        self.loaded().ring.signer().der().to_vec()
     }
 
     #[must_use]
@@ -232,8 +263,16 @@ impl Authority {
         self.clock.clone()
     }
 
-    /// A certificate for the hub's port under these host names and addresses.
-    pub(crate) fn server(&self, names: &[String]) -> Result<ServerCertificate, PkiError> {
+    /// A part of `most`, by chance.
+    pub(crate) fn part_of(&self, most: Duration) -> Duration {
+        let mut bytes = [0; 4];
+        self.random.fill(&mut bytes);
+        most.mul_f64(f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX))
+    }
+
+    /// A certificate for the hub's port under these host names and addresses, with the generation of roots that it is of.
+    pub(crate) fn server(&self, names: &[String]) -> Result<(ServerCertificate, u64), PkiError> {
+        let loaded = self.loaded();
         let mut params = CertificateParams::new(names.to_vec())?;
         params.distinguished_name = name("Roadstead hub");
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
@@ -242,11 +281,43 @@ impl Authority {
         params.serial_number = Some(SerialNumber::from_slice(&serial(&*self.random)));
         live(&mut params, &*self.clock, SERVER_LIFE);
         let key = KeyPair::generate()?;
-        let leaf = params.signed_by(&key, &self.issuer)?;
-        Ok(ServerCertificate {
-            chain: vec![leaf.der().to_vec(), self.root_der.clone()],
+        let leaf = params.signed_by(&key, &loaded.signer)?;
+        let mut chain = vec![leaf.der().to_vec(), loaded.ring.signer().der().to_vec()];
+        if let (Some(issuer), Some(previous)) = (&loaded.previous, loaded.ring.previous()) {
+            chain.push(self.crossed(&loaded, issuer)?);
+            chain.push(previous.der().to_vec());
+        }
+        let certificate = ServerCertificate {
+            chain,
             key_der: key.serialize_der(),
-        })
+        };
+        Ok((certificate, loaded.ring.generation))
+    }
+
+    /// The new root, certified by the one before (RFC 4210 §4.4): whoever trusts only that one still finds the hub.
+    fn crossed(&self, loaded: &Loaded, issuer: &Issuer<'static, KeyPair>) -> Result<Vec<u8>, PkiError> {
+        let root = parse(loaded.ring.signer().der())?;
+        let common = root.subject().iter_common_name().next();
+        let common = common.and_then(|name| name.as_str().ok());
+        let common = common.ok_or_else(|| PkiError::Authority("the root has no name".to_owned()))?;
+        let mut params = authority_params();
+        params.distinguished_name = name(common);
+        params.use_authority_key_identifier_extension = true;
+        params.serial_number = Some(SerialNumber::from_slice(&serial(&*self.random)));
+        live(&mut params, &*self.clock, SERVER_LIFE);
+        Ok(params.signed_by(loaded.signer.key(), issuer)?.der().to_vec())
+    }
+
+    /// The trusted root that has signed a client certificate, which TLS has accepted since `before`; `None` when that root
+    /// was retired meanwhile.
+    pub(crate) fn root_of(&self, leaf: &CertificateDer<'_>, before: &Arc<Loaded>) -> Option<RootId> {
+        let loaded = self.loaded();
+        // Roots never go back: the same before and after are the same in between, and one can only be that one.
+        if Arc::ptr_eq(&loaded, before) && loaded.ring.trusted().len() == 1 {
+            return Some(loaded.ring.signer().id());
+        }
+        let now = crate::tls::unix_time(&*self.clock);
+        loaded.verifiers.trusted_root(leaf, &[], now)
     }
 
     /// A cluster agent's certificate: the hub decides everything but the key.
@@ -269,9 +340,10 @@ impl Authority {
         params.serial_number = Some(SerialNumber::from_slice(&serial));
         let (not_before, not_after) = live(&mut params, &*self.clock, self.client_life);
         request.params = params;
-        let leaf = request.signed_by(&self.issuer)?;
+        let loaded = self.loaded();
+        let leaf = request.signed_by(&loaded.signer)?;
         Ok(Issued {
-            chain: vec![leaf.der().to_vec(), self.root_der.clone()],
+            chain: vec![leaf.der().to_vec(), loaded.ring.signer().der().to_vec()],
             serial: hex::encode(serial),
             not_before,
             not_after,
@@ -310,6 +382,57 @@ impl Authority {
             certificate.validity().not_after.timestamp(),
         ))
     }
+}
+
+impl Loaded {
+    fn new(stored: &StoredRoots) -> Result<Self, PkiError> {
+        let ring = stored.ring.clone();
+        let issuer = |root: &Root| {
+            let key = stored.keys.get(&root.id());
+            let key =
+                key.ok_or_else(|| PkiError::Authority(format!("no key of root {}", root.id().short())))?;
+            issuer(root, key)
+        };
+        let signer = issuer(ring.signer())?;
+        let previous = ring.previous().map(issuer).transpose()?;
+        // Not used yet; but a key that is not there must show now, not at the switch.
+        ring.next().map(issuer).transpose()?;
+        Ok(Self {
+            verifiers: Verifiers::new(&ring)?,
+            signer,
+            previous,
+            ring,
+        })
+    }
+
+    pub(crate) fn verifiers(&self) -> &Verifiers {
+        &self.verifiers
+    }
+}
+
+/// Certificate and key, which must belong together.
+fn issuer(root: &Root, key: &str) -> Result<Issuer<'static, KeyPair>, PkiError> {
+    let key = KeyPair::from_pem(key)?;
+    let parsed = parse(root.der())?;
+    if parsed.public_key().raw != key.subject_public_key_info().as_slice() {
+        let id = root.id();
+        let text = format!("the key of root {} is another's", id.short());
+        return Err(PkiError::Authority(text));
+    }
+    Ok(Issuer::from_ca_cert_der(&root.der().into(), key)?)
+}
+
+fn parse(der: &[u8]) -> Result<X509Certificate<'_>, PkiError> {
+    let parsed = X509Certificate::from_der(der);
+    let (_, certificate) = parsed.map_err(|error| PkiError::Authority(error.to_string()))?;
+    Ok(certificate)
+}
+
+fn authority_params() -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params
 }
 
 impl CheckedRequest {

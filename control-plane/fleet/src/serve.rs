@@ -49,6 +49,9 @@ const STREAM_WINDOW: u32 = 4 * MAX_FRAME as u32;
 const CONNECTION_WINDOW: u32 = 16 * STREAM_WINDOW;
 /// Reset streams that wait to be taken notice of; beyond it the connection is closed (CVE-2023-44487).
 const PENDING_RESETS: usize = 256;
+/// To whoever shows a certificate of a root that is not trusted any more.
+pub(crate) const RETIRED: &str =
+    "the root of this certificate is retired; join again with a new token for this cluster";
 /// For running calls when the replica drains.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -66,6 +69,8 @@ pub struct Settings {
     pub admission: f64,
     /// Snapshots admitted a second.
     pub snapshots: f64,
+    /// Cluster agents told a second to renew their certificates, after another root has begun to sign.
+    pub renewals: f64,
     /// What is not taken by the other side for so long ends its stream.
     pub stall: Duration,
 }
@@ -81,6 +86,7 @@ impl Settings {
             tunnel_streams: 4,
             admission: 200.0,
             snapshots: 50.0,
+            renewals: 20.0,
             stall: Duration::from_secs(30),
         }
     }
@@ -129,6 +135,7 @@ pub(crate) struct Inner {
     pub(crate) enrolments: enrolment::Limits,
     pub(crate) sessions: Bucket,
     pub(crate) snapshots: Bucket,
+    pub(crate) renewals: Bucket,
     pub(crate) blobs: bulk::Blobs,
 }
 
@@ -145,7 +152,10 @@ impl Fleet {
     pub fn new(parts: Parts) -> Self {
         let registry = Arc::new(Registry::default());
         let Settings {
-            admission, snapshots, ..
+            admission,
+            snapshots,
+            renewals,
+            ..
         } = parts.settings;
         Self(Arc::new(Inner {
             store: parts.store,
@@ -158,6 +168,7 @@ impl Fleet {
             enrolments: enrolment::Limits::new(),
             sessions: Bucket::new(admission, admission),
             snapshots: Bucket::new(snapshots, snapshots),
+            renewals: Bucket::new(renewals, renewals.max(1.0)),
             blobs: bulk::Blobs::new(parts.settings.stall),
         }))
     }
@@ -254,14 +265,28 @@ impl Inner {
     /// (`opening` says which kind).
     pub(crate) async fn authenticate(&self, peer: &Peer, opening: &str) -> Result<(), Status> {
         let (identity, not_after) = peer.identified()?;
-        let checked = match self.clock.now_ms() >= not_after.saturating_mul(1_000) {
-            true => Err(StoreError::Refused("the certificate has expired".to_owned())),
-            false => self.store.authenticate(identity).await,
+        let checked = match self.usable(peer, *not_after) {
+            Err(why) => Err(StoreError::Refused(why.to_owned())),
+            Ok(()) => self.store.authenticate(identity).await,
         };
         if let Err(error) = &checked {
             self.refuse(peer, opening, error).await;
         }
         checked.map_err(|error| status(&error))
+    }
+
+    /// The certificate's time is not over, and its root is trusted.
+    pub(crate) fn usable(&self, peer: &Peer, not_after: i64) -> Result<(), &'static str> {
+        if self.clock.now_ms() >= not_after.saturating_mul(1_000) {
+            return Err("the certificate has expired");
+        }
+        match peer
+            .root()
+            .is_some_and(|root| self.authority.loaded().ring.trusts(root))
+        {
+            true => Ok(()),
+            false => Err(RETIRED),
+        }
     }
 
     pub(crate) async fn refuse(&self, peer: &Peer, opening: &str, error: &StoreError) {

@@ -375,6 +375,12 @@ pub trait FleetStore: Send + Sync + fmt::Debug + 'static {
     /// See above.
     async fn timeline(&self, session: &Session, ahead: Option<Ahead>) -> Result<(), StoreError>;
 
+    /// The cluster keeps the trust bundle of this generation on its disk, and says so with a certificate of this root.
+    ///
+    /// # Errors
+    /// See above.
+    async fn trust_kept(&self, session: &Session, generation: u64, root: &str) -> Result<(), StoreError>;
+
     /// Commits run records, each once, and says what became of each, in the same order.
     ///
     /// # Errors

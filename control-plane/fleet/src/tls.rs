@@ -2,15 +2,16 @@
 
 use crate::{
     pki::{Authority, PkiError, SERVER_LIFE},
+    roots::{Ring, Root, RootId},
     store::{Event, What},
 };
 use parking_lot::Mutex;
-use roadstead_authz::PeerIdentity;
 use roadstead_domain::Clock;
 use rustls::{
-    DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig, SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig,
+    SignatureScheme,
     client::danger::HandshakeSignatureValid,
-    crypto::{CryptoProvider, aws_lc_rs},
+    crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs},
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime},
     server::{
         ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier,
@@ -29,16 +30,8 @@ pub(crate) fn server_config(
 ) -> Result<Arc<ServerConfig>, PkiError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let wrong = |error: &dyn fmt::Display| PkiError::Authority(error.to_string());
-    let mut roots = RootCertStore::empty();
-    roots
-        .add(CertificateDer::from(authority.root_der().to_vec()))
-        .map_err(|error| wrong(&error))?;
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-        .allow_unauthenticated()
-        .build()
-        .map_err(|error| wrong(&error))?;
     let verifier = Arc::new(Recorder {
-        inner: verifier,
+        schemes: provider.signature_verification_algorithms,
         authority: authority.clone(),
         refused,
     });
@@ -72,36 +65,39 @@ impl rustls::time_provider::TimeProvider for Time {
     }
 }
 
-fn unix_time(clock: &dyn Clock) -> UnixTime {
+pub(crate) fn unix_time(clock: &dyn Clock) -> UnixTime {
     UnixTime::since_unix_epoch(Duration::from_millis(u64::try_from(clock.now_ms()).unwrap_or(0)))
 }
 
-/// The hub's own certificate, made anew at half its life.
+/// The hub's own certificate, made anew at half its life and when the roots change.
 struct Certificates {
     authority: Arc<Authority>,
     names: Vec<String>,
     clock: Arc<dyn Clock>,
     provider: Arc<CryptoProvider>,
-    current: Mutex<Option<(Arc<CertifiedKey>, i64)>>,
+    /// With the moment to make the next, and the generation of roots that it is of.
+    current: Mutex<Option<(Arc<CertifiedKey>, i64, u64)>>,
 }
 
 impl Certificates {
     fn current(&self) -> Result<Arc<CertifiedKey>, PkiError> {
         let mut current = self.current.lock();
         let now = self.clock.now_ms();
-        if let Some((key, renew_at)) = &*current
+        let roots = self.authority.loaded().ring.generation;
+        if let Some((key, renew_at, of)) = &*current
             && now < *renew_at
+            && roots == *of
         {
             return Ok(key.clone());
         }
-        let fresh = self.authority.server(&self.names)?;
+        let (fresh, of) = self.authority.server(&self.names)?;
         let chain = fresh.chain.into_iter().map(CertificateDer::from).collect();
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(fresh.key_der));
         let key = CertifiedKey::from_der(chain, key, &self.provider)
             .map_err(|error| PkiError::Authority(error.to_string()))?;
         let key = Arc::new(key);
         let half = i64::try_from((SERVER_LIFE / 2).as_millis()).unwrap_or(i64::MAX);
-        *current = Some((key.clone(), now.saturating_add(half)));
+        *current = Some((key.clone(), now.saturating_add(half), of));
         Ok(key)
     }
 }
@@ -126,42 +122,152 @@ impl fmt::Debug for Certificates {
     }
 }
 
-/// Verifies client certificates and tells of those that it refuses.
+/// Client certificates by root. Each is asked by itself: whose signature it is decides how long a connection may live.
+pub(crate) struct Verifiers {
+    trusted: Vec<(RootId, Arc<dyn ClientCertVerifier>)>,
+    retired: Vec<(RootId, bool, Arc<dyn ClientCertVerifier>)>,
+}
+
+impl Verifiers {
+    pub(crate) fn new(ring: &Ring) -> Result<Self, PkiError> {
+        let trusted = ring.trusted().into_iter();
+        let trusted = trusted.map(|root| Ok((root.id(), verifier(root)?)));
+        let retired = ring.retired.iter();
+        let retired =
+            retired.map(|retired| Ok((retired.root.id(), retired.compromised, verifier(&retired.root)?)));
+        Ok(Self {
+            trusted: trusted.collect::<Result<_, PkiError>>()?,
+            retired: retired.collect::<Result<_, PkiError>>()?,
+        })
+    }
+
+    /// The trusted root that the certificate is of.
+    pub(crate) fn trusted_root(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Option<RootId> {
+        let good = |of: &Arc<dyn ClientCertVerifier>| of.verify_client_cert(leaf, intermediates, now).is_ok();
+        let found = self.trusted.iter().find(|(_, verifier)| good(verifier));
+        found.map(|(id, _)| id.clone())
+    }
+
+    fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let mut refused = Error::General("no root is trusted".to_owned());
+        for (_, verifier) in &self.trusted {
+            match verifier.verify_client_cert(leaf, intermediates, now) {
+                Ok(verified) => return Ok(verified),
+                // What a certificate of this root lacks says more than that it is not of another.
+                Err(error) if is_foreign(&refused) => refused = error,
+                Err(_) => {}
+            }
+        }
+        Err(refused)
+    }
+
+    /// The retired root that the certificate is of, and whether somebody else may have its key.
+    fn retired_root(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Option<(&RootId, bool)> {
+        let good = |of: &Arc<dyn ClientCertVerifier>| of.verify_client_cert(leaf, intermediates, now).is_ok();
+        let found = self.retired.iter().find(|(_, _, verifier)| good(verifier));
+        found.map(|(id, compromised, _)| (id, *compromised))
+    }
+}
+
+fn is_foreign(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::General(_) | Error::InvalidCertificate(CertificateError::UnknownIssuer)
+    )
+}
+
+fn verifier(root: &Root) -> Result<Arc<dyn ClientCertVerifier>, PkiError> {
+    let wrong = |error: &dyn fmt::Display| PkiError::Authority(error.to_string());
+    let mut roots = RootCertStore::empty();
+    roots
+        .add(CertificateDer::from(root.der().to_vec()))
+        .map_err(|error| wrong(&error))?;
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+        .build()
+        .map_err(|error| wrong(&error))
+}
+
+/// Verifies client certificates by the roots as they are now, and tells of those that it refuses.
 struct Recorder {
-    inner: Arc<dyn ClientCertVerifier>,
+    schemes: WebPkiSupportedAlgorithms,
     authority: Arc<Authority>,
     refused: mpsc::Sender<Event>,
 }
 
 impl Recorder {
     /// Whose certificate it is, if this authority signed it and it was good at its time: only then does the audit log
-    /// of a tenant hear of it.
-    fn was(
+    /// of a tenant hear of it. Of a root whose key somebody else may have nothing is believed.
+    fn refusal(
         &self,
+        verifiers: &Verifiers,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-    ) -> Option<PeerIdentity> {
-        let (peer, not_after) = self.authority.peer(end_entity).ok()?;
-        let then = u64::try_from(not_after).ok()?.checked_sub(1)?;
+        error: &Error,
+    ) -> Event {
+        let mut event = Event {
+            peer: None,
+            source: None,
+            what: What::CertificateRefused,
+            detail: error.to_string(),
+        };
+        let Ok((peer, not_after)) = self.authority.peer(end_entity) else {
+            return event;
+        };
+        let Some(then) = u64::try_from(not_after).ok().and_then(|end| end.checked_sub(1)) else {
+            return event;
+        };
         let then = UnixTime::since_unix_epoch(Duration::from_secs(then));
-        self.inner
-            .verify_client_cert(end_entity, intermediates, then)
-            .ok()?;
-        Some(peer)
+        let known = verifiers.trusted_root(end_entity, intermediates, then).is_some();
+        match verifiers.retired_root(end_entity, intermediates, then) {
+            _ if known => event.peer = Some(peer),
+            Some((root, true)) => {
+                event.detail = format!(
+                    "a certificate of root {}, which was retired because somebody else may have its key; it names {}",
+                    root.short(),
+                    peer.cluster
+                );
+            }
+            Some((root, false)) => {
+                event.detail = format!(
+                    "a certificate of root {}, which is retired: the cluster must join anew",
+                    root.short()
+                );
+                event.peer = Some(peer);
+            }
+            None => {}
+        }
+        event
     }
 }
 
 impl ClientCertVerifier for Recorder {
     fn offer_client_auth(&self) -> bool {
-        self.inner.offer_client_auth()
+        true
     }
 
     fn client_auth_mandatory(&self) -> bool {
-        self.inner.client_auth_mandatory()
+        false
     }
 
+    /// None: cluster agents have one certificate, and which roots there are changes.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.inner.root_hint_subjects()
+        &[]
     }
 
     fn verify_client_cert(
@@ -170,14 +276,10 @@ impl ClientCertVerifier for Recorder {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self.inner.verify_client_cert(end_entity, intermediates, now);
+        let loaded = self.authority.loaded();
+        let verified = loaded.verifiers().verify(end_entity, intermediates, now);
         if let Err(error) = &verified {
-            let event = Event {
-                peer: self.was(end_entity, intermediates),
-                source: None,
-                what: What::CertificateRefused,
-                detail: error.to_string(),
-            };
+            let event = self.refusal(loaded.verifiers(), end_entity, intermediates, error);
             // Full: somebody tries many; the log has enough of them.
             let _ = self.refused.try_send(event);
         }
@@ -186,11 +288,11 @@ impl ClientCertVerifier for Recorder {
 
     fn verify_tls12_signature(
         &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls12_signature(message, cert, dss)
+        Err(Error::General("TLS 1.3 is required".to_owned()))
     }
 
     fn verify_tls13_signature(
@@ -199,11 +301,11 @@ impl ClientCertVerifier for Recorder {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls13_signature(message, cert, dss)
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.schemes)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.inner.supported_verify_schemes()
+        self.schemes.supported_schemes()
     }
 }
 

@@ -26,7 +26,7 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::{Request, Response, Status, Streaming};
 
 /// For a stream to be parked, while the cluster's session lives: a burst took them all, or the tunnel is being made.
@@ -182,11 +182,13 @@ struct Parked {
     up: Streaming<TunnelUp>,
     down: mpsc::Sender<Result<TunnelDown, Status>>,
     guard: StreamGuard,
+    /// The root of the certificate is retired: what runs may end, nothing new begins.
+    retired: CancellationToken,
 }
 
 impl Parked {
     fn alive(&self) -> bool {
-        !self.down.is_closed() && !self.guard.revoked.is_cancelled()
+        !self.down.is_closed() && !self.guard.revoked.is_cancelled() && !self.retired.is_cancelled()
     }
 }
 
@@ -230,7 +232,9 @@ impl Tunnels {
         deadline: Duration,
     ) -> Result<TunnelResponse, TunnelError> {
         let until = Instant::now() + deadline;
-        let Parked { mut up, down, guard } = self.take(cluster, until).await?;
+        let Parked {
+            mut up, down, guard, ..
+        } = self.take(cluster, until).await?;
         let call = wire(request, until.saturating_duration_since(Instant::now()));
         let gone = || TunnelError::Broken("the stream closed".to_owned());
         down.send(Ok(frame(tunnel_down::Body::Call(call))))
@@ -387,6 +391,8 @@ impl tunnel_server::Tunnel for Service {
         // One message ahead: the connection's flow control is the limit, not a queue of ours.
         let (down, outgoing) = mpsc::channel(1);
         let tunnels = self.0.tunnels.clone();
+        let root = peer.root().map(|root| self.0.authority.ends_of(root).trust);
+        let retired = root.unwrap_or_default();
         tokio::spawn(async move {
             let first = tokio::select! {
                 () = guard.revoked.cancelled() => return,
@@ -405,6 +411,7 @@ impl tunnel_server::Tunnel for Service {
                         up,
                         down: down.clone(),
                         guard,
+                        retired,
                     },
                 ),
                 false => Err(Status::invalid_argument("expected Park as the first message")),

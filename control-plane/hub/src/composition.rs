@@ -1,6 +1,6 @@
 //! The hub, put together: store, fleet port and HTTP faces. `serve` and `dev` run the same.
 
-use crate::{engines::Engines, health, housekeeping, http_server, keys, lock, observe, proxy};
+use crate::{engines::Engines, health, housekeeping, http_server, keys, lock, observe, proxy, roots};
 use anyhow::Context as _;
 use axum::{Router, extract::DefaultBodyLimit, middleware};
 use roadstead_contract::fleet::HubKeys;
@@ -97,7 +97,14 @@ impl Hub {
         let mut tasks = vec![serve_fleet(fleet.clone(), fleet_listener, stop.clone())];
         observe::fleet(fleet.clone());
         tasks.push(housekeeping::spawn(store.clone(), stop.clone()));
-        let engines = Engines::new(fleet, authority.pin()?);
+        let follower = roots::Follower {
+            folder: Folder(config.keys.clone()),
+            authority: authority.clone(),
+            // Only replicas need to agree; dev is one process.
+            store: (config.who != crate::dev::DEV).then(|| store.clone()),
+        };
+        tasks.push(follower.spawn(stop.clone()));
+        let engines = Engines::new(fleet, authority.clone());
         let app = faces(&store, engines, engine_keys, public_url, &stop);
         tasks.push(serve_http(listener, app, config.proxies.clone(), stop.clone()));
         let mut metrics_address = None;
@@ -154,7 +161,7 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 /// The trust domain of SPIFFE ids; one hub, one domain.
-const TRUST_DOMAIN: &str = "roadstead";
+pub(crate) const TRUST_DOMAIN: &str = "roadstead";
 
 /// The fleet's certificate authority in the folder of keys; made there at the first start.
 ///

@@ -3,7 +3,7 @@
 //! From inside: the database with the hub's own role, the folder of keys, the disk. From outside, when the addresses are
 //! given: the API and the cluster agents' port, as a client reaches them.
 
-use crate::{keys, lock, serve::Database};
+use crate::{keys, lock, roots, serve::Database};
 use anyhow::{Context as _, bail, ensure};
 use roadstead_domain::SystemClock;
 use rustls::pki_types::ServerName;
@@ -22,7 +22,7 @@ use tokio::net::TcpStream;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Less free space than this is trouble soon.
 const ROOM: u64 = 1024 * 1024 * 1024;
-/// The private files of the folder of keys.
+/// The private files of every folder of keys; a rotation of roots adds some.
 const PRIVATE: [&str; 2] = ["ca-key.pem", "engine-key.pem"];
 
 #[derive(Debug, clap::Args)]
@@ -100,6 +100,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     if let Some(folder) = &args.keys {
         look_at_keys(&mut report, folder);
+        look_at_roots(&mut report, folder, &url).await;
     }
     if let Some(url) = &args.public_url {
         look_at_api(&mut report, url.trim_end_matches('/')).await;
@@ -160,8 +161,16 @@ fn room(folder: &Path) -> anyhow::Result<String> {
 
 fn look_at_keys(report: &mut Report, folder: &Path) {
     report.add("folder of keys is private", private(folder));
-    for name in PRIVATE {
-        report.add(format!("{name} is private"), private(&folder.join(name)));
+    let mut names: Vec<_> = PRIVATE.map(str::to_owned).into();
+    let others = roadstead_fleet::Folder(folder.to_owned()).private_files();
+    names.extend(
+        others
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|name| !PRIVATE.contains(&name.as_str())),
+    );
+    for name in names {
+        report.add(format!("{name} is private"), private(&folder.join(&name)));
     }
     // Read only where they are: the look must not make them.
     if PRIVATE.iter().all(|name| folder.join(name).is_file()) {
@@ -173,6 +182,38 @@ fn look_at_keys(report: &mut Report, folder: &Path) {
         );
     }
     report.add("room for keys", room(folder));
+}
+
+/// How a rotation of roots stands: what there is, who works with it, who has it, how old certificates are.
+async fn look_at_roots(report: &mut Report, folder: &Path, url: &str) {
+    let folder = roadstead_fleet::Folder(folder.to_owned());
+    let ring = match roadstead_fleet::KeyStore::load(&folder) {
+        Ok(Some(stored)) => stored.ring,
+        Ok(None) => return,
+        Err(error) => return report.add("roots of the fleet", Err(error.into())),
+    };
+    let now_ms = roadstead_domain::Clock::now_ms(&SystemClock);
+    report.add(
+        "roots of the fleet",
+        Ok(format!("generation {}: {}", ring.generation, ring.describe())),
+    );
+    report.add("root that signs", roots::time_left(ring.signer(), now_ms));
+    let holders = match roots::look(url).await {
+        Ok(holders) => holders,
+        Err(error) => return report.add("who has which roots", Err(error)),
+    };
+    let others = ring.other_replicas(&holders, now_ms);
+    report.add(
+        "replicas work with these roots",
+        match others.is_empty() {
+            true => Ok(roots::replicas(&holders, now_ms)),
+            false => Err(anyhow::anyhow!("{}", others.join("; "))),
+        },
+    );
+    for (what, found) in roots::progress(&ring, &holders) {
+        report.add(what, Ok(found));
+    }
+    report.add("certificates of clusters", Ok(roots::ages(&holders, now_ms)));
 }
 
 fn authority(folder: &Path) -> anyhow::Result<roadstead_fleet::Authority> {
@@ -247,7 +288,9 @@ async fn fleet(address: &str, keys: Option<&Path>) -> anyhow::Result<String> {
         keys.context("give --keys too: the port's certificate is checked against the hub's authority")?;
     let authority = authority(folder)?;
     let mut roots = rustls::RootCertStore::empty();
-    roots.add(authority.root_der().to_vec().into())?;
+    for root in authority.ring().trusted() {
+        roots.add(root.der().to_vec().into())?;
+    }
     let config = rustls::ClientConfig::builder()
         .with_root_certificates(roots)
         .with_no_client_auth();

@@ -5,10 +5,7 @@ use bytes::{Bytes, BytesMut};
 use chrono::DateTime;
 use futures::{StreamExt as _, stream};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
-use roadstead_contract::{
-    fleet::{CaPin, JoinToken},
-    logs,
-};
+use roadstead_contract::{fleet::JoinToken, logs};
 use roadstead_domain::{ClusterId, Error};
 use roadstead_fleet as fleet;
 use roadstead_gateway::{Chunks, EngineAnswer, EngineCall, Tunnel, TunnelError};
@@ -17,6 +14,7 @@ use roadstead_telemetry::{Histogram, Label, SECONDS, meter};
 use secrecy::{ExposeSecret as _, SecretString};
 use std::{
     io,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -31,15 +29,15 @@ const LINE: usize = 64 * 1024;
 #[derive(Clone, Debug)]
 pub(crate) struct Engines {
     pub(crate) fleet: fleet::Fleet,
-    /// Of the hub's authority; part of every join token.
-    pin: CaPin,
+    /// Its pin is part of every join token.
+    authority: Arc<fleet::Authority>,
     /// Seconds from a call to the head of its answer.
     duration: Histogram<f64>,
 }
 
 impl Engines {
     /// With the instruments behind `/metrics`.
-    pub(crate) fn new(fleet: fleet::Fleet, pin: CaPin) -> Self {
+    pub(crate) fn new(fleet: fleet::Fleet, authority: Arc<fleet::Authority>) -> Self {
         let meter = meter("roadstead-hub");
         let duration = meter
             .f64_histogram("roadstead.hub.tunnel.duration")
@@ -53,7 +51,11 @@ impl Engines {
             .with_description("Clusters with a live session on this replica")
             .with_callback(move |observer| observer.observe(sessions.live().len() as u64, &[]))
             .build();
-        Self { fleet, pin, duration }
+        Self {
+            fleet,
+            authority,
+            duration,
+        }
     }
 
     async fn measured(
@@ -154,10 +156,14 @@ impl roadstead_graphql::Fleet for Engines {
     }
 
     fn join_token(&self, secret: &SecretString) -> SecretString {
-        match JoinToken::new(secret.expose_secret().to_owned(), self.pin) {
-            Ok(token) => token.expose().into(),
-            // The hub made the secret itself; a token of nothing is refused wherever it is used.
-            Err(_) => SecretString::default(),
+        let token = self
+            .authority
+            .pin()
+            .map(|pin| JoinToken::new(secret.expose_secret().to_owned(), pin));
+        match token {
+            Ok(Ok(token)) => token.expose().into(),
+            // The hub made secret and root itself; a token of nothing is refused wherever it is used.
+            _ => SecretString::default(),
         }
     }
 

@@ -13,6 +13,7 @@ mod keys;
 mod lock;
 mod observe;
 mod proxy;
+mod roots;
 mod serve;
 #[cfg(test)]
 mod tests;
@@ -48,6 +49,11 @@ enum Command {
     IssueOwnerToken(serve::IssueOwnerToken),
     /// Looks at a deployment and says what is wrong with it. Changes nothing. Exit code 1 if anything is wrong.
     Doctor(doctor::Args),
+    /// The root certificates of the fleet: which there are, and the steps by which a new one takes the place of the old.
+    Roots {
+        #[command(subcommand)]
+        command: roots::Command,
+    },
     /// The GraphQL schema, as SDL.
     Schema,
     /// The audit log.
@@ -98,6 +104,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::CreateTenant(args) => serve::create_tenant(args).await.map(|()| ExitCode::SUCCESS),
         Command::IssueOwnerToken(args) => serve::issue_owner_token(args).await.map(|()| ExitCode::SUCCESS),
         Command::Doctor(args) => doctor::run(args).await,
+        Command::Roots { command } => roots::run(command).await.map(|()| ExitCode::SUCCESS),
         Command::Schema => {
             print_schema();
             Ok(ExitCode::SUCCESS)

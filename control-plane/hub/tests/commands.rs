@@ -564,3 +564,94 @@ fn a_port_that_is_taken_is_named() {
     assert_eq!(process.wait().unwrap().code(), Some(1));
     assert!(text.contains(&format!("listening on {address}")), "{text}");
 }
+
+fn roots(place: &Place, arguments: &[&str]) -> Output {
+    let (url, keys) = (place.url(), place.text("keys"));
+    let place = ["--database", &url, "--keys", &keys];
+    run(&[&["roots"], arguments, &place].concat())
+}
+
+/// Repeats a step until it is taken, for as long as a replica needs to say what it works with.
+fn roots_until_taken(place: &Place, arguments: &[&str]) -> String {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let done = roots(place, arguments);
+        if code(&done) == Some(0) {
+            return said(&done);
+        }
+        assert!(Instant::now() < deadline, "{}", said(&done));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[test]
+fn s49_a_running_hub_follows_the_operators_rotation() {
+    let place = Place::with_tenant();
+    let empty = place.text("empty");
+    fs::create_dir(&empty).unwrap();
+    fs::set_permissions(&empty, fs::Permissions::from_mode(0o700)).unwrap();
+    let url = place.url();
+    let none = run(&["roots", "list", "--database", &url, "--keys", &empty]);
+    assert_eq!(code(&none), Some(1));
+    assert!(said(&none).contains("holds no root"), "{}", said(&none));
+    assert_eq!(fs::read_dir(&empty).unwrap().count(), 0, "a look makes nothing");
+
+    let serve = Serve::start(&place, &["--database", &url]);
+    let list = || said(&roots(&place, &["list"]));
+    assert!(list().contains("generation 0: one root"), "{}", list());
+    for (step, expected) in [
+        ("switch", "expected an announced root"),
+        ("abort", "expected an announced root"),
+        ("retire", "expected a root that signed before"),
+    ] {
+        let refused = roots(&place, &[step]);
+        assert_eq!(code(&refused), Some(1), "{step}");
+        assert!(said(&refused).contains(expected), "{}", said(&refused));
+    }
+    let first = fs::read(place.path("keys/ca.pem")).unwrap();
+    roots_until_taken(&place, &["add"]);
+    assert_eq!(
+        fs::read(place.path("keys/ca.pem")).unwrap(),
+        first,
+        "the old one signs"
+    );
+    let again = roots(&place, &["add"]);
+    assert!(said(&again).contains("expected one root"), "{}", said(&again));
+    roots_until_taken(&place, &["abort"]);
+    roots_until_taken(&place, &["add"]);
+    serve.wait_for(|line| find(line, "generation").as_deref() == Some("3"));
+    roots_until_taken(&place, &["switch"]);
+    serve.wait_for(|line| find(line, "generation").as_deref() == Some("4"));
+    roots_until_taken(&place, &["retire"]);
+    serve.wait_for(|line| find(line, "generation").as_deref() == Some("5"));
+    assert_ne!(fs::read(place.path("keys/ca.pem")).unwrap(), first);
+    // The port shows the new root; the look from outside asks for exactly that.
+    let keys = place.text("keys");
+    let well = run(&[
+        "doctor",
+        "--database",
+        &url,
+        "--keys",
+        &keys,
+        "--fleet",
+        &serve.fleet,
+    ]);
+    assert_eq!(code(&well), Some(0), "{}", said(&well));
+    for what in [
+        "roots of the fleet",
+        "generation 5: one root",
+        "replicas work with these roots",
+        "certificates of clusters",
+    ] {
+        assert!(said(&well).contains(what), "{}", said(&well));
+    }
+    let log = said(&run(&["audit", "verify", "--database", &url]));
+    // One record for the tenant itself, and one for each of the five steps.
+    assert!(log.contains("roadstead-platform: whole, 6 records"), "{log}");
+    // A key that somebody has may be used now: nobody is asked to wait.
+    let now = roots(&place, &["retire", "--now"]);
+    assert_eq!(code(&now), Some(0), "{}", said(&now));
+    serve.wait_for(|line| find(line, "generation").as_deref() == Some("6"));
+    assert!(list().contains("compromised "), "{}", list());
+    assert_eq!(serve.stop(), Some(0));
+}

@@ -313,6 +313,28 @@ pub async fn blob(ctx: &TenantContext, store: &Store, digest: Digest) -> Result<
     store.tenant(ctx).read().await?.desired_document(digest).await
 }
 
+/// The cluster keeps the trust bundle of this generation; `root` is the root of the certificate with which it says so.
+///
+/// # Errors
+/// [`Error::Conflict`] (superseded).
+pub async fn trust_kept(
+    ctx: &TenantContext,
+    store: &Store,
+    epoch: u64,
+    generation: u64,
+    root: &str,
+) -> Result<(), Error> {
+    own(ctx)?;
+    // It says so at the beginning of each session, and hardly ever anything new.
+    let known = store.tenant(ctx).read().await?.trust_kept().await?;
+    if known == (generation, root.to_owned()) {
+        return Ok(());
+    }
+    let tx = store.tenant(ctx).write().await?;
+    tx.record_trust(epoch, generation, root).await?;
+    tx.commit().await
+}
+
 /// Starts the cluster's cursors over (a wiped inbox).
 ///
 /// # Errors

@@ -15,6 +15,7 @@ pub mod fleet;
 pub mod housekeeping;
 pub mod platform;
 pub mod projects;
+pub mod roots;
 pub mod runs;
 pub mod together;
 pub mod tokens;

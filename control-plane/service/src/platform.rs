@@ -6,7 +6,7 @@
 use crate::authenticate;
 use crate::bootstrap;
 use crate::stop;
-use roadstead_authz::{RequestInfo, SystemContext, SystemTask, TenantRecord};
+use roadstead_authz::{RequestInfo, SystemContext, SystemTask, TenantContext, TenantRecord};
 use roadstead_contract::documents::Name;
 use roadstead_domain::Error;
 use roadstead_store::{AuditEntry, AuditFilter, AuditRecord, Outcome, Store};
@@ -49,6 +49,18 @@ pub async fn records(store: &Store) -> Result<Vec<AuditRecord>, Error> {
     };
     let log = store.tenant(&ctx).read().await?;
     Ok(log.audit_records(&AuditFilter::default(), &page).await?.items)
+}
+
+/// The platform's own context, its tenant made where it is not there yet.
+pub(crate) async fn context(store: &Store) -> Result<TenantContext, Error> {
+    let system = SystemContext::new(SystemTask::Bootstrap);
+    let mut request = RequestInfo::default();
+    request.source.client = "hub".to_owned();
+    Ok(authenticate::system(
+        &system,
+        tenant(store, &system).await?,
+        request,
+    ))
 }
 
 async fn tenant(store: &Store, system: &SystemContext) -> Result<TenantRecord, Error> {

@@ -34,6 +34,7 @@ pub mod testing;
 mod timeline;
 mod together;
 mod tokens;
+mod trust;
 mod turns;
 mod tx;
 
@@ -56,6 +57,7 @@ pub use system::{JoinRecord, SystemStore};
 pub use timeline::{Difference, Timeline};
 pub use together::{Fence, Fenced, Marks, Since, Standing};
 pub use tokens::{ApiToken, NewToken};
+pub use trust::{ClusterTrust, HubReplica};
 pub use tx::{TenantStore, Tx};
 
 use roadstead_authz::{SystemContext, TenantContext};

@@ -3,7 +3,7 @@
 
 use crate::{
     ask, binary,
-    cli::Cli,
+    cli::{Answer, Cli},
     database::Database,
     processes::{Process, children},
     tools_path, wait,
@@ -291,6 +291,22 @@ impl Apart {
             .arg(self.path("keys"));
         self.hub = Some(Process::start(&mut command, &self.path("hub.log"))?);
         Ok(())
+    }
+
+    /// Runs `roadstead-hub roots` on the hub's folder of keys and database.
+    ///
+    /// # Errors
+    /// When the program does not start.
+    pub fn roots(&self, arguments: &[&str]) -> anyhow::Result<Answer> {
+        let mut command = self.command("roadstead-hub");
+        command
+            .arg("roots")
+            .args(arguments)
+            .arg("--database-file")
+            .arg(&self.database.url_file)
+            .arg("--keys")
+            .arg(self.path("keys"));
+        Ok(Answer::of(arguments, &command.output()?))
     }
 
     /// Starts the cluster agent on the state that is there; see [`Self::linked`].

@@ -82,7 +82,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    fn of(args: &[&str], output: &Output) -> Self {
+    pub(crate) fn of(args: &[&str], output: &Output) -> Self {
         Self {
             command: args.join(" "),
             code: output.status.code(),

@@ -4,7 +4,7 @@ use crate::eventually;
 use roadstead_contract::fleet::JoinToken;
 use roadstead_inbox::{Document, Inbox};
 use roadstead_link::{
-    Link, LinkError, LinkState, NoTunnel, OsRandom, Parts, Reports, Settings, SystemClock, TcpDial,
+    Identity, Link, LinkError, LinkState, NoTunnel, OsRandom, Parts, Reports, Settings, SystemClock, TcpDial,
     TunnelHandler,
 };
 use std::{path::Path, sync::Arc};
@@ -81,6 +81,11 @@ impl ClusterAgent {
 
     /// Starts it again on a folder. The inbox before must have been let go.
     pub async fn again(folder: TempDir, hub: &str) -> Self {
+        Self::again_with(folder, hub, None).await
+    }
+
+    /// As [`Self::again`], with another join token.
+    pub async fn again_with(folder: TempDir, hub: &str, join: Option<JoinToken>) -> Self {
         // The writer thread of the inbox before may still be closing the file.
         let path = folder.path().join("inbox.db");
         eventually("the inbox is free", || async {
@@ -91,7 +96,7 @@ impl ClusterAgent {
             Inbox::open_inline(&path).ok().map(drop)
         })
         .await;
-        Self::on(folder, hub, None, Arc::new(NoTunnel))
+        Self::on(folder, hub, join, Arc::new(NoTunnel))
     }
 
     /// Its folder.
@@ -119,6 +124,23 @@ impl ClusterAgent {
             (!matches!(now, LinkState::Away { .. })).then_some(now)
         })
         .await
+    }
+
+    /// Generation and number of the hub's roots on its disk.
+    #[must_use]
+    pub fn roots(&self) -> (u64, usize) {
+        let identity = Identity::load(self.folder.path()).expect("readable");
+        identity.map_or((0, 0), |identity| (identity.trust_generation(), identity.roots()))
+    }
+
+    /// Waits until it has no session for a reason like this.
+    pub async fn away_because(&self, wanted: &str) {
+        let state = self.reports.state();
+        eventually(&format!("no session: {wanted}"), || async {
+            let now = state.borrow().clone();
+            matches!(now, LinkState::Away { reason } if reason.contains(wanted)).then_some(())
+        })
+        .await;
     }
 
     /// Waits until the inbox holds the document in this generation.

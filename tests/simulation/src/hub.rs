@@ -3,7 +3,12 @@
 use crate::{cluster, eventually, install_crypto, tenant};
 use roadstead_contract::fleet::{HubKeys, JoinToken};
 use roadstead_domain::{Clock, OsRandom, SystemClock};
-use roadstead_fleet::{Authority, Fleet, FleetStore, Folder, Parts, Settings, memory::Memory, store::What};
+use roadstead_fleet::{
+    Authority, Fleet, FleetStore, Folder, KeyStore as _, Parts, Settings,
+    memory::Memory,
+    roots::{Refusal, Ring, Root, Step},
+    store::What,
+};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, runtime::Runtime, task::JoinHandle};
@@ -52,6 +57,7 @@ pub struct Wishes {
     pub tunnel_streams: u32,
     pub stall: Duration,
     pub admission: f64,
+    pub renewals: f64,
 }
 
 impl Default for Wishes {
@@ -63,6 +69,7 @@ impl Default for Wishes {
             tunnel_streams: 4,
             stall: Duration::from_secs(30),
             admission: 200.0,
+            renewals: 20.0,
         }
     }
 }
@@ -108,6 +115,31 @@ impl Hub {
 }
 
 impl<S: Truth> Hub<S> {
+    /// What an operator does by `roadstead-hub roots`, and a running hub follows: `step` is given the roots and a new one.
+    ///
+    /// # Errors
+    /// The step is not to be taken now.
+    pub fn roots(&self, step: impl FnOnce(&Ring, Root) -> Result<Step, Refusal>) -> Result<Step, Refusal> {
+        let folder = Folder(self.folder.path().to_owned());
+        let mut stored = folder.load().expect("readable").expect("roots");
+        let made = Authority::generate_root("test.roadstead", &SystemClock, &OsRandom);
+        let (root, key) = made.expect("a root");
+        stored.keys.insert(root.id(), key);
+        let step = step(&stored.ring, root)?;
+        stored.ring = step.ring.clone();
+        folder.save(&stored).expect("kept");
+        self.authority
+            .adopt(&folder.load().expect("readable").expect("roots"))
+            .expect("usable");
+        Ok(step)
+    }
+
+    /// Kills the hub and puts another one, of roots of its own, on its port.
+    pub async fn replaced_by_a_stranger(mut self, store: S) -> Self {
+        self.folder = tempfile::tempdir().expect("a folder");
+        self.restart_over(store).await
+    }
+
     /// A hub over this truth.
     pub async fn over(store: S, wishes: Wishes) -> Self {
         install_crypto();
@@ -132,6 +164,7 @@ impl<S: Truth> Hub<S> {
         settings.tunnel_streams = wishes.tunnel_streams;
         settings.stall = wishes.stall;
         settings.admission = wishes.admission;
+        settings.renewals = wishes.renewals;
         let fleet = Fleet::new(Parts {
             store: store.fleet_store(),
             authority: authority.clone(),

@@ -121,7 +121,7 @@ pub fn modest() -> rcgen::CertificateParams {
 /// # Errors
 /// The hub refuses.
 pub async fn enrol<S: Truth>(hub: &Hub<S>, secret: &str, csr: Vec<u8>) -> Result<EnrolResponse, Status> {
-    let tls = tls(hub.authority.root_der(), None, &rustls::version::TLS13);
+    let tls = tls(&hub.authority.root_der(), None, &rustls::version::TLS13);
     let channel = channel(hub.address, tls).await.expect("a connection");
     let request = EnrolRequest {
         proof: Some(Proof::Token(secret.to_owned())),
@@ -156,7 +156,7 @@ pub async fn connect<S: Truth>(
     channel(
         hub.address,
         tls(
-            hub.authority.root_der(),
+            &hub.authority.root_der(),
             Some(credentials),
             &rustls::version::TLS13,
         ),

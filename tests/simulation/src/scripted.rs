@@ -29,6 +29,9 @@ pub struct Script {
 pub struct ScriptedHub {
     pub address: SocketAddr,
     pub token: JoinToken,
+    /// Its root, DER.
+    pub root: Vec<u8>,
+    services: Arc<Services>,
     sessions: mpsc::Receiver<Script>,
     _serving: AbortOnDropHandle<()>,
 }
@@ -67,10 +70,12 @@ impl ScriptedHub {
             issuer,
             der: root.der().to_vec(),
         };
+        let root = ca.der.clone();
         let services = Arc::new(Services {
             ca,
             sessions: Mutex::new(sender),
         });
+        let kept = services.clone();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let serving = Server::builder()
@@ -83,9 +88,17 @@ impl ScriptedHub {
         Self {
             address,
             token,
+            root,
+            services: kept,
             sessions,
             _serving: AbortOnDropHandle::new(serving),
         }
+    }
+
+    /// A certificate for a cluster agent's request.
+    #[must_use]
+    pub fn certify(&self, csr: &[u8]) -> Certificate {
+        self.services.certify(csr)
     }
 
     /// The next session of a cluster agent.
@@ -143,23 +156,35 @@ impl Script {
     }
 }
 
-#[tonic::async_trait]
-impl enrolment_server::Enrolment for Services {
-    async fn enrol(&self, request: Request<EnrolRequest>) -> Result<Response<EnrolResponse>, Status> {
-        let csr = request.into_inner().csr;
-        let csr = rcgen::CertificateSigningRequestParams::from_der(&csr.as_slice().into());
+impl Services {
+    fn certify(&self, csr: &[u8]) -> Certificate {
+        let csr = rcgen::CertificateSigningRequestParams::from_der(&csr.into());
         let leaf = csr
             .expect("a request")
             .signed_by(&self.ca.issuer)
             .expect("a leaf");
-        let certificate = Certificate {
+        Certificate {
             chain: vec![leaf.der().to_vec()],
             not_before: 0,
             not_after: 32_503_680_000,
-        };
+        }
+    }
+}
+
+impl std::fmt::Debug for Services {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Services")
+    }
+}
+
+#[tonic::async_trait]
+impl enrolment_server::Enrolment for Services {
+    async fn enrol(&self, request: Request<EnrolRequest>) -> Result<Response<EnrolResponse>, Status> {
+        let certificate = self.certify(&request.into_inner().csr);
         let trust = TrustBundle {
             roots: vec![self.ca.der.clone()],
             trust_domain: "scripted".to_owned(),
+            generation: 0,
         };
         Ok(Response::new(EnrolResponse {
             certificate: Some(certificate),

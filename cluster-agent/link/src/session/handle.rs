@@ -1,11 +1,10 @@
 //! What a session does with each frame, timer and report.
 
 use super::{End, Line, Renewal, Session, Step, attempt, beside, lost, ms, open};
-use crate::{HubKeys, Identity, bulk, convert, identity::Request};
+use crate::{HubKeys, bulk, convert, identity::Request, tls::mutual};
 use roadstead_contract::fleet::{
     Ack, Batch, Digest, HAVE_PAGE, Have, HaveEntry, Heartbeat, Held, Nack, RenewRequest, Renewed, Resume,
-    RunAck, RunRecord, RunRecords, SnapshotEnd, Stage, StateRoot, TrustBundle, cluster_frame::Body,
-    hub_frame,
+    RunAck, RunRecord, RunRecords, SnapshotEnd, Stage, StateRoot, cluster_frame::Body, hub_frame,
 };
 use roadstead_inbox::{Outcome, Position, Purpose, SnapshotOutcome};
 use tokio::time::Instant;
@@ -31,14 +30,14 @@ impl Session<'_> {
             Some(Hub::HaveRequest(request)) => self.have(request.request).await,
             Some(Hub::RunAck(ack)) => self.runs_kept(ack).await,
             Some(Hub::RenewNow(_)) => {
-                self.timers.renew_at = Instant::now();
+                // One that is under way is what the hub asks for; one that had no answer is asked for again.
+                if matches!(self.renewal, Renewal::Idle | Renewal::Asked(_)) {
+                    self.timers.renew_at = Instant::now();
+                }
                 Ok(())
             }
-            Some(Hub::Renewed(renewed)) => {
-                self.try_renewed(&renewed);
-                Ok(())
-            }
-            Some(Hub::Trust(trust)) => self.trust(&trust),
+            Some(Hub::Renewed(renewed)) => self.try_renewed(&renewed).await,
+            Some(Hub::Trust(trust)) => self.trust(&trust).await,
             Some(Hub::Keys(keys)) => {
                 self.keys(&keys);
                 Ok(())
@@ -359,33 +358,42 @@ impl Session<'_> {
     }
 
     /// The hub signed: see whether the new certificate connects. Without that the old one stays.
-    fn try_renewed(&mut self, renewed: &Renewed) {
+    async fn try_renewed(&mut self, renewed: &Renewed) -> Result<(), End> {
+        if !matches!(self.renewal, Renewal::Asked(_)) {
+            return Ok(());
+        }
         let Renewal::Asked(request) = std::mem::replace(&mut self.renewal, Renewal::Idle) else {
-            return;
+            return Ok(());
         };
-        let (Some(certificate), Some(trust)) = (&renewed.certificate, &renewed.trust) else {
-            return;
+        if let Some(trust) = &renewed.trust {
+            self.trust(trust).await?;
+        }
+        let Some(certificate) = &renewed.certificate else {
+            return Ok(());
         };
-        let old = &self.line.identity;
-        let ids = (old.tenant.clone(), old.cluster.clone());
-        match Identity::new(request.key, certificate, trust, ids) {
+        match self.line.identity.renewed(request.key, certificate) {
             Ok(identity) => {
                 let attempt = attempt(self.context.route.clone(), &identity, self.context.clock.clone());
                 self.renewal = Renewal::Trying(Box::new(identity), attempt);
             }
             Err(error) => tracing::warn!(%error, "the renewed certificate is not usable"),
         }
+        Ok(())
     }
 
     /// The new certificate connects, is welcomed: the session goes on there. Whatever fails before: the old one goes on
     /// here, also when the hub says that the new one is worth nothing.
     pub(super) fn renewed(&mut self, step: Step) -> Result<(), End> {
         match (std::mem::replace(&mut self.renewal, Renewal::Idle), step) {
-            (Renewal::Trying(identity, _), Step::Tried(Ok((tls, channel)))) => {
+            (Renewal::Trying(identity, _), Step::Tried(Ok((tls, connection)))) => {
+                // A bundle may have come since the request.
+                let identity = identity.trusting_as(&self.line.identity);
+                let tls = mutual(&identity, self.context.clock.clone()).unwrap_or(tls);
                 self.renewal = Renewal::Connected(Box::new(Line {
-                    identity: *identity,
+                    identity,
                     tls,
-                    channel,
+                    channel: connection.channel,
+                    hub: connection.hub,
                     fresh: true,
                 }));
                 Ok(())
@@ -427,18 +435,6 @@ impl Session<'_> {
             let opening = tokio::spawn(async move { open(&context, *line).await });
             self.renewal = Renewal::Greeting(AbortOnDropHandle::new(opening));
         }
-    }
-
-    /// Takes over a changed trust bundle.
-    pub(super) fn trust(&mut self, trust: &TrustBundle) -> Result<(), End> {
-        if trust.trust_domain != self.line.identity.trust_domain {
-            return Err(lost("the trust bundle is of another trust domain"));
-        }
-        if let Some(identity) = self.line.identity.trusting(trust) {
-            self.line.identity = identity;
-            self.keep_identity()?;
-        }
-        Ok(())
     }
 
     pub(super) fn keep_identity(&self) -> Result<(), End> {

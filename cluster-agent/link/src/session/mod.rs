@@ -5,11 +5,18 @@
 
 mod handle;
 mod timers;
+mod trust;
 
 use crate::{
-    Clock, Identity, Random, channel::Route, convert::Parsed, identity::Request, reports::Shared,
-    runs::Window, tunnel::Target,
+    Clock, Identity, Random,
+    channel::{Connection, Presented, Route},
+    convert::Parsed,
+    identity::Request,
+    reports::Shared,
+    runs::Window,
+    tunnel::Target,
 };
+use parking_lot::Mutex;
 use roadstead_contract::fleet::{
     self, Hello, HubFrame, Limits, MAX_FRAME, Mode, PROTOCOL_MAX, PROTOCOL_MIN, Welcome, cluster_frame,
     hub_frame, sync_client::SyncClient,
@@ -44,6 +51,8 @@ pub(crate) struct Context {
     pub(crate) instance: String,
     pub(crate) folder: PathBuf,
     pub(crate) tunnels: watch::Sender<Option<Target>>,
+    /// For which generation of the hub's roots how many connections were made, so that the hub proves itself by them.
+    pub(crate) proofs: Mutex<(u64, u32)>,
 }
 
 /// Who this side is during a session, and the connection that proves it.
@@ -51,6 +60,8 @@ pub(crate) struct Line {
     pub(crate) identity: Identity,
     pub(crate) tls: Arc<ClientConfig>,
     pub(crate) channel: Channel,
+    /// What the hub proved itself with.
+    pub(crate) hub: Presented,
     /// The identity is new: keep it once the hub has welcomed it.
     pub(crate) fresh: bool,
 }
@@ -66,6 +77,8 @@ pub(crate) enum End {
     /// The hub has welcomed a renewed identity on a connection of its own: go on there.
     Handover(Box<Opened>),
     Inbox(InboxError),
+    /// One side does not believe the other's certificate.
+    Distrusted(String),
 }
 
 /// A session that the hub has welcomed.
@@ -128,6 +141,8 @@ struct Session<'a> {
     renewal: Renewal,
     /// How widely the fleet's return is to be spread, as the hub said last.
     window: Duration,
+    /// Idle tunnel streams that the hub wants.
+    streams: usize,
 }
 
 enum Renewal {
@@ -135,7 +150,7 @@ enum Renewal {
     /// A request is with the hub.
     Asked(Box<Request>),
     /// The new identity tries its connection.
-    Trying(Box<Identity>, Task<(Arc<ClientConfig>, Channel)>),
+    Trying(Box<Identity>, Task<(Arc<ClientConfig>, Connection)>),
     /// It connects; its Hello waits until nothing of this session is half done.
     Connected(Box<Line>),
     /// It has said Hello. No frame of this session is read meanwhile: the inbox stays where the Hello said it is.
@@ -144,7 +159,7 @@ enum Renewal {
 
 /// What a renewal under way has come to.
 enum Step {
-    Tried(Result<(Arc<ClientConfig>, Channel), String>),
+    Tried(Result<(Arc<ClientConfig>, Connection), String>),
     Opened(Result<Box<Opened>, End>),
 }
 
@@ -168,7 +183,10 @@ pub(crate) async fn open(context: &Context, line: Line) -> Result<Opened, End> {
     let (inbound, first) = timeout(WELCOME_WITHIN, welcomed)
         .await
         .map_err(|_| lost("no welcome in time"))?
-        .map_err(|status| refused(&status))?;
+        .map_err(|status| match crate::enrol::advice(&status) {
+            Some(advice) => End::Distrusted(format!("{}: {advice}", status.message())),
+            None => refused(&status),
+        })?;
     let welcome = match first.and_then(|frame| frame.body) {
         Some(hub_frame::Body::Welcome(welcome)) => welcome,
         Some(hub_frame::Body::Throttle(throttle)) => return Err(End::Throttled(ms(throttle.retry_after_ms))),
@@ -232,13 +250,14 @@ impl<'a> Session<'a> {
             fetching: None,
             renewal: Renewal::Idle,
             window: ms(welcome.reconnect_window_ms),
+            streams: usize::try_from(welcome.tunnel_streams).unwrap_or(0).min(64),
         }
     }
 }
 
 impl Session<'_> {
     async fn live(&mut self, welcome: &Welcome, stop: &CancellationToken) -> Result<Never, End> {
-        self.welcomed(welcome)?;
+        self.welcomed(welcome).await?;
         let shared = self.context.shared.clone();
         let mut appended = self.context.inbox.watch_runs();
         self.tell().await?;
@@ -276,7 +295,7 @@ impl Session<'_> {
         }
     }
 
-    fn welcomed(&mut self, welcome: &Welcome) -> Result<(), End> {
+    async fn welcomed(&mut self, welcome: &Welcome) -> Result<(), End> {
         let hold = welcome.mode() == Mode::Hold;
         tracing::info!(
             epoch = welcome.epoch,
@@ -295,7 +314,7 @@ impl Session<'_> {
             self.line.fresh = false;
         }
         if let Some(trust) = &welcome.trust {
-            self.trust(trust)?;
+            self.trust(trust).await?;
         }
         if let Some(keys) = &welcome.keys {
             self.keys(keys);
@@ -308,13 +327,17 @@ impl Session<'_> {
             },
             false => crate::LinkState::Connected { epoch },
         });
-        let streams = usize::try_from(welcome.tunnel_streams).unwrap_or(0).min(64);
+        self.park();
+        Ok(())
+    }
+
+    /// The tunnel uses this session's identity.
+    fn park(&self) {
         let target = Target {
             tls: self.line.tls.clone(),
-            streams,
+            streams: self.streams,
         };
         self.context.tunnels.send_replace(Some(target));
-        Ok(())
     }
 
     async fn send(&mut self, body: cluster_frame::Body) -> Result<(), End> {
@@ -347,7 +370,7 @@ impl End {
     fn reason(&self) -> String {
         match self {
             Self::Shutdown => "shutdown".to_owned(),
-            Self::Lost(why) | Self::Refused(why) => why.clone(),
+            Self::Lost(why) | Self::Refused(why) | Self::Distrusted(why) => why.clone(),
             Self::Revoked(why) => format!("revoked: {why}"),
             Self::Throttled(_) => "the hub is busy".to_owned(),
             Self::Drained(_) => "the hub replica drains".to_owned(),
@@ -377,15 +400,19 @@ async fn pending<T>(task: &mut Option<Task<T>>) -> Result<T, String> {
 }
 
 /// What connects a new identity; see [`Renewal::Trying`].
-fn attempt(route: Route, identity: &Identity, clock: Arc<dyn Clock>) -> Task<(Arc<ClientConfig>, Channel)> {
+fn attempt(
+    route: Route,
+    identity: &Identity,
+    clock: Arc<dyn Clock>,
+) -> Task<(Arc<ClientConfig>, Connection)> {
     let tls = crate::tls::mutual(identity, clock);
     beside(async move {
         let tls = tls.map_err(|error| error.to_string())?;
-        let channel = route
+        let connection = route
             .connect(tls.clone())
             .await
             .map_err(|error| crate::enrol::describe(&error))?;
-        Ok((tls, channel))
+        Ok((tls, connection))
     })
 }
 

@@ -3,9 +3,11 @@
 
 mod join;
 mod state_root;
+mod trust;
 
 pub use join::{CaPin, JoinToken, JoinTokenError};
 pub use state_root::{Digest, DigestError, StateSum, document_digest};
+pub use trust::roots_digest;
 pub use wire::*;
 
 /// Protocol versions that this build speaks.
@@ -24,6 +26,10 @@ pub const BLOB_CHUNK: usize = MAX_FRAME - 64;
 pub const MAX_DOCUMENT: usize = 8 * 1024 * 1024;
 /// Bytes of one chunk of a tunnelled body.
 pub const TUNNEL_CHUNK: usize = 64 * 1024;
+/// Most roots of a trust bundle: a rotation has two.
+pub const MAX_ROOTS: usize = 4;
+/// Largest root, DER; a usual one is half a KiB.
+pub const MAX_ROOT: usize = 8 * 1024;
 
 /// How many documents a verified snapshot may delete without a person, of `documents` held: max(5, 10 %)
 /// (protocol.md §3 rule 5).

@@ -381,6 +381,12 @@ impl FleetStore for Sql {
         kept.map_err(|error| wire(&error))
     }
 
+    async fn trust_kept(&self, session: &Session, generation: u64, root: &str) -> Result<(), StoreError> {
+        let context = self.context(&session.peer).await?;
+        let kept = fleet::trust_kept(&context, &self.store, session.epoch, generation, root).await;
+        kept.map_err(|error| wire(&error))
+    }
+
     async fn record_runs(
         &self,
         session: &Session,

@@ -7,6 +7,7 @@ use super::{
     mode::{self, Resume},
     owed::Owed,
     session::{End, FRAMES, RENEWALS, RESUMES, ROOTS, Seated, Session},
+    trust::Trust,
     write::Writer,
 };
 use crate::store::Taken;
@@ -87,6 +88,7 @@ pub(super) async fn begin(
         seat,
         hub: hub.clone(),
     };
+    let trust = Trust::new(&hub.authority);
     let welcome = welcome(&hub, &begun, &resume, protocol);
     let hints = hub.store.hints(&identity);
     let mut session = Session {
@@ -115,10 +117,12 @@ pub(super) async fn begin(
         flood: Bucket::new(FRAMES.0, FRAMES.1),
         resumes: Bucket::new(RESUMES.0, RESUMES.1),
         renewals: Bucket::new(RENEWALS.0, RENEWALS.1),
+        trust,
         roots: Bucket::new(ROOTS.0, ROOTS.1),
         heard: Instant::now(),
     };
     session.keys.mark_unchanged();
+    session.plan_renewal();
     let sent = timeout(stall, session.frames.send(Ok(hub_welcome(welcome)))).await;
     if !matches!(sent, Ok(Ok(()))) {
         return Err(End::Gone);
@@ -163,9 +167,8 @@ async fn begin_stored(hub: &Inner, peer: &Peer, said: &Hello) -> Result<Begun, S
     let (identity, not_after) = peer
         .identified()
         .map_err(|status| StoreError::Refused(status.to_string()))?;
-    if hub.clock.now_ms() >= not_after.saturating_mul(1_000) {
-        return Err(StoreError::Refused("the certificate has expired".to_owned()));
-    }
+    hub.usable(peer, *not_after)
+        .map_err(|why| StoreError::Refused(why.to_owned()))?;
     hub.store.begin_session(identity, said).await
 }
 

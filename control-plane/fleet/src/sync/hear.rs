@@ -39,6 +39,7 @@ impl Session {
             Some(Body::Renew(request)) => self.renew(&request).await,
             Some(Body::Runs(runs)) => self.runs(runs).await,
             Some(Body::Resume(resume)) => self.resume(resume.cursor).await,
+            Some(Body::Trust(kept)) => self.trust_kept(&kept).await,
             Some(Body::Held(held)) => {
                 (self.held, self.held_at) = (true, held.revision);
                 self.owed.held(waiting(&held));
@@ -243,7 +244,7 @@ pub(super) fn waiting(held: &fleet::Held) -> Held {
 }
 
 /// At most [`MAX_TEXT`] bytes of a text, whole characters.
-fn cut(mut text: String) -> String {
+pub(super) fn cut(mut text: String) -> String {
     if text.len() > MAX_TEXT {
         let end = (0..=MAX_TEXT)
             .rev()

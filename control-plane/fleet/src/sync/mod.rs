@@ -8,6 +8,7 @@ mod mode;
 mod owed;
 mod session;
 mod settle;
+mod trust;
 mod write;
 
 use crate::{listen::peer, serve::Inner};

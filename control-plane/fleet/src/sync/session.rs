@@ -9,6 +9,7 @@ use super::{
     frames::hub,
     owed::Owed,
     settle::{Settling, settled},
+    trust::Trust,
     write::Writer,
 };
 use crate::{
@@ -22,7 +23,7 @@ use futures::StreamExt as _;
 use roadstead_contract::fleet::{ClusterFrame, Drain, HubFrame, HubKeys, Revoked, hub_frame::Body};
 use std::{sync::Arc, time::Duration};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{broadcast::error::RecvError, mpsc, watch},
     time::{Instant, timeout},
 };
 use tonic::{Status, Streaming};
@@ -105,6 +106,7 @@ pub(super) struct Session {
     /// So it is noted in the database, until a person decides.
     pub(super) ahead: bool,
     pub(super) keys: watch::Receiver<HubKeys>,
+    pub(super) trust: Trust,
     pub(super) flood: Bucket,
     pub(super) resumes: Bucket,
     pub(super) renewals: Bucket,
@@ -191,8 +193,15 @@ impl Session {
                     let keys = self.keys.borrow_and_update().clone();
                     self.send(Body::Keys(keys)).await?;
                 }
+                changed = self.trust.changed.recv() => {
+                    if matches!(changed, Err(RecvError::Closed)) {
+                        return Err(End::Gone);
+                    }
+                    self.trust_changed().await?;
+                }
                 () = tokio::time::sleep_until(until) => {
                     self.check()?;
+                    self.trust_due().await?;
                     self.resume_difference().await?;
                 }
             }
@@ -210,6 +219,7 @@ impl Session {
             // While a write is under way its end comes by itself.
             self.owed.again_at().filter(|_| self.settling.is_none()),
             self.over_at(),
+            self.trust.due_at(),
         ];
         others.into_iter().flatten().fold(silent, Instant::min)
     }

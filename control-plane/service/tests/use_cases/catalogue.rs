@@ -15,7 +15,7 @@ mod tests {
     use roadstead_store::{ObjectFilter, Store, StoreOptions};
     use std::collections::BTreeSet;
 
-    const TABLES: [&str; 15] = [
+    const TABLES: [&str; 16] = [
         "api_token",
         "audit",
         "audit_head",
@@ -23,6 +23,7 @@ mod tests {
         "cluster_certificate",
         "desired",
         "enrolment_token",
+        "hub_replica",
         "idempotency_key",
         "object",
         "placed_status",

@@ -4,4 +4,5 @@ mod away;
 mod database;
 mod kill;
 mod models;
+mod roots;
 mod trace;

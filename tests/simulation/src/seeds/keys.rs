@@ -1,15 +1,18 @@
 //! The authority of every hub replica, kept in memory.
 
-use crate::simulated::SimulatedClock;
+use crate::simulated::{Seeded, SimulatedClock};
 use roadstead_domain::Clock as _;
-use roadstead_fleet::{KeyStore, StoredAuthority};
+use roadstead_fleet::{
+    Authority, KeyStore, StoredRoots,
+    roots::{Holders, Phase},
+};
 use std::{
     fmt, io,
     sync::{Arc, Mutex},
 };
 
 #[derive(Clone, Default)]
-pub(super) struct Keys(Arc<Mutex<Option<StoredAuthority>>>);
+pub(super) struct Keys(Arc<Mutex<Option<StoredRoots>>>);
 
 impl fmt::Debug for Keys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -18,21 +21,49 @@ impl fmt::Debug for Keys {
 }
 
 impl KeyStore for Keys {
-    fn load(&self) -> io::Result<Option<StoredAuthority>> {
+    fn load(&self) -> io::Result<Option<StoredRoots>> {
         Ok(self.0.lock().expect("no panic holds it").clone())
     }
-    fn save(&self, authority: &StoredAuthority) -> io::Result<()> {
-        *self.0.lock().expect("no panic holds it") = Some(authority.clone());
+    fn save(&self, roots: &StoredRoots) -> io::Result<()> {
+        *self.0.lock().expect("no panic holds it") = Some(roots.clone());
         Ok(())
     }
 }
 
 impl Keys {
+    /// The next step of a rotation, if everybody is ready for it; its name.
+    pub(super) fn rotate(&self, random: &Seeded, holders: &Holders) -> Option<&'static str> {
+        let mut stored = self.load().ok().flatten()?;
+        let now = SimulatedClock.now_ms();
+        let (name, step) = match (&stored.ring.phase, stored.ring.generation) {
+            (Phase::One { .. }, 0) => {
+                let made = Authority::generate_root("simulated", &SimulatedClock, random);
+                let (root, key) = made.expect("a root");
+                stored.keys.insert(root.id(), key);
+                ("add", stored.ring.add(root))
+            }
+            (Phase::One { .. }, _) => return None,
+            (Phase::Announced { .. }, _) => ("switch", stored.ring.switch(holders, now, 0)),
+            (Phase::Switched { .. }, _) => ("retire", stored.ring.retire(holders, now, 0)),
+        };
+        stored.ring = step.ok()?.ring;
+        stored.keys.retain(|id, _| stored.ring.trusts(id));
+        self.save(&stored).ok()?;
+        Some(name)
+    }
+
+    /// Generation and id of the root that signs.
+    pub(super) fn signer(&self) -> (u64, String) {
+        let ring = self.load().ok().flatten().expect("the authority exists").ring;
+        (ring.generation, ring.signer().id().to_string())
+    }
+
     /// A certificate of a host of this name with its key, DER: what only a stolen authority can make.
     pub(super) fn certify(&self, host: &str) -> (Vec<u8>, Vec<u8>) {
         let stored = self.load().ok().flatten().expect("the authority exists");
-        let key = rcgen::KeyPair::from_pem(&stored.key_pem).expect("a key");
-        let issuer = rcgen::Issuer::from_ca_cert_pem(&stored.certificate_pem, key).expect("an authority");
+        let root = stored.ring.signer();
+        let key = rcgen::KeyPair::from_pem(&stored.keys[&root.id()]).expect("a key");
+        let issuer = rcgen::Issuer::from_ca_cert_der(&root.der().into(), key).expect("an authority");
         let mut params = rcgen::CertificateParams::new(vec![host.to_owned()]).expect("a name");
         params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
         let now = SimulatedClock.now_ms() / 1_000;

@@ -11,7 +11,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use roadstead_contract::fleet::{DocumentStatus, HubKeys, JoinToken};
-use roadstead_fleet::{Authority, Fleet, Settings};
+use roadstead_fleet::{Authority, Fleet, KeyStore as _, Settings};
 use roadstead_inbox::Inbox;
 use roadstead_link::{Dial, Io, Link, NoTunnel, Reports};
 use std::{
@@ -68,13 +68,13 @@ pub(super) fn relay(n: usize) -> String {
 /// A hub replica.
 pub(super) async fn serve(keys: Keys, random: Arc<Seeded>, store: Moody) -> turmoil::Result {
     let clock = Arc::new(SimulatedClock);
-    let authority = Authority::open(&keys, "simulated", clock.clone(), random)?;
+    let authority = Arc::new(Authority::open(&keys, "simulated", clock.clone(), random)?);
     let mut settings = Settings::new(vec!["hub".to_owned()], "0.1.0");
     settings.heartbeat = HEARTBEAT;
     settings.tunnel_streams = 1;
     let fleet = Fleet::new(roadstead_fleet::Parts {
         store: Arc::new(store),
-        authority: Arc::new(authority),
+        authority: authority.clone(),
         clock,
         keys: HubKeys {
             jwks: "{\"keys\":[]}".to_owned(),
@@ -82,10 +82,22 @@ pub(super) async fn serve(keys: Keys, random: Arc<Seeded>, store: Moody) -> turm
         },
         settings,
     });
-    fleet
-        .serve(SimulatedListener::bind().await?, CancellationToken::new())
-        .await?;
-    Ok(())
+    let listener = SimulatedListener::bind().await?;
+    tokio::select! {
+        biased;
+        served = fleet.serve(listener, CancellationToken::new()) => Ok(served?),
+        followed = follow(&keys, &authority) => followed,
+    }
+}
+
+/// As a hub follows its folder of keys.
+async fn follow(keys: &Keys, authority: &Authority) -> turmoil::Result {
+    loop {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        if let Some(stored) = keys.load()? {
+            authority.adopt(&stored)?;
+        }
+    }
 }
 
 /// A cluster agent: link and inbox as shipped, a runtime that applies at once, an engine that finishes runs.

@@ -120,6 +120,12 @@ impl FleetStore for Moody {
         self.witness(session);
         Ok(())
     }
+    async fn trust_kept(&self, session: &Session, generation: u64, root: &str) -> Result<(), StoreError> {
+        self.mood().await?;
+        self.model.trust_kept(session, generation, root).await?;
+        self.witness(session);
+        Ok(())
+    }
     async fn record_runs(
         &self,
         session: &Session,

@@ -42,6 +42,8 @@ const FAULTS: Duration = Duration::from_secs(20);
 /// session that hangs is found by four missed heartbeats.
 const BOUND: Duration = Duration::from_secs(150);
 const TICK: Duration = Duration::from_millis(10);
+/// Between two steps of a rotation.
+const ROTATE: Duration = Duration::from_secs(3);
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(2);
 
 /// What came of a seed; equal for equal seeds.
@@ -88,6 +90,9 @@ pub struct World {
     stalled: BTreeMap<(&'static str, &'static str), Duration>,
     held: usize,
     faults: Arc<AtomicBool>,
+    keys: Keys,
+    /// Where new roots come from.
+    rotations: Seeded,
 }
 
 impl World {
@@ -115,6 +120,8 @@ impl World {
             stalled: BTreeMap::new(),
             held: 0,
             faults: Arc::new(AtomicBool::new(true)),
+            keys: Keys::default(),
+            rotations: Seeded::new(seed ^ 0x0007),
         }
     }
 
@@ -129,13 +136,17 @@ impl World {
             .simulation_duration(QUIET + FAULTS + BOUND + Duration::from_secs(60));
         let mut sim = builder.build();
         self.people(&mut sim);
-        let mut next = QUIET;
+        let (mut next, mut rotate_at) = (QUIET, QUIET + ROTATE);
         while sim.elapsed() < QUIET + FAULTS {
             sim.step().expect("the simulation goes on");
             self.mend(&mut sim);
             if sim.elapsed() >= next {
                 next += Duration::from_millis(20 + self.random.below(300));
                 self.act(&mut sim);
+            }
+            if sim.elapsed() >= rotate_at {
+                rotate_at += ROTATE;
+                self.rotate(&sim);
             }
         }
         self.mend_all(&mut sim);
@@ -151,6 +162,7 @@ impl World {
             if sim.elapsed() > checked + Duration::from_secs(2) {
                 checked = sim.elapsed();
                 self.allow_deletes(&mut sim);
+                self.rotate(&sim);
             }
         }
         self.report(sim.elapsed() - quiet)
@@ -158,7 +170,7 @@ impl World {
 
     /// Hosts: hubs and clusters.
     fn people(&self, sim: &mut Sim<'_>) {
-        let keys = Keys::default();
+        let keys = self.keys.clone();
         let random: Arc<Seeded> = Arc::new(Seeded::new(self.seed ^ 0xA11C_E5ED));
         let clock = Arc::new(SimulatedClock);
         let authority =
@@ -262,6 +274,22 @@ impl World {
                 sim.set_link_max_message_latency(hub, name, Duration::from_millis(most));
             }
         }
+    }
+
+    /// In every second seed the operator rotates the root, never further than everybody can follow.
+    fn rotate(&self, sim: &Sim<'_>) {
+        if self.seed.is_multiple_of(2)
+            && let Some(step) = self.keys.rotate(&self.rotations, &self.model.trust())
+        {
+            self.tell(sim, &format!("roots: {step}"));
+        }
+    }
+
+    /// The rotation is through, and everybody has followed.
+    fn rotated(&self) -> bool {
+        let signer = self.keys.signer();
+        let followed = |n| self.model.cluster(id(n)).expect("the cluster").trust == signer;
+        !self.seed.is_multiple_of(2) || (signer.0 == 3 && (0..CLUSTERS.len()).all(followed))
     }
 
     /// The inbox of a cluster agent that is down is wiped, set back to an older copy, or copied for later.
@@ -407,14 +435,15 @@ impl World {
             .into_iter()
             .map(|(_, record)| record.id)
             .collect();
-        CLUSTERS.iter().enumerate().all(|(n, _)| {
-            let cluster = self.model.cluster(id(n)).expect("the cluster");
-            let sight = &log.clusters[n];
-            sight.root == Some(cluster.desired().root().0)
-                && cluster.persisted == cluster.revision
-                && cluster.applied == cluster.revision
-                && sight.entrusted.iter().all(|id| runs.contains(id))
-        })
+        self.rotated()
+            && CLUSTERS.iter().enumerate().all(|(n, _)| {
+                let cluster = self.model.cluster(id(n)).expect("the cluster");
+                let sight = &log.clusters[n];
+                sight.root == Some(cluster.desired().root().0)
+                    && cluster.persisted == cluster.revision
+                    && cluster.applied == cluster.revision
+                    && sight.entrusted.iter().all(|id| runs.contains(id))
+            })
     }
 
     fn disagreement(&self) -> String {
@@ -425,11 +454,22 @@ impl World {
             let sight = &log.clusters[n];
             let same = sight.root == Some(cluster.desired().root().0);
             format!(
-                "{name}: revision {}, cursor {}, persisted {}, applied {}, same root {same}, held {:?}, entrusted {}; ",
-                cluster.revision, sight.cursor, cluster.persisted, cluster.applied, cluster.held, sight.entrusted.len()
+                "{name}: revision {}, cursor {}, persisted {}, applied {}, same root {same}, held {:?}, entrusted {}, \
+                 trust {:?}; ",
+                cluster.revision,
+                sight.cursor,
+                cluster.persisted,
+                cluster.applied,
+                cluster.held,
+                sight.entrusted.len(),
+                cluster.trust
             )
         });
-        format!("{} runs in the hub {runs}", clusters.collect::<String>())
+        let clusters = clusters.collect::<String>();
+        format!(
+            "{clusters} runs in the hub {runs}, roots {:?}",
+            self.keys.signer()
+        )
     }
 
     fn report(&self, agreed_after: Duration) -> Report {

@@ -3,6 +3,7 @@
 mod enrolment;
 mod faults;
 mod replay;
+mod roots;
 mod security;
 mod session;
 mod tunnel;

@@ -51,7 +51,7 @@ async fn s44_plaintext_and_old_tls_are_refused() {
     assert!(tried(channel).await.is_err());
     let credentials = raw::credentials(&hub, 1).await;
     let old = raw::tls(
-        hub.authority.root_der(),
+        &hub.authority.root_der(),
         Some(&credentials),
         &rustls::version::TLS12,
     );
@@ -62,7 +62,7 @@ async fn s44_plaintext_and_old_tls_are_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn s44_without_a_certificate_only_enrolment_answers() {
     let hub = Hub::start().await;
-    let tls = raw::tls(hub.authority.root_der(), None, &rustls::version::TLS13);
+    let tls = raw::tls(&hub.authority.root_der(), None, &rustls::version::TLS13);
     let channel = raw::channel(hub.address, tls).await.unwrap();
     let session = RawSession::open(channel.clone(), Body::Hello(raw::hello(0)))
         .await

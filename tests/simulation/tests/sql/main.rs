@@ -4,6 +4,7 @@
 mod enrolment;
 mod held;
 mod restored;
+mod roots;
 mod security;
 mod session;
 mod world;

@@ -1,0 +1,136 @@
+//! What a session does while the fleet's root certificate is rotated (protocol.md §3 rule 10): it carries the bundle
+//! down, hears that it is kept, and tells the cluster agent to renew when another root signs than that of its certificate.
+
+use super::{
+    hear::cut,
+    session::{End, Session},
+};
+use crate::{pki::Authority, serve::RETIRED, store::StoreError};
+use roadstead_contract::fleet::{RenewNow, Revoked, TrustKept, hub_frame::Body};
+use std::time::Duration;
+use tokio::{sync::broadcast, time::Instant};
+
+/// Before it is told again: the renewal may have failed.
+const AGAIN: Duration = Duration::from_secs(60);
+/// However many there are, so long and no longer is the time over which they are told.
+const LONGEST: Duration = Duration::from_secs(3_600);
+/// Before the database is asked again to keep what the cluster said.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Where a session is in a rotation.
+#[derive(Debug)]
+pub(super) struct Trust {
+    /// The roots have changed.
+    pub(super) changed: broadcast::Receiver<()>,
+    /// When the cluster agent is told to renew.
+    renew_at: Option<Instant>,
+    /// The generation that it keeps, while the database does not know it, and when that is tried again.
+    owed: Option<(u64, Instant)>,
+}
+
+impl Trust {
+    /// Before the Welcome is made: what changes after it is sent.
+    pub(super) fn new(authority: &Authority) -> Self {
+        Self {
+            changed: authority.changes(),
+            renew_at: None,
+            owed: None,
+        }
+    }
+
+    pub(super) fn due_at(&self) -> Option<Instant> {
+        let owed = self.owed.map(|(_, at)| at);
+        [self.renew_at, owed].into_iter().flatten().min()
+    }
+}
+
+impl Session {
+    /// The roots have changed: the cluster agent gets the bundle, unless its own certificate has lost its root.
+    pub(super) async fn trust_changed(&mut self) -> Result<(), End> {
+        let ring = self.hub.authority.ring();
+        if !self.peer.root().is_some_and(|root| ring.trusts(root)) {
+            return Err(End::last(Body::Revoked(Revoked {
+                reason: RETIRED.to_owned(),
+            })));
+        }
+        self.plan_renewal();
+        let bundle = self.hub.trust();
+        self.send(Body::Trust(bundle)).await
+    }
+
+    /// Another root signs than that of the certificate: at a random moment of a time that grows with the fleet the
+    /// cluster agent is told to renew.
+    pub(super) fn plan_renewal(&mut self) {
+        let signs = self.hub.authority.loaded().ring.signer().id();
+        self.trust.renew_at = match self.peer.root() {
+            Some(root) if *root != signs => {
+                let fleet = self.hub.registry.count() as f64 / self.hub.settings.renewals;
+                let over = Duration::try_from_secs_f64(fleet).unwrap_or(LONGEST).min(LONGEST);
+                Some(Instant::now() + self.hub.authority.part_of(over))
+            }
+            _ => None,
+        };
+    }
+
+    /// What is due is done: the word to renew, what the database did not take.
+    pub(super) async fn trust_due(&mut self) -> Result<(), End> {
+        let now = Instant::now();
+        if let Some((generation, at)) = self.trust.owed
+            && now >= at
+        {
+            self.keep_trust(generation).await?;
+        }
+        if self.trust.renew_at.is_some_and(|at| now >= at) {
+            // The moment is random; the bucket holds if chance puts too many into one.
+            let told = self.hub.renewals.take();
+            let wait = match &told {
+                Ok(()) => AGAIN,
+                Err(wait) => *wait,
+            };
+            let spread = self.hub.authority.part_of(wait);
+            self.trust.renew_at = Some(now + wait + spread);
+            if told.is_ok() {
+                self.send(Body::RenewNow(RenewNow {})).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The cluster agent has a bundle on disk. Only this hub's own is noted: of another generation or other roots nothing
+    /// follows for a rotation here.
+    pub(super) async fn trust_kept(&mut self, kept: &TrustKept) -> Result<(), End> {
+        let cluster = self.fence.peer.cluster;
+        if !kept.refused.is_empty() {
+            let reason = cut(kept.refused.clone());
+            tracing::warn!(cluster.id = %cluster, reason, "a cluster agent does not take the trust bundle");
+        }
+        let ring = self.hub.authority.ring();
+        if kept.generation != ring.generation || kept.digest != ring.digest().0 {
+            let (generation, ours) = (kept.generation, ring.generation);
+            tracing::debug!(cluster.id = %cluster, generation, ours, "a cluster agent keeps another trust bundle");
+            return Ok(());
+        }
+        self.keep_trust(kept.generation).await
+    }
+
+    async fn keep_trust(&mut self, generation: u64) -> Result<(), End> {
+        let Some(root) = self.peer.root().cloned() else {
+            return Ok(());
+        };
+        self.trust.owed = None;
+        match self
+            .hub
+            .store
+            .trust_kept(&self.fence, generation, root.as_str())
+            .await
+        {
+            Ok(()) => Ok(()),
+            // It is said again at the next session in any case.
+            Err(StoreError::Unavailable(_)) => {
+                self.trust.owed = Some((generation, Instant::now() + RETRY));
+                Ok(())
+            }
+            Err(error) => Err(self.store(error).await),
+        }
+    }
+}

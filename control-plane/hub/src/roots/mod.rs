@@ -1,0 +1,252 @@
+//! `roadstead-hub roots`: the operator's steps of a rotation, and how a running hub follows them.
+//!
+//! Each step is decided by [`Ring`] from what the folder of keys and the database say, recorded in the platform's audit
+//! log, and then done by replacing one file in the folder. Hubs look at that file every two seconds and go on with what
+//! they find; no session ends by it that need not.
+
+mod follow;
+mod report;
+
+pub(crate) use follow::Follower;
+pub(crate) use report::{ages, progress, replicas, time_left};
+
+use crate::{composition::TRUST_DOMAIN, keys, serve::Database};
+use anyhow::Context as _;
+use roadstead_domain::{Clock as _, OsRandom, SystemClock};
+use roadstead_fleet::{
+    Authority, Folder, KeyStore as _, StoredRoots,
+    roots::{Phase, Ring, Root, Step},
+};
+use roadstead_service::roots::{self, Holders};
+use roadstead_store::{Store, StoreOptions};
+use serde_json::{Map, json};
+use std::{
+    fs,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+/// Names that one audit record holds; their number is in it in any case.
+const NAMED: usize = 100;
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// Which roots there are, how far a rotation is, and who waits for what.
+    List {
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Makes a new root and announces it: cluster agents get it into their trust bundle; the old one goes on signing.
+    Add {
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Takes the announcement back. Possible until the switch.
+    Abort {
+        #[command(flatten)]
+        place: Place,
+    },
+    /// The announced root signs from now on, and cluster agents are told to renew their certificates.
+    Switch {
+        #[command(flatten)]
+        place: Place,
+        /// Go on although so many clusters (exactly) have not said that they keep the new root. They find the hub until
+        /// the old root is retired.
+        #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+        behind: usize,
+    },
+    /// Ends the trust in the old root.
+    Retire {
+        #[command(flatten)]
+        place: Place,
+        /// Go on although so many clusters (exactly) depend on it. They must join anew, with new join tokens.
+        #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+        cut_off: usize,
+        /// Somebody else may have the key of the old root: make, announce, switch and retire in one step, from wherever
+        /// the rotation is. Every cluster whose certificate is of the old root is cut off.
+        #[arg(long)]
+        now: bool,
+    },
+}
+
+/// What every step needs.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Place {
+    #[command(flatten)]
+    database: Database,
+    /// Folder of the hub's own keys.
+    #[arg(long, value_name = "DIR", env = "ROADSTEAD_KEYS")]
+    keys: PathBuf,
+}
+
+/// Does one step, or shows how things stand.
+///
+/// # Errors
+/// When the step is not to be taken now, or cannot be kept; then everything is as before.
+pub(crate) async fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::List { place } => list(&place).await,
+        Command::Add { place } => act(&place, "roots.add", |work| work.add()).await,
+        Command::Abort { place } => act(&place, "roots.abort", |work| Ok(work.ring().abort()?)).await,
+        Command::Switch { place, behind } => {
+            let step = |work: &mut Work| Ok(work.ring().switch(&work.holders, work.now_ms, behind)?);
+            act(&place, "roots.switch", step).await
+        }
+        Command::Retire {
+            place,
+            cut_off,
+            now: false,
+        } => {
+            let step = |work: &mut Work| Ok(work.ring().retire(&work.holders, work.now_ms, cut_off)?);
+            act(&place, "roots.retire", step).await
+        }
+        Command::Retire {
+            place,
+            cut_off,
+            now: true,
+        } => act(&place, "roots.retire.now", |work| work.replace_now(cut_off)).await,
+    }
+}
+
+/// Everything that a step is decided by.
+struct Work {
+    stored: StoredRoots,
+    holders: Holders,
+    now_ms: i64,
+}
+
+impl Work {
+    fn ring(&self) -> &Ring {
+        &self.stored.ring
+    }
+
+    /// A new root, with its key among those that are kept if the step is.
+    fn fresh(&mut self) -> anyhow::Result<Root> {
+        let made = Authority::generate_root(TRUST_DOMAIN, &SystemClock, &OsRandom);
+        let (root, key) = made.context("making a root")?;
+        self.stored.keys.insert(root.id(), key);
+        Ok(root)
+    }
+
+    fn add(&mut self) -> anyhow::Result<Step> {
+        let root = self.fresh()?;
+        Ok(self.ring().add(root)?)
+    }
+
+    fn replace_now(&mut self, cut_off: usize) -> anyhow::Result<Step> {
+        let root = match &self.ring().phase {
+            Phase::One { .. } => self.fresh()?,
+            Phase::Announced { next: fresh, .. } | Phase::Switched { root: fresh, .. } => fresh.clone(),
+        };
+        Ok(self.ring().replace_now(root, &self.holders, cut_off)?)
+    }
+}
+
+async fn act(
+    place: &Place,
+    action: &str,
+    step: impl FnOnce(&mut Work) -> anyhow::Result<Step>,
+) -> anyhow::Result<()> {
+    keys::folder(&place.keys)?;
+    let _lock = lock(&place.keys)?;
+    let folder = Folder(place.keys.clone());
+    let stored = load(&folder)?;
+    let store = place.database.open().await?;
+    let done = decide_and_keep(&store, &folder, stored, action, step).await;
+    store.close().await;
+    let (step, holders) = done?;
+    report::done(&step, &holders);
+    Ok(())
+}
+
+async fn decide_and_keep(
+    store: &Store,
+    folder: &Folder,
+    stored: StoredRoots,
+    action: &str,
+    step: impl FnOnce(&mut Work) -> anyhow::Result<Step>,
+) -> anyhow::Result<(Step, Holders)> {
+    let before = stored.ring.describe();
+    let mut work = Work {
+        stored,
+        holders: roots::holders(store).await.context("who has which roots")?,
+        now_ms: SystemClock.now_ms(),
+    };
+    let step = step(&mut work)?;
+    work.stored.ring = step.ring.clone();
+    let named: Vec<_> = step.behind.iter().take(NAMED).collect();
+    let detail = json!({
+        "generation": step.ring.generation,
+        "before": before,
+        "after": step.ring.describe(),
+        "left_behind": step.behind.len(),
+        "clusters": named,
+    });
+    let detail = detail.as_object().cloned().unwrap_or_default();
+    let root = step.ring.signer().id();
+    // First the record: an act that nobody can be told of is not done.
+    roots::record(store, action, false, root.as_str(), detail)
+        .await
+        .context("the audit record")?;
+    if let Err(error) = folder.save(&work.stored) {
+        let why = Map::from_iter([("error".to_owned(), error.to_string().into())]);
+        roots::record(store, action, true, root.as_str(), why).await?;
+        return Err(error)
+            .with_context(|| format!("keeping the roots in {}; nothing has changed", folder.0.display()));
+    }
+    Ok((step, work.holders))
+}
+
+async fn list(place: &Place) -> anyhow::Result<()> {
+    keys::folder(&place.keys)?;
+    let stored = load(&Folder(place.keys.clone()))?;
+    let holders = look(&place.database.url()?).await?;
+    report::list(&stored.ring, &holders, SystemClock.now_ms());
+    Ok(())
+}
+
+/// Who has which roots, as the database says it; nothing is written.
+///
+/// # Errors
+/// When the database does not answer, or is older than this program.
+pub(crate) async fn look(url: &str) -> anyhow::Result<Holders> {
+    let options = StoreOptions {
+        read_only: true,
+        ..StoreOptions::new(url)
+    };
+    let store = Store::open(options)
+        .await
+        .context("the database cannot be used")?;
+    let holders = roots::holders(&store).await;
+    store.close().await;
+    Ok(holders?)
+}
+
+fn load(folder: &Folder) -> anyhow::Result<StoredRoots> {
+    let loaded = folder.load().with_context(|| folder.0.display().to_string())?;
+    loaded.with_context(|| {
+        format!(
+            "{} holds no root: is it the folder of keys? The hub makes the first one at its first start",
+            folder.0.display()
+        )
+    })
+}
+
+/// Steps come one after the other.
+fn lock(folder: &Path) -> anyhow::Result<fs::File> {
+    let path = folder.join("roots.lock");
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .with_context(|| path.display().to_string())?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => {
+            anyhow::bail!("another `roadstead-hub roots` works in this folder")
+        }
+        Err(fs::TryLockError::Error(error)) => Err(error).with_context(|| path.display().to_string()),
+    }
+}

@@ -1,0 +1,85 @@
+//! What an operator who rotates the fleet's root certificate must know and leave behind: who has which roots, and a
+//! record in the platform's audit log of each step.
+
+use crate::authenticate;
+use crate::platform;
+use crate::stop::record as append;
+use roadstead_authz::{RequestInfo, SystemContext, SystemTask};
+use roadstead_domain::Error;
+use roadstead_store::{AuditEntry, ClusterTrust, HubReplica, Outcome, Store};
+use serde_json::{Map, Value as Json};
+
+/// Who has which roots.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Holders {
+    /// By name of the tenant, then of the cluster; only those that have a certificate which is good now.
+    pub clusters: Vec<(String, ClusterTrust)>,
+    /// Of the last hour.
+    pub replicas: Vec<HubReplica>,
+}
+
+/// Looks at every tenant's clusters and at the hub's replicas. Writes nothing.
+///
+/// # Errors
+/// [`Error::Unavailable`], [`Error::Internal`].
+pub async fn holders(store: &Store) -> Result<Holders, Error> {
+    let system = SystemContext::new(SystemTask::Bootstrap);
+    let mut holders = Holders::default();
+    let mut tenants = store.system(&system).tenants().await?;
+    tenants.sort_by(|one, other| one.name.cmp(&other.name));
+    for tenant in tenants {
+        let name = tenant.name.clone();
+        let ctx = authenticate::system(&system, tenant, RequestInfo::default());
+        let tx = store.tenant(&ctx).read().await?;
+        if name == platform::PLATFORM {
+            holders.replicas = tx.replicas().await?;
+        }
+        let clusters = tx.cluster_trust().await?.into_iter();
+        holders
+            .clusters
+            .extend(clusters.map(|cluster| (name.clone(), cluster)));
+    }
+    Ok(holders)
+}
+
+/// Appends an act of the operator to the platform's log, or with `failed` that it could not be done after all.
+///
+/// # Errors
+/// [`Error::Unavailable`], [`Error::Internal`]: then the act must not be done.
+pub async fn record(
+    store: &Store,
+    action: &str,
+    failed: bool,
+    root: &str,
+    detail: Map<String, Json>,
+) -> Result<(), Error> {
+    let ctx = platform::context(store).await?;
+    let mut entry = match failed {
+        false => AuditEntry::allowed(action, root, "operator of the hub"),
+        true => AuditEntry::refused(Outcome::Refused, action, root),
+    };
+    entry.detail = detail;
+    append(&ctx, store, entry).await
+}
+
+/// This replica works with the roots of this generation.
+///
+/// # Errors
+/// [`Error::Unavailable`], [`Error::Internal`].
+pub async fn report(store: &Store, replica: &str, generation: u64, digest: &str) -> Result<(), Error> {
+    let ctx = platform::context(store).await?;
+    let tx = store.tenant(&ctx).write().await?;
+    tx.report_replica(replica, generation, digest).await?;
+    tx.commit().await
+}
+
+/// This replica ends.
+///
+/// # Errors
+/// [`Error::Unavailable`], [`Error::Internal`].
+pub async fn leave(store: &Store, replica: &str) -> Result<(), Error> {
+    let ctx = platform::context(store).await?;
+    let tx = store.tenant(&ctx).write().await?;
+    tx.forget_replica(replica).await?;
+    tx.commit().await
+}

@@ -1,0 +1,118 @@
+//! A rotation of the fleet's root over the real database: who has which roots, and what the audit logs say.
+
+crate::world::on_both!(
+    s49_a_root_is_rotated_and_the_database_says_who_has_followed,
+    s44_a_retired_certificate_is_refused_and_recorded_for_its_cluster,
+    s89_steps_of_a_rotation_are_recorded_and_replicas_report,
+);
+
+mod tests {
+    use crate::world::World;
+    use roadstead_contract::fleet::cluster_frame::Body;
+    use roadstead_domain::{Clock as _, SystemClock};
+    use roadstead_fleet::roots::Refusal;
+    use roadstead_service::{platform, roots};
+    use roadstead_simulation::{
+        eventually,
+        hub::Hub,
+        raw::{self, RawSession},
+    };
+
+    async fn switch(world: &World, hub: &Hub<World>, behind: usize) -> Result<(), Refusal> {
+        let holders = roots::holders(world.store()).await.unwrap();
+        hub.roots(|ring, _| ring.switch(&holders, SystemClock.now_ms(), behind))
+            .map(drop)
+    }
+
+    async fn retire(world: &World, hub: &Hub<World>, cut_off: usize) -> Result<(), Refusal> {
+        let holders = roots::holders(world.store()).await.unwrap();
+        hub.roots(|ring, _| ring.retire(&holders, SystemClock.now_ms(), cut_off))
+            .map(drop)
+    }
+
+    pub(super) async fn s49_a_root_is_rotated_and_the_database_says_who_has_followed(world: World) {
+        let hub = world.hub().await;
+        let agent = world.joined(&hub).await;
+        let before = roots::holders(world.store()).await.unwrap();
+        let [(tenant, cluster)] = before.clusters.as_slice() else {
+            panic!("{before:?}")
+        };
+        assert_eq!((tenant.as_str(), cluster.name.as_str()), ("acme", "edge"));
+        assert_eq!((cluster.generation, cluster.root.as_str()), (0, ""));
+        hub.roots(|ring, root| ring.add(root)).unwrap();
+        eventually("it keeps both", || async { switch(&world, &hub, 0).await.ok() }).await;
+        eventually("it has renewed", || async { retire(&world, &hub, 0).await.ok() }).await;
+        eventually("it keeps the new root alone", || async {
+            let now = roots::holders(world.store()).await.unwrap();
+            let (_, cluster) = &now.clusters[0];
+            let signer = hub.authority.ring().signer().id();
+            (cluster.generation == 3 && cluster.root == signer.as_str()).then_some(())
+        })
+        .await;
+        assert_eq!(agent.roots(), (3, 1));
+        world.place(&["a"], "one").await;
+        world.persisted().await;
+        world.chains_hold().await;
+        agent.stop().await.unwrap();
+    }
+
+    pub(super) async fn s44_a_retired_certificate_is_refused_and_recorded_for_its_cluster(world: World) {
+        let hub = world.hub().await;
+        let credentials = raw::credentials(&hub, 1).await;
+        hub.roots(|ring, root| ring.add(root)).unwrap();
+        switch(&world, &hub, 1).await.unwrap();
+        retire(&world, &hub, 1).await.unwrap();
+        let tried = async {
+            let channel = raw::connect(&hub, &credentials).await.map_err(drop)?;
+            let mut session = RawSession::open(channel, Body::Hello(raw::hello(0)))
+                .await
+                .map_err(drop)?;
+            session.next().await.map_err(drop)
+        };
+        assert!(tried.await.is_err());
+        eventually("the tenant's record", || async {
+            let log = world.audit().await;
+            let refused = log
+                .iter()
+                .find(|record| record.action == "fleet.certificate.refused")?;
+            refused
+                .detail
+                .to_string()
+                .contains("which is retired")
+                .then_some(())
+        })
+        .await;
+        assert_eq!(world.cluster().await.epoch, 0, "no session began");
+        world.chains_hold().await;
+    }
+
+    pub(super) async fn s89_steps_of_a_rotation_are_recorded_and_replicas_report(world: World) {
+        let store = world.store();
+        let detail = serde_json::json!({"generation": 1, "left_behind": 0});
+        let detail = detail.as_object().unwrap().clone();
+        roots::record(store, "roots.add", false, "ab", detail)
+            .await
+            .unwrap();
+        let newest = platform::records(store).await.unwrap().remove(0);
+        assert_eq!(
+            (newest.action.as_str(), newest.decision.as_str()),
+            ("roots.add", "allow")
+        );
+        assert_eq!(newest.object, "ab");
+        roots::report(store, "one", 0, "d0").await.unwrap();
+        roots::report(store, "two", 1, "d1").await.unwrap();
+        roots::report(store, "one", 1, "d1").await.unwrap();
+        let holders = roots::holders(store).await.unwrap();
+        let known: Vec<_> = holders
+            .replicas
+            .iter()
+            .map(|r| (r.generation, r.digest.as_str()))
+            .collect();
+        assert_eq!(known, [(1, "d1"), (1, "d1")]);
+        roots::leave(store, "one").await.unwrap();
+        let left = roots::holders(store).await.unwrap().replicas;
+        assert_eq!(left.len(), 1);
+        assert_eq!(left[0].id, "two");
+        world.chains_hold().await;
+    }
+}
