@@ -99,6 +99,9 @@ fn main() -> Result<ExitCode> {
 
 async fn run_until_told(run: Run) -> Result<ExitCode> {
     let telemetry = Telemetry::start("roadstead-agent", &Options::server())?;
+    if let Err(error) = roadstead_processes::adopt_orphans() {
+        tracing::warn!(%error, "what engines leave behind is found by their session alone");
+    }
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let engine = find_engine(run.place.engine.as_deref())?;

@@ -87,6 +87,9 @@ fn main() -> Result<ExitCode> {
         .build()?;
     let outcome = runtime.block_on(async {
         let telemetry = Telemetry::start("roadstead-engine", &roadstead_telemetry::Options::default())?;
+        if let Err(error) = roadstead_processes::adopt_orphans() {
+            tracing::warn!(%error, "what tool servers leave behind is ended by their guards alone");
+        }
         let outcome = match cli.command {
             Command::Run(run) => run_alone(run).await,
             Command::Serve(serve) => serve_runtime(serve).await,
