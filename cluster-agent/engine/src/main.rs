@@ -79,6 +79,7 @@ fn main() -> Result<ExitCode> {
     if let Some(code) = guard::intercept() {
         return Ok(code);
     }
+    roadstead_processes::hide().context("making this process unreadable")?;
     let cli = Cli::parse();
     // An error says that somebody installed one before, which is just as well.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();

@@ -12,7 +12,7 @@
 //! [`end`] kills all of it, again and again until nothing is left: a program may fork while it is killed.
 //!
 //! Linux only: elsewhere nothing is found, measured or ended by it. `/proc` must show the user's own processes
-//! .
+//! (mounted with `hidepid=2` it hides those that made themselves unreadable, see [`hide`]).
 
 mod listing;
 
@@ -68,6 +68,18 @@ pub fn adopt_orphans() -> io::Result<()> {
 #[cfg(not(target_os = "linux"))]
 pub fn adopt_orphans() -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Makes memory and environment of this process unreadable for other processes of its user (root reads them all the
+/// same), and forbids its core dumps; programs that it starts are as readable as ever. To be called before secrets are
+/// read. `/proc/<pid>/stat` and `status` stay readable; debuggers and profilers then need root.
+///
+/// # Errors
+/// The system refuses. Where there is no such thing it is no error.
+pub fn hide() -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
+    Ok(())
 }
 
 /// Without that, whatever turns up as a child was started by other code of this process.

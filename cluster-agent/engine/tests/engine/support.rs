@@ -81,7 +81,12 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) async fn start(state: &Path) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_roadstead-engine"))
+        Self::of(Command::new(env!("CARGO_BIN_EXE_roadstead-engine")), state).await
+    }
+
+    /// The same of an engine that `command` starts.
+    pub(crate) async fn of(mut command: Command, state: &Path) -> Self {
+        let mut child = command
             .args(["serve", "--state"])
             .arg(state)
             .env("ROADSTEAD_LOG", "warn")
