@@ -211,7 +211,7 @@ mod tests {
             parent,
             group: pid,
             session,
-            started: pid.unsigned_abs().into() * 10,
+            started: u64::from(pid.unsigned_abs()) * 10,
             resident: 1,
             ended: false,
         };

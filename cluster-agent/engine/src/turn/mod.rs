@@ -13,6 +13,7 @@ mod history;
 pub(crate) mod limits;
 mod output;
 mod pause;
+mod results;
 pub(crate) mod table;
 #[cfg(test)]
 mod tests;
@@ -35,7 +36,10 @@ use roadstead_contract::{
     run::{Outcome, RunRecord},
 };
 use roadstead_telemetry::propagate;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 use table::ToolTable;
 pub(crate) use table::{PERSON, question};
 use tokio::time::Instant;
@@ -60,6 +64,10 @@ pub(crate) struct Turn {
     note: Option<Entry>,
     /// Writes that were queued and not yet confirmed.
     unconfirmed: Vec<Kept<()>>,
+    /// Bytes of results that are kept for the model to read on.
+    kept: AtomicU64,
+    /// The conversation so far has results that were cut.
+    cut: bool,
     /// Index of the model that is asked; grows when one fails.
     model: usize,
     /// Answers that did not fit the output schema.
@@ -132,6 +140,8 @@ impl Turn {
             batch: None,
             note: None,
             unconfirmed: Vec::new(),
+            kept: AtomicU64::new(0),
+            cut: false,
             model: 0,
             misfits: 0,
             began: Instant::now(),
@@ -201,6 +211,10 @@ impl Turn {
                 self.table = Arc::new(self.table.without_questions());
             }
         }
+        if self.cut {
+            self.offer_results();
+        }
+        let revision = &self.revision;
         let mut system = revision.system.clone();
         if let Some(missing) = self.table.missing() {
             tracing::warn!(task = self.live.uid, missing, "a turn begins without tools");
