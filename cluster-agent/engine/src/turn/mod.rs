@@ -32,7 +32,7 @@ pub(crate) use history::user as user_message;
 use limits::Caps;
 pub(crate) use pause::{code, sentence};
 use roadstead_contract::{
-    documents::Questions,
+    documents::{Currency, Questions},
     run::{Outcome, RunRecord},
 };
 use roadstead_telemetry::propagate;
@@ -233,6 +233,16 @@ impl Turn {
     }
 
     async fn drive(&mut self) -> Result<std::convert::Infallible, End> {
+        let models = &self.revision.models;
+        let measured = |currency: &Currency| {
+            let prices = models.iter().map(|m| m.prices());
+            prices
+                .into_iter()
+                .all(|p| p.is_some_and(|p| p.currency == *currency))
+        };
+        if let Some(reached) = self.caps.unmeasured(measured) {
+            return Err(reached.into());
+        }
         if let Some((entry, batch)) = self.batch.take() {
             self.settle(&entry, batch).await?;
         }
