@@ -53,9 +53,10 @@ pub fn adopt_orphans() -> io::Result<()> {
     if adopts_orphans() {
         return Ok(());
     }
-    let all = Listing::now();
-    let there = all.children(std::process::id().cast_signed());
-    earlier.extend(there.map(Listed::id));
+    let own = std::process::id().cast_signed();
+    // An engine's start has no time for a look at all processes.
+    let there = own_children().unwrap_or_else(|| Listing::now().children(own).copied().collect());
+    earlier.extend(there.iter().map(Listed::id));
     Ok(rustix::process::set_child_subreaper(Some(
         rustix::process::getpid(),
     ))?)
@@ -143,7 +144,7 @@ fn strays() -> Vec<Listed> {
     if !adopts_orphans() {
         return Vec::new();
     }
-    let mut strays = own_children();
+    let mut strays = own_children().unwrap_or_default();
     strays.retain(|p| !ours(p));
     strays
 }

@@ -69,20 +69,19 @@ fn parse(pid: i32, stat: &str, page: u64) -> Option<Listed> {
     })
 }
 
-/// The children of this process, quickly: by `/proc/self/task/<tid>/children`, proc_pid_task(5), which a kernel may
-/// have been built without.
-pub(crate) fn own_children() -> Vec<Listed> {
-    let Ok(tasks) = std::fs::read_dir("/proc/self/task") else {
-        return Vec::new();
-    };
-    let lists = tasks
-        .flatten()
-        .filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
-    let pids: Vec<i32> = lists
-        .flat_map(|list| list.split_whitespace().map(str::parse).collect::<Vec<_>>())
-        .flatten()
-        .collect();
-    pids.into_iter().filter_map(look).collect()
+/// The children of this process, quickly: by `/proc/self/task/<tid>/children`, proc_pid_task(5). `None` where the
+/// kernel was built without.
+pub(crate) fn own_children() -> Option<Vec<Listed>> {
+    let mut pids: Vec<i32> = Vec::new();
+    for task in std::fs::read_dir("/proc/self/task").ok()?.flatten() {
+        match std::fs::read_to_string(task.path().join("children")) {
+            Ok(list) => pids.extend(list.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok())),
+            // The thread has ended meanwhile, and its children are another's.
+            Err(_) if !task.path().exists() => {}
+            Err(_) => return None,
+        }
+    }
+    Some(pids.into_iter().filter_map(look).collect())
 }
 
 /// Every process that could be seen.

@@ -81,8 +81,19 @@ impl Drop for Leader {
         let _ = self.child.kill();
         let _ = self.child.wait();
         for pid in self.left() {
-            let _ = Command::new("kill").args(["-9", &pid.to_string()]).status();
+            kill(&pid.to_string());
         }
+    }
+}
+
+fn kill(pid: &str) {
+    let spawn = || {
+        let child = Command::new("kill").args(["-9", pid]).spawn()?;
+        let pid = child.id();
+        Ok((child, Some(pid)))
+    };
+    if let Ok((mut child, _started)) = start(spawn) {
+        let _ = child.wait();
     }
 }
 
@@ -191,4 +202,39 @@ fn others_are_left_alone() {
     };
     assert_eq!(end(Some(stale), PATIENCE), 0);
     assert!(alive(first.id.pid) && alive(daemon));
+}
+
+/// A script may start a helper and then become the cluster agent: `helper & exec roadstead-agent …`.
+#[test]
+fn children_from_before_are_left_alone() {
+    const ROLE: &str = "ROADSTEAD_TEST_HAS_A_HELPER";
+    if let Ok(helper) = std::env::var(ROLE) {
+        let helper: i32 = helper.parse().unwrap();
+        assert_eq!(look(helper).unwrap().parent, std::process::id().cast_signed());
+        adopt_orphans().unwrap();
+        assert_eq!(end(None, PATIENCE), 0);
+        assert!(alive(helper));
+        return;
+    }
+    let own = std::env::current_exe().unwrap();
+    let script = "sleep 1000 & export ROADSTEAD_TEST_HAS_A_HELPER=$!; echo $!; \
+                  exec \"$0\" --exact children_from_before_are_left_alone >&2";
+    let mut command = Command::new("sh");
+    command.args(["-c", script]).arg(own).stdout(Stdio::piped());
+    let spawn = || {
+        let child = command.spawn()?;
+        let pid = child.id();
+        Ok((child, Some(pid)))
+    };
+    let (mut child, _started) = start(spawn).unwrap();
+    // Its helper holds the pipe too.
+    let mut line = String::new();
+    std::io::BufRead::read_line(
+        &mut std::io::BufReader::new(child.stdout.take().unwrap()),
+        &mut line,
+    )
+    .unwrap();
+    let ended = child.wait().unwrap();
+    kill(line.trim());
+    assert!(ended.success());
 }
