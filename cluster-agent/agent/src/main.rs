@@ -81,6 +81,8 @@ fn hub(text: &str) -> Result<String, String> {
 }
 
 fn main() -> Result<ExitCode> {
+    // The environment holds what documents may have of it.
+    roadstead_processes::hide().context("making this process unreadable")?;
     let cli = Cli::parse();
     // Fails only when a provider was installed before, which this process does not do.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
@@ -99,6 +101,9 @@ fn main() -> Result<ExitCode> {
 
 async fn run_until_told(run: Run) -> Result<ExitCode> {
     let telemetry = Telemetry::start("roadstead-agent", &Options::server())?;
+    if let Err(error) = roadstead_processes::adopt_orphans() {
+        tracing::warn!(%error, "what engines leave behind is found by their session alone");
+    }
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let engine = find_engine(run.place.engine.as_deref())?;

@@ -6,7 +6,8 @@ use roadstead_contract::{
     bundle::Bundle,
     control::SecretText,
     documents::{
-        Body, Document, HeaderValue, Kind, Name, Reference, SecretRef, Source, ToolServerSpec, parse_files,
+        Body, Document, HeaderValue, Kind, Name, Reference, SecretRef, Source, ToolServerSpec, check_costs,
+        parse_files,
     },
 };
 use std::{
@@ -29,6 +30,11 @@ fn bundle(name: &str, text: &str) -> Result<Bundle> {
         let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
         anyhow::anyhow!(lines.join("\n"))
     })?;
+    let unmeasured = check_costs(&parsed, |_| None);
+    if !unmeasured.is_empty() {
+        let lines: Vec<String> = unmeasured.iter().map(ToString::to_string).collect();
+        bail!(lines.join("\n"));
+    }
     let documents: Vec<Document> = parsed.into_iter().map(|p| p.document).collect();
     let agents: Vec<_> = documents
         .iter()

@@ -117,6 +117,8 @@ impl Engine {
             }
             if first {
                 engine.recover(&serving).await;
+                // Its tool servers and secrets are to go when another revision takes its place.
+                drop(serving);
                 engine.retire_forever().await;
             }
         });

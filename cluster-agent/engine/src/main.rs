@@ -79,6 +79,7 @@ fn main() -> Result<ExitCode> {
     if let Some(code) = guard::intercept() {
         return Ok(code);
     }
+    roadstead_processes::hide().context("making this process unreadable")?;
     let cli = Cli::parse();
     // An error says that somebody installed one before, which is just as well.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
@@ -87,6 +88,9 @@ fn main() -> Result<ExitCode> {
         .build()?;
     let outcome = runtime.block_on(async {
         let telemetry = Telemetry::start("roadstead-engine", &roadstead_telemetry::Options::default())?;
+        if let Err(error) = roadstead_processes::adopt_orphans() {
+            tracing::warn!(%error, "what tool servers leave behind is ended by their guards alone");
+        }
         let outcome = match cli.command {
             Command::Run(run) => run_alone(run).await,
             Command::Serve(serve) => serve_runtime(serve).await,

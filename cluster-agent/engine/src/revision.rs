@@ -11,7 +11,7 @@ use crate::{
 };
 use parking_lot::{Mutex, RwLock};
 use roadstead_contract::{
-    bundle::Bundle,
+    bundle::{Bundle, unpriced},
     control::Trust,
     documents::{Mode, render_instructions},
 };
@@ -72,6 +72,11 @@ impl Revision {
             .as_ref()
             .map(output_schema)
             .transpose()?;
+        let unmeasured = unpriced(&bundle.agent, |model| bundle.models.get(&model.to_string()));
+        if !unmeasured.is_empty() {
+            let each: Vec<String> = unmeasured.iter().map(ToString::to_string).collect();
+            return Err(each.join("; "));
+        }
         let digest = bundle.digest();
         Ok(Self {
             bundle,

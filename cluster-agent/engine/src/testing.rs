@@ -53,8 +53,31 @@ pub(crate) enum Act {
     Break(Vec<ModelEvent>, ErrorClass),
     /// Events, then nothing until the call is dropped.
     Hang(Vec<ModelEvent>),
+    /// Reads on in the last result that was cut.
+    Reads {
+        offset: usize,
+        length: Option<usize>,
+    },
     /// A fault of the engine's own.
     Panic,
+}
+
+/// The reference that a result which was cut names.
+pub(crate) fn reference(told: &str) -> Option<&str> {
+    let (_, rest) = told.rsplit_once("reference \"")?;
+    rest.split('"').next()
+}
+
+fn reads(request: &ChatRequest, offset: usize, length: Option<usize>) -> Act {
+    let found = request.messages.iter().rev().find_map(|m| match m {
+        ChatMessage::Tool { text, .. } => reference(text),
+        _ => None,
+    });
+    let mut arguments = json!({"reference": found, "offset": offset});
+    if let Some(length) = length {
+        arguments["length"] = length.into();
+    }
+    calls(&[call(&format!("read-{offset}"), "read_result", arguments)])
 }
 
 pub(crate) fn say(text: &str) -> Act {
@@ -146,13 +169,17 @@ impl Model for ScriptedModel {
             .lock()
             .pop_front()
             .unwrap_or_else(|| say("the script is over"));
+        let act = match act {
+            Act::Reads { offset, length } => reads(&request, offset, length),
+            act => act,
+        };
         self.script.open.fetch_add(1, Ordering::SeqCst);
         let open = OpenStream(Arc::clone(&self.script.open));
         let (events, end, hang) = match act {
             Act::Events(events) => (events, None, false),
             Act::Break(events, class) => (events, Some(class), false),
             Act::Hang(events) => (events, None, true),
-            Act::Panic => panic!("scripted"),
+            Act::Panic | Act::Reads { .. } => panic!("scripted"),
         };
         let error = |class| {
             Err(ModelError {

@@ -11,8 +11,9 @@
 //! The uid names the folder, so that an agent that was deleted and made anew starts with an empty journal and
 //! another token. Names and uids are checked before they come here (`plan`); no path is built from anything else.
 
-use crate::processes;
+use crate::spawn;
 use roadstead_plan::EngineUnit;
+use roadstead_processes::{Id, Listing, look};
 use std::{
     fs, io,
     io::Write as _,
@@ -133,30 +134,31 @@ impl Folder {
     }
 
     /// Notes which process runs, so that a later cluster agent can tell it from another with the same number.
-    pub(crate) fn note(&self, pid: i32) -> io::Result<()> {
-        let started = processes::look(pid).map_or(0, |listed| listed.started);
-        write(&self.own.join("process"), format!("{pid} {started}").as_bytes())
+    pub(crate) fn note(&self, engine: Id) -> io::Result<()> {
+        let line = format!("{} {}", engine.pid, engine.started);
+        write(&self.own.join("process"), line.as_bytes())
     }
 
     /// The engine of an earlier cluster agent, if it still runs.
-    fn leftover(&self) -> Option<i32> {
+    fn leftover(&self) -> Option<Id> {
         let noted = fs::read_to_string(self.own.join("process")).ok()?;
         let (pid, started) = noted.split_once(' ')?;
-        let (pid, started): (i32, u64) = (pid.parse().ok()?, started.parse().ok()?);
-        let listed = processes::look(pid)?;
-        (listed.started == started && listed.session == pid).then_some(pid)
+        let (pid, started) = (pid.parse().ok()?, started.parse().ok()?);
+        let listed = look(pid)?;
+        (listed.started == started && listed.session == pid).then_some(Id { pid, started })
     }
 
     /// Waits for the engine of an earlier cluster agent, and kills it when it does not go: two engines on one
     /// journal would each believe it theirs.
     pub(crate) async fn clear(&self, patience: Duration) {
-        let Some(pid) = self.leftover() else {
+        let Some(engine) = self.leftover() else {
             return;
         };
         let deadline = tokio::time::Instant::now() + patience;
-        while processes::session_lives(pid) {
+        let lives = || Listing::now().session(engine).iter().any(|p| !p.ended);
+        while lives() {
             if tokio::time::Instant::now() >= deadline {
-                processes::kill_session(pid);
+                spawn::clear(engine).await;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

@@ -5,14 +5,16 @@
 //! engine's own words. A supervisor speaks `contract::control` over the engine's standard input and output.
 //!
 //! # What is enforced on an engine, and what is not
-//! * **Its own session and process group.** When an engine ends, every process of its session is killed, tool
-//!   servers in groups of their own among them. An engine that outlived an earlier cluster agent is killed before
-//!   another is started on its journal.
+//! * **Its own session and process group.** When an engine ends, every process of its session is killed, and every
+//!   process below one, also such as left the session (see `roadstead_processes`). What is orphaned when an engine
+//!   and the guards of its tool servers are killed at once is found too where the process adopts orphans
+//!   (`roadstead_processes::adopt_orphans`), as the cluster agent does. An engine that outlived an earlier cluster
+//!   agent is killed before another is started on its journal.
 //! * **A clean environment**: the variables of [`INHERITED`] and [`Config::environment`], nothing else. Values for
 //!   documents travel over the pipe, only for variables in [`Config::offered`].
 //! * **No core dump** (`RLIMIT_CORE` 0; Linux): a core file would hold keys.
-//! * **Memory** (`runtime.resources.limits.memory`; Linux): the resident memory of the session, tool servers
-//!   included, is measured each second; above the limit the session is killed and started again with backoff. That
+//! * **Memory** (`runtime.resources.limits.memory`; Linux): the resident memory of all that is found so is
+//!   measured each second; above the limit it is killed and the engine started again with backoff. That
 //!   is a bound on what lasts, not on a spike between two looks. No `RLIMIT_AS` or `RLIMIT_DATA`: allocators reserve
 //!   far more than they use, and the limit would end engines that are well inside it.
 //! * **Processor** (`runtime.resources.limits.cpu`) and **requests**: not enforced; a process can be held to a share
@@ -28,7 +30,6 @@ mod control;
 mod folder;
 mod local;
 mod logs;
-mod processes;
 mod spawn;
 mod status;
 mod supervisor;

@@ -4,7 +4,7 @@ use crate::{
     config::{Config, ConfigError},
     folder::Root,
     logs::{Log, LogStream},
-    processes,
+    spawn,
     status::{EngineStatus, Phase},
     supervisor::{End, Supervisor, Wanted},
 };
@@ -15,6 +15,7 @@ use roadstead_contract::{
     run::RunRecord,
 };
 use roadstead_plan::{Action, EngineUnit, Observed};
+use roadstead_processes::{Id, Listing};
 use sha2::{Digest as _, Sha256};
 use std::{
     collections::{BTreeMap, HashMap},
@@ -244,8 +245,8 @@ impl Local {
                 engines = left.len(),
                 "engines did not end in time; they are killed"
             );
-            for pid in left.values().filter_map(|status| status.pid) {
-                processes::kill_session(pid.cast_signed());
+            for engine in left.values().filter_map(|status| status.process) {
+                spawn::clear(engine).await;
             }
         }
     }
@@ -335,35 +336,31 @@ impl Shared {
         }
     }
 
-    /// Kills the session of every engine that holds more memory than its limit.
+    /// Kills every engine that holds more memory than its limit, together with all that it started.
     async fn hold_memory(&self) {
-        let limited: Vec<(String, i32, u64)> = {
+        let limited: Vec<(String, Id, u64)> = {
             let state = self.state.lock();
             let each = state.slots.iter();
             each.filter_map(|(uid, slot)| {
                 let limit = slot.wanted.borrow().unit.process.memory_limit?;
-                Some((uid.clone(), slot.status.pid?.cast_signed(), limit))
+                Some((uid.clone(), slot.status.process?, limit))
             })
             .collect()
         };
         if limited.is_empty() {
             return;
         }
-        let Ok(all) = tokio::task::spawn_blocking(processes::list).await else {
+        let Ok(all) = tokio::task::spawn_blocking(Listing::now).await else {
             return;
         };
-        for (uid, session, limit) in limited {
-            let used: u64 = all
-                .iter()
-                .filter(|p| p.session == session)
-                .map(|p| p.resident)
-                .sum();
+        for (uid, engine, limit) in limited {
+            let used = all.resident(engine);
             if used > limit {
                 let why = format!("held {used} bytes of memory, more than its limit of {limit}");
                 if let Some(slot) = self.state.lock().slots.get_mut(&uid) {
                     slot.note = Some(why);
                 }
-                processes::kill_session(session);
+                spawn::clear(engine).await;
             }
         }
     }

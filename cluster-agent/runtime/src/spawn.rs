@@ -3,13 +3,13 @@
 use crate::{
     config::{Config, INHERITED},
     folder::Folder,
-    processes,
 };
 use process_wrap::tokio::{ChildWrapper, CommandWrap, ProcessSession};
-use rustix::process::{Pid, Signal, kill_process_group};
+use roadstead_processes::{Id, Started};
 use std::{
     io,
     process::{ExitStatus, Stdio},
+    time::Duration,
 };
 use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
 
@@ -21,11 +21,16 @@ pub(crate) struct Engine {
     pub(crate) stderr: ChildStderr,
 }
 
+/// For everything that an engine leaves to be gone.
+const CLEARED: Duration = Duration::from_secs(10);
+
 /// A running process. Dropping it kills the engine itself.
 #[derive(Debug)]
 pub(crate) struct Process {
     child: Box<dyn ChildWrapper>,
-    pid: i32,
+    id: Id,
+    /// After the child, which may have to be reaped.
+    _started: Started,
 }
 
 pub(crate) fn spawn(config: &Config, folder: &Folder) -> io::Result<Engine> {
@@ -48,15 +53,25 @@ pub(crate) fn spawn(config: &Config, folder: &Folder) -> io::Result<Engine> {
     });
     command.wrap(ProcessSession);
     // The wrapper's own child waits for a whole group; here the engine's end is what counts, the rest is killed.
-    let mut child = command.spawn()?.into_inner();
+    let (mut child, started) = roadstead_processes::start(|| {
+        let child = command.spawn()?.into_inner();
+        let pid = child.id();
+        Ok((child, pid))
+    })?;
     let pipes = (child.stdin().take(), child.stdout().take(), child.stderr().take());
-    let id = child.id().and_then(|id| i32::try_from(id).ok());
+    let id = child.id().map(u32::cast_signed);
     let ((Some(stdin), Some(stdout), Some(stderr)), Some(pid)) = (pipes, id) else {
         return Err(io::Error::other("the process ended before it was seen"));
     };
     forbid_core_dumps(pid);
+    // It is not reaped yet, so it is listed; where nothing is, nothing will be found below it either.
+    let id = Id::of(pid).unwrap_or(Id { pid, started: 0 });
     Ok(Engine {
-        process: Process { child, pid },
+        process: Process {
+            child,
+            id,
+            _started: started,
+        },
         stdin,
         stdout,
         stderr,
@@ -66,7 +81,7 @@ pub(crate) fn spawn(config: &Config, folder: &Folder) -> io::Result<Engine> {
 /// Before the engine holds any secret: none is sent until it was spawned and this was done.
 #[cfg(target_os = "linux")]
 fn forbid_core_dumps(pid: i32) {
-    use rustix::process::{Resource, Rlimit, prlimit};
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
     let none = Rlimit {
         current: Some(0),
         maximum: Some(0),
@@ -80,8 +95,8 @@ fn forbid_core_dumps(pid: i32) {
 fn forbid_core_dumps(_: i32) {}
 
 impl Process {
-    pub(crate) fn pid(&self) -> i32 {
-        self.pid
+    pub(crate) fn id(&self) -> Id {
+        self.id
     }
 
     /// Safe to cancel.
@@ -89,12 +104,24 @@ impl Process {
         self.child.wait().await
     }
 
-    /// Kills the engine and everything that it started. Safe to repeat.
-    pub(crate) fn kill(&self) {
-        if let Some(group) = Pid::from_raw(self.pid) {
-            let _ = kill_process_group(group, Signal::KILL);
-        }
-        processes::kill_session(self.pid);
+    /// Kills the engine; what it started is for [`clear`]. Safe to repeat.
+    pub(crate) fn kill(&mut self) {
+        // It has ended by itself.
+        let _ = self.child.start_kill();
+    }
+}
+
+/// Kills everything of the engine's session, wherever it went, the engine too if it lives.
+pub(crate) async fn clear(engine: Id) {
+    let cleared = tokio::task::spawn_blocking(move || roadstead_processes::end(Some(engine), CLEARED));
+    match cleared.await {
+        Ok(0) => {}
+        Ok(left) => tracing::error!(
+            engine = engine.pid,
+            left,
+            "processes that an engine started cannot be killed"
+        ),
+        Err(error) => tracing::error!(%error, "what an engine left was not looked for"),
     }
 }
 

@@ -1,5 +1,6 @@
 //! What is known of an engine.
 
+use roadstead_processes::Id;
 use std::net::SocketAddr;
 
 /// Where an engine is in its life.
@@ -42,6 +43,8 @@ pub struct EngineStatus {
     /// Set while the wanted revision is refused and an earlier one serves, or none.
     pub refused: Option<Refusal>,
     pub pid: Option<u32>,
+    /// The same, told from whoever has the number later.
+    pub process: Option<Id>,
     /// Processes started after the first.
     pub restarts: u64,
     /// Processes that died, one after another, without an answer to the wanted revision.

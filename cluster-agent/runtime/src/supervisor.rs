@@ -162,15 +162,16 @@ impl Supervisor {
                 return Over::Died { why, ready_for: None };
             }
         };
-        let pid = engine.process.pid();
-        self.say(&format!("the engine starts as process {pid}"));
-        if let Err(error) = self.folder.note(pid) {
+        let id = engine.process.id();
+        self.say(&format!("the engine starts as process {}", id.pid));
+        if let Err(error) = self.folder.note(id) {
             tracing::warn!(agent = self.report.uid(), %error, "the engine's process cannot be noted");
         }
         self.report.update(|status| {
             status.phase = Phase::Starting;
             status.reason = "the engine starts".to_owned();
-            status.pid = u32::try_from(pid).ok();
+            status.pid = Some(id.pid.cast_unsigned());
+            status.process = Some(id);
         });
         let (log, clock) = (self.log.clone(), self.config.clock.clone());
         let stderr = engine.stderr;
@@ -179,11 +180,12 @@ impl Supervisor {
         let over = Life::new(self, engine.process, writer)
             .run(Reader::new(engine.stdout))
             .await;
-        // What it said last is worth waiting for; a tool server that left the session may hold the pipe open.
+        // What it said last is worth waiting for; what could not be killed may hold the pipe open.
         let _ = tokio::time::timeout(Duration::from_millis(200), capture).await;
         self.folder.withdraw(&self.token);
         self.report.update(|status| {
             status.pid = None;
+            status.process = None;
             status.address = None;
             status.applied = None;
         });
@@ -307,7 +309,7 @@ impl<'a> Life<'a> {
             }
         };
         // Tool servers and whatever else it started end with it.
-        self.process.kill();
+        spawn::clear(self.process.id()).await;
         self.last_words(&mut reader, open, &runs).await;
         self.over(status)
     }

@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """A scripted engine: speaks contract::control and misbehaves as its agent's description says.
 
-The words of the description (crash, hang, refuse, hog, stubborn, child, leak, runs, unready, flood) and of the file
+The words of the description (crash, hang, refuse, hog, stubborn, child, daemon, fat, leak, runs, unready, flood) and of the file
 `mode` in the state folder (silent, exit, nonsense, flood, outside) choose what it does. Everything that it was told
 is a line in `heard` in the state folder.
 """
-import json, os, subprocess, sys, threading, time
+import ctypes, json, os, signal, subprocess, sys, threading, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+# As an engine does: it adopts orphans (PR_SET_CHILD_SUBREAPER).
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
 state = sys.argv[sys.argv.index("--state") + 1]
 assert sys.argv[1] == "serve" and "127.0.0.1:0" in sys.argv
 mode = open(state + "/mode").read() if os.path.exists(state + "/mode") else ""
@@ -64,6 +66,8 @@ def applied(frame):
         child = subprocess.Popen(["sleep", "1000"], process_group=0) if sys.version_info >= (3, 11) else \
             subprocess.Popen(["sleep", "1000"], preexec_fn=os.setpgrp)
         note({"child": child.pid})
+    if "daemon" in wish:
+        daemon("fat" in wish)
     if "leak" in wish:
         print("key=" + frame["secrets"].get("TEST_KEY", "absent"), file=sys.stderr, flush=True)
     if "flood" in wish:
@@ -72,6 +76,24 @@ def applied(frame):
         threading.Thread(target=send_runs, args=(bundle["uid"],), daemon=True).start()
     say({"frame": "ready", "ready": "unready" not in wish, "reason": "told so" if "unready" in wish else ""})
     note({"applied": bundle["generation"]})
+
+
+def daemon(fat):
+    """Nobody's child, in a session of its own, deaf to whatever can be ignored."""
+    if (child := os.fork()) != 0:
+        os.waitpid(child, 0)
+        return
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    for descriptor in range(3):
+        os.close(descriptor)
+    note({"daemon": os.getpid()})
+    globals()["held"] = bytearray(120 << 20) if fat else None
+    while True:
+        time.sleep(1000)
 
 
 def flood():

@@ -359,6 +359,45 @@ async fn more_memory_than_the_limit_ends_the_process() {
     harness.local.shutdown(GRACE).await;
 }
 
+/// What somebody in the process that was started for a test wrote down.
+fn noted(harness: &Harness, uid: &str, what: &str) -> Option<u32> {
+    let heard = harness.heard(uid);
+    let pid = heard.iter().rev().find_map(|h| h[what].as_u64())?;
+    Some(u32::try_from(pid).unwrap())
+}
+
+#[tokio::test]
+async fn memory_of_a_daemon_counts_and_it_ends_with_its_engine() {
+    let harness = Harness::new();
+    let mut small = unit("a", 1, "daemon");
+    small.process.memory_limit = Some(64 << 20);
+    harness.start(small);
+    let first = harness.ready("a").await;
+    eventually("a daemon runs", || noted(&harness, "a", "daemon").is_some()).await;
+    let daemon = noted(&harness, "a", "daemon").unwrap();
+    assert!(alive(daemon) && alive(first.pid.unwrap()));
+
+    let mut fat = unit("b", 1, "daemon fat");
+    fat.process.memory_limit = Some(64 << 20);
+    harness.start(fat);
+    let held = harness
+        .until("b", "over its limit", |s| s.reason.contains("bytes of memory"))
+        .await;
+    let bytes: u64 = held
+        .reason
+        .split_whitespace()
+        .find_map(|word| word.parse().ok())
+        .unwrap();
+    // An engine without one is inside the limit, as the first is.
+    assert!(bytes > 64 << 20, "{}", held.reason);
+    let fat = noted(&harness, "b", "daemon").unwrap();
+    eventually("the daemon ends with its engine", || !alive(fat)).await;
+    assert!(alive(daemon), "the other agent's was not to end");
+    harness.local.shutdown(GRACE).await;
+    // This process adopts nobody, so what an engine leaves when it ends by itself is not found here.
+    kill9(daemon);
+}
+
 #[tokio::test]
 async fn nothing_that_an_engine_started_outlives_it() {
     let harness = Harness::new();

@@ -1,7 +1,7 @@
 //! One agent with everything it refers to: what an engine runs.
 
 use crate::documents::{
-    AgentSpec, Body, Document, Kind, ModelSpec, Name, PromptSpec, Reference, ToolServerSpec,
+    AgentSpec, Body, Currency, Document, Kind, ModelSpec, Name, PromptSpec, Reference, ToolServerSpec,
     template::{Piece, pieces},
 };
 use serde::{Deserialize, Serialize};
@@ -32,6 +32,55 @@ pub struct Dangling {
     pub path: String,
     pub kind: Kind,
     pub reference: String,
+}
+
+/// A model that an agent's cost limit does not measure: the limit would never end a task.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}: expected {}, found {}", Self::PATH, self.expected(), self.found())]
+pub struct Unpriced {
+    /// The currency of the limit.
+    pub currency: Currency,
+    pub model: Reference,
+    /// The currency of its prices.
+    pub prices: Option<Currency>,
+}
+
+impl Unpriced {
+    /// Path in the agent's document.
+    pub const PATH: &str = "spec.limits.cost";
+
+    #[must_use]
+    pub fn expected(&self) -> String {
+        let (currency, model) = (self.currency.as_str(), &self.model);
+        format!(
+            "prices in {currency} of the model {model}, which the limit is measured by (0 where it is free)"
+        )
+    }
+
+    #[must_use]
+    pub fn found(&self) -> String {
+        let prices = self.prices.as_ref();
+        prices.map_or_else(
+            || "none".to_owned(),
+            |found| format!("prices in {}", found.as_str()),
+        )
+    }
+}
+
+/// The models of an agent that its cost limit does not measure. Models that `model` does not know are not among them.
+pub fn unpriced<'a>(spec: &AgentSpec, model: impl Fn(&Reference) -> Option<&'a ModelSpec>) -> Vec<Unpriced> {
+    let Some(limit) = &spec.limits.cost else {
+        return Vec::new();
+    };
+    let unmeasured = |reference: &Reference| {
+        let prices = model(reference)?.prices.as_ref().map(|p| p.currency.clone());
+        (prices.as_ref() != Some(&limit.currency)).then(|| Unpriced {
+            currency: limit.currency.clone(),
+            model: reference.clone(),
+            prices,
+        })
+    };
+    spec.model.as_slice().iter().filter_map(unmeasured).collect()
 }
 
 impl Bundle {

@@ -43,6 +43,59 @@ pub fn survives(value: &Value) -> bool {
     }
 }
 
+/// The first integer in a JSON text, below its outermost level, that a double does not hold: looked for in the text,
+/// since a parsed value has rounded those beyond 64 bits. What is no JSON is left to whoever parses it.
+#[must_use]
+pub fn inexact(json: &str) -> Option<&str> {
+    let (mut rest, mut depth) = (json, 0usize);
+    while let Some(at) =
+        rest.find(|c: char| matches!(c, '"' | '{' | '[' | '}' | ']' | '-') || c.is_ascii_digit())
+    {
+        let (_, from) = rest.split_at(at);
+        rest = match from.as_bytes().first()? {
+            b'"' => after_text(&from[1..]),
+            b'{' | b'[' => {
+                depth += 1;
+                &from[1..]
+            }
+            b'}' | b']' => {
+                depth = depth.saturating_sub(1);
+                &from[1..]
+            }
+            _ => {
+                let of_number = |c: char| c.is_ascii_digit() || matches!(c, '-' | '+' | '.' | 'e' | 'E');
+                let end = from.find(|c| !of_number(c)).unwrap_or(from.len());
+                let (number, after) = from.split_at(end);
+                if depth > 1 && is_inexact(number) {
+                    return Some(number);
+                }
+                after
+            }
+        };
+    }
+    None
+}
+
+/// What follows the text whose opening quote was just read.
+fn after_text(mut rest: &str) -> &str {
+    while let Some(at) = rest.find(['"', '\\']) {
+        if rest.as_bytes()[at] == b'"' {
+            return &rest[at + 1..];
+        }
+        // What is escaped may have several bytes where this is no JSON.
+        let mut escaped = rest[at + 1..].chars();
+        escaped.next();
+        rest = escaped.as_str();
+    }
+    ""
+}
+
+fn is_inexact(number: &str) -> bool {
+    let digits = number.strip_prefix('-').unwrap_or(number);
+    let integer = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    integer && !digits.parse::<u64>().is_ok_and(|n| n <= EXACT)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -54,6 +107,36 @@ mod tests {
         let back = json!({"a": [3, -4, 0.5, 1e300], "b": {"c": 9_007_199_254_740_992_u64}});
         assert_eq!(whole(through), back);
         assert_eq!(whole(json!({"n": u64::MAX})), json!({"n": u64::MAX}));
+    }
+
+    #[test]
+    fn integers_that_a_double_does_not_hold_are_found_in_the_text() {
+        for exact in [
+            "",
+            "{",
+            "9007199254740993",
+            r#"{"id": 9007199254740993, "params": {"n": [9007199254740992, -9007199254740992, 0.1, 1e300]}}"#,
+            r#"{"a": {"n": "9007199254740993", "\"9007199254740993": "\\", "\\": {}}}"#,
+            r#"{"a": {"b": "not closed 9007199254740993"#,
+            r#"{"a": {"b": "\"#,
+            "{\"a\": {\"b\": \"\\é 9007199254740993\"}}",
+        ] {
+            assert_eq!(inexact(exact), None, "{exact}");
+        }
+        for (text, found) in [
+            (r#"{"a": {"n": 9007199254740993}}"#, "9007199254740993"),
+            (r#"{"a": [-9007199254740993]}"#, "-9007199254740993"),
+            (
+                r#"{"a": ["x\"", 18446744073709551617, 9007199254740993]}"#,
+                "18446744073709551617",
+            ),
+            (
+                r#"[[1,{"b":[99999999999999999999999999]}]]"#,
+                "99999999999999999999999999",
+            ),
+        ] {
+            assert_eq!(inexact(text), Some(found), "{text}");
+        }
     }
 
     #[test]

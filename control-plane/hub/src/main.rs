@@ -64,6 +64,10 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    // Before anything is read: keys, and the environment with the credentials in it.
+    if let Err(error) = roadstead_processes::hide() {
+        return failed(&anyhow::Error::new(error).context("making this process unreadable"));
+    }
     let cli = Cli::parse();
     // An error says that somebody installed one before, which is just as well.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
@@ -73,12 +77,14 @@ fn main() -> ExitCode {
         .and_then(|runtime| runtime.block_on(run(cli.command)));
     match outcome {
         Ok(code) => code,
-        Err(error) => {
-            use std::io::Write as _;
-            let _ = writeln!(std::io::stderr(), "error: {error:#}");
-            ExitCode::FAILURE
-        }
+        Err(error) => failed(&error),
     }
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr(), "error: {error:#}");
+    ExitCode::FAILURE
 }
 
 async fn run(command: Command) -> anyhow::Result<ExitCode> {

@@ -5,7 +5,7 @@ use crate::{
     ask, binary,
     cli::{Answer, Cli},
     database::Database,
-    processes::{Process, children},
+    processes::{Process, children, stat},
     tools_path, wait,
 };
 use anyhow::Context as _;
@@ -353,17 +353,16 @@ impl Apart {
         self.model.as_mut().context("the model server is not running")
     }
 
-    /// The engines that run now. What engines start, their guards of tool servers among it, is not.
+    /// The engines that run now. What engines start, their guards of tool servers among it, is not, also when the
+    /// cluster agent has adopted it: an engine leads a session.
     ///
     /// # Errors
     /// When /proc cannot be read.
     pub fn engines(&self) -> anyhow::Result<Vec<u32>> {
-        children(
-            self.agent
-                .as_ref()
-                .context("the cluster agent is not running")?
-                .id(),
-        )
+        let agent = self.agent.as_ref().context("the cluster agent is not running")?;
+        let mut engines = children(agent.id())?;
+        engines.retain(|pid| stat(*pid).is_some_and(|stat| stat.session == *pid));
+        Ok(engines)
     }
 
     /// Status and text of the hub's `/livez` or `/readyz`; `None` where nothing answers.

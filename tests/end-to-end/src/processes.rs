@@ -101,6 +101,29 @@ fn tail(text: &str) -> String {
     lines[lines.len().saturating_sub(60)..].join("\n")
 }
 
+/// A process as the kernel tells of it (proc_pid_stat(5)).
+#[derive(Clone, Copy, Debug)]
+pub struct Stat {
+    pub parent: u32,
+    pub session: u32,
+    /// It runs no more and waits to be reaped.
+    pub ended: bool,
+}
+
+/// One process; `None` if there is none.
+#[must_use]
+pub fn stat(pid: u32) -> Option<Stat> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, after_name) = text.rsplit_once(") ")?;
+    let fields: Vec<&str> = after_name.split(' ').collect();
+    let number = |at: usize| fields.get(at)?.parse().ok();
+    Some(Stat {
+        ended: *fields.first()? == "Z",
+        parent: number(1)?,
+        session: number(3)?,
+    })
+}
+
 /// The processes below `root` (children, grandchildren, …) that still run, by /proc.
 ///
 /// # Errors
@@ -135,14 +158,8 @@ fn parents() -> anyhow::Result<Vec<(u32, u32)>> {
         let Some(pid) = name.to_str().and_then(|n| n.parse::<u32>().ok()) else {
             continue;
         };
-        let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
-            continue;
-        };
-        let after_name = stat
-            .rsplit_once(") ")
-            .map(|(_, rest)| rest.split(' ').collect::<Vec<_>>());
-        if let Some([_, parent, ..]) = after_name.as_deref() {
-            parents.push((pid, parent.parse::<u32>().unwrap_or(0)));
+        if let Some(stat) = stat(pid) {
+            parents.push((pid, stat.parent));
         }
     }
     Ok(parents)

@@ -18,7 +18,7 @@ use a2a::{
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use chrono::{DateTime, Utc};
-use roadstead_contract::numbers::survives;
+use roadstead_contract::numbers::{inexact, survives, whole};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 
@@ -89,7 +89,7 @@ fn in_part(part: Part) -> Result<InPart, Refusal> {
         PartContent::Data(data) if is_deep(&data) => Err(Refusal::Invalid(format!(
             "message.parts: expected data of at most {MAX_DEPTH} levels, found more"
         ))),
-        PartContent::Data(data) => Ok(InPart::Data { data }),
+        PartContent::Data(data) => Ok(InPart::Data { data: whole(data) }),
         PartContent::Raw(bytes) => Ok(InPart::File {
             name: part.filename.unwrap_or_default(),
             media_type: part
@@ -163,11 +163,23 @@ fn artifact(answer: Answer) -> Artifact {
 
 /// A structured answer: data, or its text where a number in it would be another one as data.
 fn data_part(text: &str) -> Part {
-    let value = serde_json::from_str(text.trim()).ok();
-    let part = value
-        .filter(survives)
-        .map_or_else(|| Part::text(text), Part::data);
+    // As if it were part of something, which it is going to be.
+    let value = match inexact(&format!("[[{text}]]")) {
+        None => serde_json::from_str(text.trim()).ok(),
+        Some(_) => None,
+    };
+    let part = value.map_or_else(|| Part::text(text), Part::data);
     part.with_media_type("application/json")
+}
+
+/// Arguments of a call: as they are, or as their JSON text where a number in them would be another one as data. A
+/// person decides about what they see.
+fn arguments(arguments: &Value) -> Value {
+    if survives(arguments) {
+        arguments.clone()
+    } else {
+        Value::String(arguments.to_string())
+    }
 }
 
 fn file(file: &FileOut) -> Artifact {
@@ -281,7 +293,7 @@ fn approval(waiting: &Waiting) -> Value {
         "question": if waiting.question == Question::Unknown { "unknownResult" } else { "approve" },
         "server": waiting.server,
         "tool": waiting.tool,
-        "arguments": waiting.arguments,
+        "arguments": arguments(&waiting.arguments),
         "change": waiting.change.as_ref().map(|c| json!({"description": c.description, "parameters": c.parameters})),
         "digest": waiting.digest,
         "expiresAt": time(waiting.expires_ms).map(|t| t.to_rfc3339()),
@@ -338,10 +350,10 @@ fn numbered(uid: &str, context: &str, epoch: u32, event: &Numbered) -> StreamRes
             call,
             server,
             tool,
-            arguments,
+            arguments: given,
         } => {
-            let data =
-                json!({"toolCall": {"id": call, "server": server, "tool": tool, "arguments": arguments}});
+            let data = json!({"toolCall": {
+                "id": call, "server": server, "tool": tool, "arguments": arguments(given)}});
             working(uid, context, event.number, Part::data(data), metadata)
         }
         Event::ToolResult {
@@ -408,4 +420,61 @@ fn chunk(
         last_chunk: Some(last),
         metadata: Some(metadata),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_go_out_exactly_or_as_text() {
+        let sent = |part: Part| match part.content {
+            PartContent::Data(data) => Ok(data),
+            PartContent::Text(text) => Err(text),
+            other => panic!("{other:?}"),
+        };
+        for exact in [r#"{"n":9007199254740992}"#, r#"[0.1,-3,"9007199254740993"]"#, "7"] {
+            let data = serde_json::from_str(exact).expect("JSON");
+            assert_eq!(sent(data_part(exact)), Ok(data));
+        }
+        for text in [
+            "9007199254740993",
+            r#"{"n":18446744073709551617}"#,
+            "[[-9007199254740993]]",
+        ] {
+            assert_eq!(sent(data_part(text)), Err(text.to_owned()));
+        }
+        // What a person is asked to approve is what will be called.
+        let waiting = |n: u64| Waiting {
+            approval: "a".to_owned(),
+            question: Question::Approve,
+            server: "bank".to_owned(),
+            tool: "pay".to_owned(),
+            arguments: json!({"account": n}),
+            digest: "d".to_owned(),
+            change: None,
+            expires_ms: 0,
+        };
+        let account = 9_007_199_254_740_992;
+        assert_eq!(
+            approval(&waiting(account))["arguments"],
+            json!({"account": account})
+        );
+        assert_eq!(
+            approval(&waiting(account + 1))["arguments"],
+            json!("{\"account\":9007199254740993}")
+        );
+    }
+
+    #[test]
+    fn whole_numbers_of_a_caller_are_integers() {
+        // As the wire's types give them.
+        let part = Part::data(json!({"n": 3.0, "share": 0.5}));
+        assert_eq!(
+            in_part(part).map_err(|e| e.to_string()),
+            Ok(InPart::Data {
+                data: json!({"n": 3, "share": 0.5})
+            })
+        );
+    }
 }

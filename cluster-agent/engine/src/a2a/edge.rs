@@ -5,6 +5,7 @@ use crate::{
     tasks::Caller,
 };
 use a2a::{A2AError, JsonRpcId, JsonRpcResponse, error_code};
+use a2a_server::jsonrpc::MAX_REQUEST_BODY_BYTES;
 use axum::{
     Json,
     body::Body,
@@ -13,6 +14,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use roadstead_contract::numbers;
 use std::sync::{Arc, OnceLock};
 
 tokio::task_local! {
@@ -25,7 +27,12 @@ tokio::task_local! {
 struct Call {
     caller: Caller,
     status: OnceLock<Special>,
+    /// An integer of the body that would be another one for the handler.
+    inexact: Option<String>,
 }
+
+/// Digits of a number that are shown.
+const SHOWN_DIGITS: usize = 40;
 
 /// A refusal that the A2A errors have no status for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +71,11 @@ pub(super) fn caller() -> Result<Caller, A2AError> {
     caller.map_err(|_| A2AError::internal("the caller is not known"))
 }
 
+/// An integer in the call's body that did not come through: the bindings hand on doubles.
+pub(super) fn inexact() -> Option<String> {
+    CALL.try_with(|call| call.inexact.clone()).ok().flatten()
+}
+
 /// Gives the answer of this call a status of its own.
 pub(super) fn answer_with(special: Special) {
     // The first word counts; outside of a call there is no answer to change.
@@ -80,15 +92,37 @@ pub(super) async fn admit(State(gate): State<Arc<Gate>>, request: Request, next:
     if !grpc && request.method() == Method::POST && !takes(request.headers()) {
         return unsupported_media();
     }
+    let (request, inexact) = match look(request, grpc).await {
+        Ok(looked) => looked,
+        Err(status) => return status.into_response(),
+    };
     let call = Arc::new(Call {
         caller,
         status: OnceLock::new(),
+        inexact,
     });
     let mut response = CALL.scope(Arc::clone(&call), next.run(request)).await;
     if let Some(special) = call.status.get() {
         restate(&mut response, *special, grpc);
     }
     response
+}
+
+/// Looks for integers in a JSON body that are beyond what the bindings hand on. They refuse those of up to 64 bits
+/// themselves; longer ones have been rounded before they see them.
+async fn look(request: Request, grpc: bool) -> Result<(Request, Option<String>), StatusCode> {
+    if grpc || request.method() != Method::POST {
+        return Ok((request, None));
+    }
+    let (head, body) = request.into_parts();
+    let too_large = |_| StatusCode::PAYLOAD_TOO_LARGE;
+    let body = axum::body::to_bytes(body, MAX_REQUEST_BODY_BYTES)
+        .await
+        .map_err(too_large)?;
+    // What is no text is no JSON either, and is refused as such.
+    let found = std::str::from_utf8(&body).ok().and_then(numbers::inexact);
+    let found = found.map(|number| number.chars().take(SHOWN_DIGITS).collect());
+    Ok((Request::from_parts(head, Body::from(body)), found))
 }
 
 fn is_grpc(headers: &HeaderMap) -> bool {

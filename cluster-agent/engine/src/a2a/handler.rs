@@ -224,6 +224,12 @@ fn prepare(
     req: SendMessageRequest,
 ) -> Result<(Inbound, SendMessageConfiguration), A2AError> {
     check_version(params)?;
+    if let Some(number) = edge::inexact() {
+        let text = format!(
+            "message: expected integers of at most 2^53, since A2A's data are doubles, found {number}: send it as text"
+        );
+        return Err(refused(Refusal::Invalid(text)));
+    }
     let how = req.configuration.unwrap_or(SendMessageConfiguration {
         accepted_output_modes: None,
         task_push_notification_config: None,

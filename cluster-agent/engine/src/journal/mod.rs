@@ -6,6 +6,7 @@
 //! full or the file is corrupt, writes answer [`JournalError`], reads go on as far as they can, and [`Health`] says so.
 
 mod read;
+mod results;
 mod rows;
 mod schema;
 mod write;
@@ -13,6 +14,7 @@ mod writer;
 
 pub(crate) use read::Said;
 pub use read::{ListFilter, OpenTask, StoredTask, TaskPage};
+pub use results::{Part, Whole};
 pub use rows::{
     Approval, Change, Counters, Decision, Entry, InPart, NewStep, Origin, Question, Spent, Step, StepResult,
     StepState, TaskState,

@@ -237,6 +237,9 @@ pub struct StepResult {
     /// Images and resources that the text only mentions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parts: Vec<crate::tools::ResultPart>,
+    /// Under which the session keeps the whole text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
     /// The parts are artifacts of the task.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub given: bool,

@@ -4,14 +4,14 @@ use rusqlite::{Connection, OpenFlags};
 use std::path::Path;
 
 /// Raised when a table changes, with a step below; an older engine refuses a newer file.
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
 
 /// States are small integers so that a partial index holds the open ones alone: see `rows`.
 const TABLES: &str = "
 CREATE TABLE meta (
   id INTEGER PRIMARY KEY CHECK (id = 1), version INTEGER NOT NULL,
   incarnation INTEGER NOT NULL, run_sequence INTEGER NOT NULL);
-INSERT INTO meta VALUES (1, 2, 0, 0);
+INSERT INTO meta VALUES (1, 3, 0, 0);
 CREATE TABLE revisions (digest TEXT PRIMARY KEY, bundle TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE subjects (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
 CREATE TABLE sessions (
@@ -50,13 +50,25 @@ CREATE TABLE pins (
   server TEXT NOT NULL, tool TEXT NOT NULL, digest TEXT NOT NULL,
   PRIMARY KEY (server, tool)) WITHOUT ROWID;
 CREATE TABLE tokens (issued INTEGER NOT NULL, id BLOB NOT NULL, PRIMARY KEY (issued, id)) WITHOUT ROWID;
+CREATE TABLE results (
+  session INTEGER NOT NULL, reference TEXT NOT NULL, at INTEGER NOT NULL, bytes INTEGER NOT NULL,
+  task INTEGER NOT NULL REFERENCES tasks(id), text TEXT NOT NULL, PRIMARY KEY (session, reference, at));
+CREATE INDEX results_by_task ON results (task);
 ";
 
 /// What brings a file from the version at the place in the list, counted from 1, to the next.
-const STEPS: [&str; 1] = ["
+const STEPS: [&str; 2] = [
+    "
 ALTER TABLE approvals ADD COLUMN change TEXT NOT NULL DEFAULT '';
 CREATE TABLE tokens (issued INTEGER NOT NULL, id BLOB NOT NULL, PRIMARY KEY (issued, id)) WITHOUT ROWID;
-"];
+",
+    "
+CREATE TABLE results (
+  session INTEGER NOT NULL, reference TEXT NOT NULL, at INTEGER NOT NULL, bytes INTEGER NOT NULL,
+  task INTEGER NOT NULL REFERENCES tasks(id), text TEXT NOT NULL, PRIMARY KEY (session, reference, at));
+CREATE INDEX results_by_task ON results (task);
+",
+];
 
 /// Why the file does not open.
 #[derive(Debug, thiserror::Error)]
@@ -145,7 +157,7 @@ INSERT INTO approvals VALUES ('a', 1, 2, 0, 'd', 9, NULL, '', '', NULL);
         Connection::open(&path).unwrap().execute_batch(FIRST).unwrap();
         let old = open_writer(&path, false).unwrap();
         let fresh = open_writer(&folder.path().join("fresh.sqlite"), false).unwrap();
-        for table in ["meta", "approvals", "tokens"] {
+        for table in ["meta", "approvals", "tokens", "results"] {
             assert_eq!(columns(&old, table), columns(&fresh, table), "{table}");
         }
         let kept: (i64, i64, String) = old

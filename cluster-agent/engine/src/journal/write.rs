@@ -195,14 +195,7 @@ impl Journal {
     /// As every write.
     pub fn tool_done(&self, step: i64, result: &StepResult) -> Kept<()> {
         let result = json(result);
-        self.write(move |tx| {
-            let mut update = tx
-                .conn
-                .prepare_cached("UPDATE steps SET state = ?, result = ? WHERE id = ?")?;
-            update
-                .execute(params![StepState::Done.number(), result, step])
-                .map(drop)
-        })
+        self.write(move |tx| end_tool(tx.conn, step, &result))
     }
 
     /// The task waits for a person.
@@ -431,7 +424,7 @@ impl Journal {
 }
 
 /// Our own types always serialise: they have string keys only.
-fn json<T: Serialize>(value: &T) -> String {
+pub(super) fn json<T: Serialize>(value: &T) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
 
@@ -528,6 +521,12 @@ fn add_model_step(conn: &Connection, task: i64) -> rusqlite::Result<i64> {
         .insert(params![task, MODEL, StepState::Sent.number()])
 }
 
+pub(super) fn end_tool(conn: &Connection, step: i64, result: &str) -> rusqlite::Result<()> {
+    conn.prepare_cached("UPDATE steps SET state = ?, result = ? WHERE id = ?")?
+        .execute(params![StepState::Done.number(), result, step])
+        .map(drop)
+}
+
 fn end_step(conn: &Connection, step: i64) -> rusqlite::Result<()> {
     conn.prepare_cached("UPDATE steps SET state = ? WHERE id = ?")?
         .execute(params![StepState::Done.number(), step])
@@ -607,7 +606,7 @@ fn add_record(conn: &Connection, record: &RunRecord) -> rusqlite::Result<u64> {
 
 fn retire(conn: &Connection, before_ms: i64) -> rusqlite::Result<usize> {
     let old = "(SELECT id FROM tasks WHERE state >= 3 AND updated_ms < ?)";
-    for table in ["messages", "steps", "approvals", "message_ids"] {
+    for table in ["messages", "steps", "approvals", "message_ids", "results"] {
         conn.execute(&format!("DELETE FROM {table} WHERE task IN {old}"), [before_ms])?;
     }
     let gone = conn.execute(&format!("DELETE FROM tasks WHERE id IN {old}"), [before_ms])?;

@@ -3,17 +3,20 @@
 //!
 //! The engine starts itself again with [`ARGUMENT`] as the leader of a process group of its own. The guard passes its
 //! standard input on to the program; the end of that input means that the engine let go or died (kill -9 closes pipes
-//! too). The program then has `GRACE` to end by itself, and the group is killed. Standard output is the program's
+//! too). The program then has `GRACE` to end by itself, and what is left is killed. Standard output is the program's
 //! own, so answers pass through no one. The guard runs before the engine's runtime is made: it has two threads and
 //! shares the program's pages.
 //!
-//! What a program moves to another process group or session by itself, the guard does not reach.
+//! The guard adopts what the program orphans, so that a program that makes itself a daemon (another session, nobody's
+//! child) is still below it, is reaped, and ends with it. Should the guard be killed itself, the engine adopts what
+//! it leaves, and the cluster agent what an engine leaves that is killed together with it.
 
-use rustix::process::{Signal, kill_current_process_group};
+use rustix::process::{WaitOptions, wait};
 use std::{
     ffi::OsString,
     io,
-    process::{Command, ExitCode, Stdio},
+    os::unix::process::ExitStatusExt as _,
+    process::{Command, ExitCode, ExitStatus, Stdio},
     thread,
     time::Duration,
 };
@@ -23,6 +26,8 @@ pub const ARGUMENT: &str = "tool-guard";
 
 /// How long a program has to end after its standard input ended.
 const GRACE: Duration = Duration::from_secs(1);
+/// For what is killed to be gone, before the guard leaves it to the engine.
+const GONE: Duration = Duration::from_secs(10);
 
 /// To be called first in `main`: if this process was started as a guard, does its work and returns the exit code.
 #[must_use]
@@ -38,6 +43,9 @@ fn run(mut command: Vec<OsString>) -> ExitCode {
     if command.is_empty() {
         eprintln!("expected a program after {ARGUMENT}, found nothing");
         return ExitCode::from(2);
+    }
+    if let Err(error) = roadstead_processes::adopt_orphans() {
+        eprintln!("what the program leaves behind is not adopted: {error}");
     }
     let program = command.remove(0);
     let started = Command::new(&program).args(command).stdin(Stdio::piped()).spawn();
@@ -58,21 +66,36 @@ fn run(mut command: Vec<OsString>) -> ExitCode {
                 let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
             }
             thread::sleep(GRACE);
-            end_group();
+            leave();
+            std::process::exit(1);
         });
     }
-    match child.wait() {
-        Ok(status) if status.success() => {}
-        Ok(status) => eprintln!("the program ended with {status}"),
-        Err(error) => eprintln!("the program's end was not seen: {error}"),
+    match ended(child.id().cast_signed()) {
+        Some(status) if status.success() => {}
+        Some(status) => eprintln!("the program ended with {status}"),
+        None => eprintln!("the program's end was not seen"),
     }
-    // What it started and left behind goes with it; so does the guard.
-    end_group();
+    leave();
     ExitCode::FAILURE
 }
 
-fn end_group() {
-    if let Err(error) = kill_current_process_group(Signal::KILL) {
-        eprintln!("the process group was not ended: {error}");
+/// Waits for the end of the program, and reaps what it orphaned meanwhile.
+fn ended(program: i32) -> Option<ExitStatus> {
+    loop {
+        match wait(WaitOptions::empty()) {
+            Ok(Some((pid, status))) if pid.as_raw_pid() == program => {
+                return Some(ExitStatus::from_raw(status.as_raw()));
+            }
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+/// Ends the program with everything that it started and left behind: the guard has no other children.
+fn leave() {
+    let left = roadstead_processes::end(None, GONE);
+    if left > 0 {
+        eprintln!("{left} processes that the program started cannot be killed");
     }
 }

@@ -4,6 +4,7 @@
 use super::{config::ServerConfig, guard};
 use parking_lot::Mutex;
 use roadstead_contract::control::SecretText;
+use roadstead_processes::Started;
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -13,16 +14,20 @@ use std::{
     path::{Path, PathBuf},
     process::Stdio,
     sync::Arc,
+    time::Duration,
 };
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
     process::{Child, ChildStderr, ChildStdin, ChildStdout, Command},
+    task::spawn_blocking,
 };
 
 /// Longest line of standard error that is logged, in bytes.
 const MAX_LINE: u64 = 4096;
 /// Lines kept to tell why a program ended: its own last one, and the guard's with the exit status.
 const LAST_LINES: usize = 2;
+/// For what a killed guard left to be gone.
+const GONE: Duration = Duration::from_secs(10);
 
 /// A program that runs.
 #[derive(Debug)]
@@ -76,9 +81,12 @@ impl Program {
             }
         }
         process.envs(env.iter().map(|(name, value)| (name, value.expose())));
-        let mut child = process
-            .spawn()
-            .map_err(|e| format!("{program} does not start: {e}"))?;
+        let (mut child, started) = roadstead_processes::start(|| {
+            let child = process.spawn()?;
+            let pid = child.id();
+            Ok((child, pid))
+        })
+        .map_err(|e| format!("{program} does not start: {e}"))?;
         let pipes = child.stdout.take().zip(child.stdin.take());
         let pipes = pipes.ok_or("the program's pipes are not there")?;
         let last_words = Arc::default();
@@ -87,7 +95,7 @@ impl Program {
         }
         let group = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
         let group = group.filter(|_| guard.is_none());
-        tokio::spawn(reap(Arc::clone(config), child));
+        tokio::spawn(reap(Arc::clone(config), child, started));
         Ok((Self { group, last_words }, pipes))
     }
 
@@ -121,10 +129,20 @@ fn find(program: &str, path: Option<&OsString>) -> Option<PathBuf> {
         .find(executable)
 }
 
-async fn reap(config: Arc<ServerConfig>, mut child: Child) {
+async fn reap(config: Arc<ServerConfig>, mut child: Child, started: Started) {
     match child.wait().await {
         Ok(status) => tracing::debug!(server = config.reference, %status, "a tool server's program ended"),
         Err(error) => tracing::warn!(server = config.reference, %error, "a tool server's end was not seen"),
+    }
+    drop(started);
+    // A guard that was killed left its program, and whatever that started, to the engine.
+    let left = spawn_blocking(|| roadstead_processes::end(None, GONE)).await;
+    if let Ok(left @ 1..) = left {
+        tracing::error!(
+            server = config.reference,
+            left,
+            "processes that a tool server started cannot be killed"
+        );
     }
 }
 

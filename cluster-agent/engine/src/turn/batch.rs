@@ -3,9 +3,10 @@
 use super::{
     End, Turn,
     ask::Reply,
-    calls::{PARALLEL, capped},
+    calls::PARALLEL,
     pause::digest,
     refused_by_person,
+    results::capped,
     table::{Offered, PERSON, label},
 };
 use crate::{

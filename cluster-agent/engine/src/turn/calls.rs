@@ -4,10 +4,10 @@ use super::{
     Turn,
     batch::{Planned, What},
     limits::{self, Batch},
-    table::{AGENT, Offered, label},
+    table::{AGENT, Offered, RESULTS, label},
 };
 use crate::{
-    journal::{JournalError, Kept, Spent, StepResult},
+    journal::{JournalError, Kept, Spent, StepResult, Whole},
     observe,
     peers::{MAX_DEPTH, PeerCall},
     tasks::{Event, given},
@@ -23,8 +23,6 @@ use tracing::Instrument as _;
 
 /// Calls of one answer that run at once.
 pub(super) const PARALLEL: usize = 8;
-/// Text of one result that the model reads, in bytes.
-const RESULT_TEXT: usize = 64 * 1024;
 /// What a tool server may be late after a cancel before it is no longer waited for.
 const CANCEL_GRACE: Duration = Duration::from_millis(100);
 
@@ -54,7 +52,11 @@ impl Turn {
                 Some(write) => self.unconfirmed.push(write),
                 None => self.unknown_effects.push(label),
             }
+            let cut = result.reference.is_some();
             planned.what = What::Done(result);
+            if cut {
+                self.offer_results();
+            }
         }
     }
 
@@ -81,6 +83,7 @@ impl Turn {
 
     /// Makes one call and queues its result for the journal. A call that a cancel broke off has no result to keep.
     async fn make(&self, planned: &Planned, sent: bool, share: &Share) -> (StepResult, Option<Kept<()>>) {
+        let mut whole = None;
         let result = match self.table.find(&planned.server, &planned.tool) {
             None => StepResult::error("The tool is not on offer any more."),
             Some(_) if self.live.cancel.is_cancelled() => {
@@ -89,7 +92,8 @@ impl Turn {
             Some(offered) => match self.announce(planned, offered, sent).await {
                 Ok(Some(misfit)) => StepResult::error(misfit),
                 Ok(None) => {
-                    let (result, unknown) = self.call_and_tell(offered, planned, share).await;
+                    let (result, rest, unknown) = self.call_and_tell(offered, planned, share).await;
+                    whole = rest;
                     self.show_result(planned, &result);
                     if unknown && self.live.cancel.is_cancelled() {
                         return (result, None);
@@ -102,12 +106,21 @@ impl Turn {
                 }
             },
         };
-        let kept = self.services.journal.tool_done(planned.step, &result);
+        let journal = &self.services.journal;
+        let kept = match whole {
+            Some(whole) => journal.tool_done_whole(planned.step, &result, whole),
+            None => journal.tool_done(planned.step, &result),
+        };
         (result, Some(kept))
     }
 
-    /// Makes one call; its result, and whether nobody knows what became of it.
-    async fn call_and_tell(&self, offered: &Offered, planned: &Planned, share: &Share) -> (StepResult, bool) {
+    /// Makes one call; its result, the whole text where that is longer, and whether nobody knows what became of it.
+    async fn call_and_tell(
+        &self,
+        offered: &Offered,
+        planned: &Planned,
+        share: &Share,
+    ) -> (StepResult, Option<Whole>, bool) {
         let span = observe::execute_tool(&offered.label(), &planned.call.id);
         let outcome = self.call(offered, planned, share).instrument(span.clone()).await;
         if outcome.as_ref().map_or(true, |(result, _)| result.is_error) {
@@ -123,12 +136,17 @@ impl Turn {
             spent = share.as_ref().map(limits::all_of).unwrap_or_default();
         }
         let given = self.give_files(planned, outcome.as_ref().ok());
+        let (text, is_error, parts) = told(outcome, given);
+        let (text, whole) = self.refer(text);
         let result = StepResult {
-            spent,
+            text,
+            is_error,
+            parts,
+            reference: whole.as_ref().map(|whole| whole.reference.clone()),
             given,
-            ..told(outcome, given)
+            spent,
         };
-        (result, unknown)
+        (result, whole, unknown)
     }
 
     /// Gives a result's files on, where the agent answers with files; whether it did.
@@ -207,11 +225,14 @@ impl Turn {
         };
         let work = async {
             if offered.server == AGENT {
-                self.call_agent(offered, planned, share).await
-            } else {
-                let result = self.call_tool(planned).await;
-                result.map(|result| (result, Spent::default()))
+                return self.call_agent(offered, planned, share).await;
             }
+            let result = if offered.server == RESULTS {
+                self.read_result(&planned.call.arguments).await
+            } else {
+                self.call_tool(planned).await
+            };
+            result.map(|result| (result, Spent::default()))
         };
         tokio::select! {
             outcome = tokio::time::timeout_at(deadline + Duration::from_secs(1), work) => {
@@ -291,11 +312,11 @@ impl Turn {
     }
 }
 
-/// A call's outcome as the model reads it.
-fn told(outcome: Result<ToolResult, ToolError>, given: bool) -> StepResult {
+/// A call's outcome as the model reads it: text, whether it failed, and what the text only mentions.
+fn told(outcome: Result<ToolResult, ToolError>, given: bool) -> (String, bool, Vec<ResultPart>) {
     let result = match outcome {
         Ok(result) => result,
-        Err(error) => return StepResult::error(capped(format!("The call failed: {error}"))),
+        Err(error) => return (format!("The call failed: {error}"), true, Vec::new()),
     };
     let mut lines = Vec::new();
     let mut parts = Vec::new();
@@ -314,21 +335,5 @@ fn told(outcome: Result<ToolResult, ToolError>, given: bool) -> StepResult {
             }
         }
     }
-    StepResult {
-        text: capped(lines.join("\n")),
-        is_error: result.is_error,
-        parts,
-        ..StepResult::default()
-    }
-}
-
-/// At most [`RESULT_TEXT`] bytes, cut between characters; the cut is said.
-pub(super) fn capped(mut text: String) -> String {
-    let whole = text.len();
-    if whole > RESULT_TEXT {
-        text.truncate(text.floor_char_boundary(RESULT_TEXT));
-        let shown = text.len();
-        text.push_str(&format!("\n[cut: {shown} of {whole} bytes shown]"));
-    }
-    text
+    (lines.join("\n"), result.is_error, parts)
 }

@@ -3,11 +3,14 @@
 use super::{
     End, Turn,
     batch::{Planned, placed},
+    results,
 };
 use crate::{
     journal::{Approval, Entry, InPart, OpenTask, Said, Spent, Step, StepState},
     model::{ChatMessage, Part, ToolCall},
 };
+
+use std::sync::atomic::Ordering;
 
 /// Most text of earlier tasks that goes along, in bytes: about 64,000 tokens, which every current model can hold
 /// beside its tools.
@@ -18,9 +21,12 @@ impl Turn {
     pub(super) async fn load(&mut self, open: Option<Box<OpenTask>>) -> Result<Vec<ChatMessage>, End> {
         let (session, task) = (self.live.session, self.live.task);
         let mut said = self.services.journal.history(session, task, EARLIER).await?;
+        self.cut = results::any_kept(&said);
         let mut batch = None;
         if let Some(open) = open {
             self.recount_handed().await?;
+            let kept = self.services.journal.kept_bytes(task).await?;
+            self.kept.store(kept, Ordering::Relaxed);
             if self.step.is_some() {
                 self.count_repeat(&said);
             }

@@ -9,7 +9,7 @@ use crate::{
 };
 use roadstead_contract::{
     control::Budget,
-    documents::{Limits, Money, Prices},
+    documents::{Currency, Limits, Money, Prices},
 };
 use std::time::Duration;
 
@@ -58,6 +58,18 @@ impl Caps {
             caps.whose = " (the limits of the agent that gave the task count, too)";
         }
         caps
+    }
+
+    /// A cost limit that `measured` does not measure: a task that another agent gave may bring one (S83: what cannot be
+    /// held is not begun). The document's own was checked with its models' prices when it was loaded.
+    pub(crate) fn unmeasured(&self, measured: impl Fn(&Currency) -> bool) -> Option<Reached> {
+        let cap = self.costs.iter().find(|cap| !measured(&cap.currency))?;
+        let text = format!(
+            "the task may cost {cap}, and this agent has a model without prices in {}, so that cannot be held{}",
+            cap.currency.as_str(),
+            self.whose
+        );
+        Some(("limit.cost", text))
     }
 
     /// Whether another model call may be made.

@@ -13,6 +13,7 @@ mod history;
 pub(crate) mod limits;
 mod output;
 mod pause;
+mod results;
 pub(crate) mod table;
 #[cfg(test)]
 mod tests;
@@ -31,11 +32,14 @@ pub(crate) use history::user as user_message;
 use limits::Caps;
 pub(crate) use pause::{code, sentence};
 use roadstead_contract::{
-    documents::Questions,
+    documents::{Currency, Questions},
     run::{Outcome, RunRecord},
 };
 use roadstead_telemetry::propagate;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 use table::ToolTable;
 pub(crate) use table::{PERSON, question};
 use tokio::time::Instant;
@@ -60,6 +64,10 @@ pub(crate) struct Turn {
     note: Option<Entry>,
     /// Writes that were queued and not yet confirmed.
     unconfirmed: Vec<Kept<()>>,
+    /// Bytes of results that are kept for the model to read on.
+    kept: AtomicU64,
+    /// The conversation so far has results that were cut.
+    cut: bool,
     /// Index of the model that is asked; grows when one fails.
     model: usize,
     /// Answers that did not fit the output schema.
@@ -132,6 +140,8 @@ impl Turn {
             batch: None,
             note: None,
             unconfirmed: Vec::new(),
+            kept: AtomicU64::new(0),
+            cut: false,
             model: 0,
             misfits: 0,
             began: Instant::now(),
@@ -201,6 +211,10 @@ impl Turn {
                 self.table = Arc::new(self.table.without_questions());
             }
         }
+        if self.cut {
+            self.offer_results();
+        }
+        let revision = &self.revision;
         let mut system = revision.system.clone();
         if let Some(missing) = self.table.missing() {
             tracing::warn!(task = self.live.uid, missing, "a turn begins without tools");
@@ -219,6 +233,16 @@ impl Turn {
     }
 
     async fn drive(&mut self) -> Result<std::convert::Infallible, End> {
+        let models = &self.revision.models;
+        let measured = |currency: &Currency| {
+            let prices = models.iter().map(|m| m.prices());
+            prices
+                .into_iter()
+                .all(|p| p.is_some_and(|p| p.currency == *currency))
+        };
+        if let Some(reached) = self.caps.unmeasured(measured) {
+            return Err(reached.into());
+        }
         if let Some((entry, batch)) = self.batch.take() {
             self.settle(&entry, batch).await?;
         }

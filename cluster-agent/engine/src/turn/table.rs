@@ -2,6 +2,7 @@
 //!
 //! This is where the allow-list counts: a name that is not in the table is not called, whatever the model says (S79).
 
+use super::results::MOST;
 use crate::{
     journal::{Change, Journal},
     model::ToolSchema,
@@ -22,6 +23,10 @@ pub(crate) const AGENT: &str = "agent:";
 pub(crate) const PERSON: &str = "person:";
 /// The tool that asks the person, as the model sees it; a server's tool of that name gets another.
 const ASK_USER: &str = "ask_user";
+/// The same of the engine's own tool for what a result has beyond its beginning.
+pub(crate) const RESULTS: &str = "result:";
+/// That tool, as the model sees it; a server's tool of that name gets another.
+pub(crate) const READ_RESULT: &str = "read_result";
 /// The argument of [`ASK_USER`] with what is asked.
 const QUESTION: &str = "question";
 /// Longest question, in characters.
@@ -37,7 +42,7 @@ const SHOWN_PARAMETERS: usize = 16 * 1024;
 pub(crate) struct Offered {
     /// As the model sees it.
     pub(crate) name: String,
-    /// The reference of a tool server, [`AGENT`] or [`PERSON`].
+    /// The reference of a tool server, [`AGENT`], [`PERSON`] or [`RESULTS`].
     pub(crate) server: String,
     /// As the server names it; of a sub-agent its reference.
     pub(crate) tool: String,
@@ -93,11 +98,12 @@ impl Offered {
     }
 }
 
-/// `server/tool`; `agent/name` of a sub-agent, `person/ask_user` of a question.
+/// `server/tool`; `agent/name` of a sub-agent, `person/ask_user` of a question, `result/read_result`.
 pub(crate) fn label(server: &str, tool: &str) -> String {
     match server {
         AGENT => format!("agent/{tool}"),
         PERSON => format!("person/{tool}"),
+        RESULTS => format!("result/{tool}"),
         server => format!("{server}/{tool}"),
     }
 }
@@ -292,6 +298,41 @@ impl ToolTable {
         }
     }
 
+    /// The same, and the tool that reads on in results that were cut.
+    pub(crate) fn with_results(&self) -> Self {
+        let mut schemas = self.schemas.to_vec();
+        let mut table = Self {
+            listing: Arc::clone(&self.listing),
+            by_name: self.by_name.clone(),
+            schemas: Arc::new([]),
+        };
+        let offered = Offered {
+            name: READ_RESULT.to_owned(),
+            server: RESULTS.to_owned(),
+            tool: READ_RESULT.to_owned(),
+            repeatable: true,
+            approve: false,
+            changed: None,
+            schema: Arc::new(json!({
+                "type": "object",
+                "properties": {
+                    "reference": {"type": "string", "maxLength": 64,
+                        "description": "As the result that was cut says."},
+                    "offset": {"type": "integer", "minimum": 0, "description": "First byte to read; default 0."},
+                    "length": {"type": "integer", "minimum": 1, "maximum": MOST,
+                        "description": "Bytes to read at most; as many as go by default."}
+                },
+                "required": ["reference"],
+                "additionalProperties": false
+            })),
+            validator: OnceLock::new(),
+        };
+        let description = "Reads on in a tool's result of which only the beginning was shown.";
+        table.add(&mut schemas, offered, description.to_owned());
+        table.schemas = schemas.into();
+        table
+    }
+
     fn add(&mut self, schemas: &mut Vec<ToolSchema>, offered: Offered, description: String) {
         let parameters = Arc::clone(&offered.schema);
         self.add_as(schemas, offered, description, parameters);
@@ -325,7 +366,7 @@ impl ToolTable {
         let numbered = (2..).map(|n| format!("{base}_{n}"));
         let free = std::iter::once(base.clone())
             .chain(numbered)
-            .find(|name| !self.by_name.contains_key(name));
+            .find(|name| name != READ_RESULT && !self.by_name.contains_key(name));
         free.unwrap_or(base)
     }
 

@@ -98,6 +98,14 @@ async fn status(request: RequestBuilder) -> StatusCode {
 async fn s75_every_route_needs_a_token_but_liveness_and_readiness() {
     let rig = rig().await;
     assert_eq!(status(http().get(rig.engine.url("/livez"))).await, StatusCode::OK);
+    // The journal opens while the first requests come.
+    let ready = async {
+        while status(http().get(rig.engine.url("/readyz"))).await != StatusCode::OK {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    let patience = std::time::Duration::from_secs(30);
+    assert!(tokio::time::timeout(patience, ready).await.is_ok(), "not ready");
     assert_eq!(
         status(http().get(rig.engine.url("/readyz"))).await,
         StatusCode::OK

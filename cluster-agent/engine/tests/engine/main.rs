@@ -3,6 +3,7 @@
 mod auth;
 mod crash;
 mod frames;
+mod hidden;
 mod peers;
 mod support;
 mod wire;

@@ -48,13 +48,14 @@ fn translator(model: &ModelServer) -> Bundle {
 /// A caller with these limits that knows where the translator is.
 async fn caller_of(state: &Path, model: &ModelServer, limits: Value, other: &Process) -> Process {
     let agents = json!({"agents": [{"name": "translator"}], "limits": limits});
-    let mut caller = Process::with(state, bundle(&model.openai_url(), agents)).await;
+    let spec = bundle(&model.openai_url(), agents);
+    let mut caller = Process::with(state, spec.clone()).await;
     let peer = Peer {
         url: other.url(""),
         token: SecretText::new(ENGINE.to_owned()),
     };
     let peers = BTreeMap::from([("translator".to_owned(), peer)]);
-    caller.tell(&ToEngine::Peers { peers }).await;
+    caller.meet(peers, spec).await;
     caller
 }
 
@@ -201,7 +202,7 @@ async fn s88_an_agent_hands_work_to_another_for_its_user() {
         &model.openai_url(),
         json!({"agents": [{"name": "translator", "isolate": false}]}),
     );
-    let mut caller = Process::with(one.path(), spec).await;
+    let mut caller = Process::with(one.path(), spec.clone()).await;
     let alice = caller.alice().await;
 
     // Not told where it is: an error result, not a dead task.
@@ -212,11 +213,8 @@ async fn s88_an_agent_hands_work_to_another_for_its_user() {
         url: other.url(""),
         token: SecretText::new(ENGINE.to_owned()),
     };
-    caller
-        .tell(&ToEngine::Peers {
-            peers: BTreeMap::from([("translator".to_owned(), peer)]),
-        })
-        .await;
+    let peers = BTreeMap::from([("translator".to_owned(), peer)]);
+    caller.meet(peers, spec).await;
     let task = send(&alice, &text("translate hello")).await;
     assert_eq!(
         (&task.status.state, answer(&task).as_str()),

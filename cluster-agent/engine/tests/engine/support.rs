@@ -7,7 +7,7 @@ use a2a::{
 use a2a_client::{A2AClient, A2AClientFactory, Transport, auth::AuthInterceptor};
 use roadstead_contract::{
     bundle::Bundle,
-    control::{Apply, Caller, FromEngine, ToEngine, Trust},
+    control::{Apply, Caller, FromEngine, Peer, ToEngine, Trust},
     run::RunRecord,
 };
 use serde_json::{Value, json};
@@ -81,7 +81,12 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) async fn start(state: &Path) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_roadstead-engine"))
+        Self::of(Command::new(env!("CARGO_BIN_EXE_roadstead-engine")), state).await
+    }
+
+    /// The same of an engine that `command` starts.
+    pub(crate) async fn of(mut command: Command, state: &Path) -> Self {
+        let mut child = command
             .args(["serve", "--state"])
             .arg(state)
             .env("ROADSTEAD_LOG", "warn")
@@ -114,6 +119,14 @@ impl Process {
             .until(|frame| matches!(frame, FromEngine::Applied { .. }))
             .await;
         process
+    }
+
+    /// Tells where peers are, and waits until it is known: the answer to a revision comes after what was said before.
+    pub(crate) async fn meet(&mut self, peers: BTreeMap<String, Peer>, bundle: Bundle) {
+        self.tell(&ToEngine::Peers { peers }).await;
+        self.tell(&apply(bundle, trust())).await;
+        self.until(|frame| matches!(frame, FromEngine::Applied { .. }))
+            .await;
     }
 
     pub(crate) async fn tell(&mut self, frame: &ToEngine) {

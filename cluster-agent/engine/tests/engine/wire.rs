@@ -425,6 +425,54 @@ async fn a_structured_answer_is_a_data_artifact_on_every_binding() {
     }
 }
 
+#[tokio::test]
+async fn integers_in_data_come_through_exactly_or_are_refused() {
+    let rig = rig().await;
+    let body = |data: &str, binding: &str| {
+        let id = format!("m-{binding}-{}", data.len());
+        let parts = format!(r#"[{{"text": "say hi"}}, {{"data": {data}}}]"#);
+        let message =
+            format!(r#"{{"message": {{"messageId": "{id}", "role": "ROLE_USER", "parts": {parts}}}}}"#);
+        match binding {
+            "/" => format!(
+                r#"{{"jsonrpc": "2.0", "id": 9007199254740993, "method": "SendMessage", "params": {message}}}"#
+            ),
+            _ => message,
+        }
+    };
+    for binding in ["/", "/message:send"] {
+        for number in ["9007199254740993", "-9007199254740993", "18446744073709551617"] {
+            let body = body(&format!(r#"{{"order": {{"id": [{number}]}}}}"#), binding);
+            let answer = post(&rig, binding, Some("1.0"), "application/json", body).await;
+            let status = answer.status();
+            let text = answer.text().await.expect("text");
+            // Up to 64 bits the wire's own types refuse it; what is longer has been rounded before they see it.
+            let said = text.contains("out of range") || text.contains(&format!("found {number}"));
+            assert!(said, "{binding} {number} {status} {text}");
+            let found: Value = serde_json::from_str(&text).expect("JSON");
+            match binding {
+                "/" => assert_eq!(found["error"]["code"], error_code::INVALID_PARAMS, "{text}"),
+                _ => assert_eq!(status, StatusCode::BAD_REQUEST, "{text}"),
+            }
+        }
+        assert_eq!(rig.model.count(), if binding == "/" { 0 } else { 1 });
+        let data = r#"{"order":{"id":[9007199254740991,-3],"share":0.1,"text":"9007199254740993"}}"#;
+        let answer = post(
+            &rig,
+            binding,
+            Some("1.0"),
+            "application/json",
+            body(data, binding),
+        )
+        .await;
+        let text = answer.text().await.expect("text");
+        assert!(text.contains("TASK_STATE_COMPLETED"), "{text}");
+        let read = rig.model.requests().pop().expect("asked").body["messages"].to_string();
+        let quoted = json!(data).to_string();
+        assert!(read.contains(quoted.trim_matches('"')), "as it was sent: {read}");
+    }
+}
+
 /// Asks which branch, and says it again.
 fn asks_a_question() -> Script {
     use roadstead_model_server::{Reply, Rule, ToolCall, When};

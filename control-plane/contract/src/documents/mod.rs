@@ -28,7 +28,8 @@ pub use explain::{ExplainError, explain};
 pub use local::{BeyondLocal, beyond_local};
 pub use model::{BindingKey, EnvKey, ModelOptions, ModelSpec, Prices, Provider, ReasoningEffort, SecretRef};
 pub use parse::{
-    Key, MAX_JSON, MAX_SET, Parsed, Source, check_references, parse_files, parse_value, parse_values,
+    Key, MAX_JSON, MAX_SET, Parsed, Source, check_costs, check_references, parse_files, parse_value,
+    parse_values,
 };
 pub use problem::{MAX_PROBLEMS, Problem, ProblemCode};
 pub use scalars::{Count, Currency, Decimal, Duration, Money, Name, Quantity, Reference, ScalarError};

@@ -7,8 +7,8 @@ mod sizes;
 use roadstead_contract::{
     bundle::Bundle,
     documents::{
-        Body, Kind, Name, Parsed, Problem, Reference, Source, beyond_local, check_references, explain,
-        parse_files, parse_value, render_instructions, schema,
+        Body, Kind, Name, Parsed, Problem, Reference, Source, beyond_local, check_costs, check_references,
+        explain, parse_files, parse_value, render_instructions, schema,
     },
 };
 use serde_json::{Value, json};
@@ -86,6 +86,30 @@ fn listed(problems: &[Problem]) -> String {
         let _ = writeln!(text, "{problem}");
         text
     })
+}
+
+#[test]
+fn s83_a_cost_limit_that_nothing_measures_has_its_place() {
+    let limited = agent("instructions: i\nmodel: a\nlimits: {cost: 1 USD}");
+    let with = |prices: &str| {
+        let model = other("Model", &format!("provider: ollama\nmodel: m\n{prices}"));
+        let parsed = parse(&format!("{model}---\n{limited}")).unwrap_or_else(|p| panic!("{}", listed(&p)));
+        listed(&check_costs(&parsed, |_| None))
+    };
+    let prices = |currency: &str| {
+        format!("prices: {{currency: {currency}, inputPerMillion: '0', outputPerMillion: '0'}}")
+    };
+    let none = with("");
+    assert!(
+        none.starts_with("a.yaml:14:")
+            && none.ends_with(
+                ": spec.limits.cost: expected prices in USD of the model a, which the limit is measured by (0 where \
+                 it is free), found none\n"
+            ),
+        "{none}"
+    );
+    assert!(with(&prices("EUR")).ends_with("found prices in EUR\n"));
+    assert_eq!(with(&prices("USD")), "");
 }
 
 #[test]

@@ -63,6 +63,9 @@ pub(crate) struct Args {
 /// What keeps it from starting, or ended it.
 pub(crate) async fn run(args: Args, metrics: Metrics, stop: CancellationToken) -> anyhow::Result<()> {
     refuse_production(args.listen, args.metrics, |name| std::env::var_os(name).is_some())?;
+    if let Err(error) = roadstead_processes::adopt_orphans() {
+        tracing::warn!(%error, "what engines leave behind is found by their session alone");
+    }
     let state = State::open(&args.state)?;
     let engine = roadstead_agent::find_engine(args.engine.as_deref())?;
     let config = Config {

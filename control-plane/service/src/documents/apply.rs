@@ -1,5 +1,6 @@
 //! Applying a set of documents: all of it, or nothing.
 
+use super::costs;
 use super::write::{self, Planned};
 use super::{Answer, Applied, Change, check_expected, check_message, recalled};
 use crate::idempotency::{Idempotency, remember};
@@ -215,6 +216,7 @@ async fn check_set(
     }
     if problems.is_empty() {
         write::check_rendering(tx, planned, &known, &own, &mut problems).await?;
+        costs::check(tx, planned, &known, &mut problems).await?;
     }
     if problems.is_empty() {
         Ok(())

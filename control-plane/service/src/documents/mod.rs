@@ -2,6 +2,7 @@
 
 mod apply;
 mod ask;
+mod costs;
 mod delete;
 mod read;
 mod roll_back;

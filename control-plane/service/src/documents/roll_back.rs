@@ -1,5 +1,6 @@
 //! Making an older revision the current one: a new revision with the old one's document.
 
+use super::costs;
 use super::write::{self, Planned};
 use super::{Answer, Applied, Change, Target, apply::Changed, check_expected, check_message, recalled};
 use crate::idempotency::{Idempotency, remember};
@@ -111,6 +112,7 @@ async fn check(tx: &roadstead_store::Tx<'_>, plan: &Planned<'_>) -> Result<(), E
     if problems.is_empty() {
         let own = BTreeSet::from([plan.parsed.key()]);
         write::check_rendering(tx, std::slice::from_ref(plan), &known, &own, &mut problems).await?;
+        costs::check(tx, std::slice::from_ref(plan), &known, &mut problems).await?;
     }
     if problems.is_empty() {
         Ok(())

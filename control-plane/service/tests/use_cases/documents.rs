@@ -7,6 +7,7 @@ crate::support::on_both!(
     an_expected_revision_is_held,
     a_dry_run_writes_nothing,
     key_order_and_annotations_survive,
+    s83_a_cost_limit_has_prices_that_measure_it,
     a_used_document_is_not_deleted,
     a_rollback_is_a_new_revision_with_the_old_document,
     lists_page_by_cursor,
@@ -32,6 +33,66 @@ mod tests {
         let listed =
             roadstead_service::list_objects(ctx, &world.store, &ObjectFilter::default(), &page).await;
         listed.expect("listed").items.len()
+    }
+
+    fn priced(name: &str, currency: &str) -> String {
+        let prices =
+            format!("  prices: {{currency: {currency}, inputPerMillion: '1', outputPerMillion: '2'}}\n");
+        model(name, "m1") + &prices
+    }
+
+    fn limited(name: &str, model: &str) -> String {
+        agent(name, "Help.", model, "{clusters: [edge]}") + "  limits: {cost: 1 USD}\n"
+    }
+
+    /// Where what was found is not as expected.
+    async fn refused(world: &World, set: &str) -> Vec<(String, String)> {
+        match world.apply(set).await {
+            Err(Error::Invalid { problems }) => problems.into_iter().map(|p| (p.path, p.found)).collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(super) async fn s83_a_cost_limit_has_prices_that_measure_it(world: World) {
+        let limit = |index: usize, found: &str| {
+            vec![(format!("documents[{index}].spec.limits.cost"), found.to_owned())]
+        };
+        let prices = |found: &str| vec![("documents[0].spec.prices".to_owned(), found.to_owned())];
+        let both = set(&[model("fast", "m1"), limited("helper", "fast")]);
+        assert_eq!(refused(&world, &both).await, limit(1, "none"));
+        let other = set(&[priced("fast", "EUR"), limited("helper", "fast")]);
+        assert_eq!(refused(&world, &other).await, limit(1, "prices in EUR"));
+        assert_eq!(count(&world).await, 0);
+        // Models that are there already.
+        let models = set(&[model("fast", "m1"), priced("dear", "USD")]);
+        world.apply(&models).await.expect("applied");
+        assert_eq!(
+            refused(&world, &limited("helper", "fast")).await,
+            limit(0, "none")
+        );
+        let several = limited("helper", "[dear, fast]");
+        assert_eq!(refused(&world, &several).await, limit(0, "none"));
+        world.apply(&limited("helper", "dear")).await.expect("measured");
+        // And the other way round: the model may not lose what measures the limit.
+        assert_eq!(refused(&world, &model("dear", "m1")).await, prices("none"));
+        assert_eq!(
+            refused(&world, &priced("dear", "EUR")).await,
+            prices("prices in EUR")
+        );
+        let free = set(&[
+            model("dear", "m1"),
+            agent("helper", "Help.", "dear", "{clusters: [edge]}"),
+        ]);
+        world.apply(&free).await.expect("both in one set");
+        let back = RollBackInput {
+            target: target(Kind::Agent, "helper"),
+            to_revision: 1,
+            message: String::new(),
+            expected_revision: None,
+            idempotency_key: None,
+        };
+        let back = roadstead_service::roll_back(&world.acme.owner, &world.store, &back).await;
+        assert!(matches!(back, Err(Error::Invalid { .. })), "{back:?}");
     }
 
     pub(super) async fn a_set_is_created_updated_and_left_alone(world: World) {

@@ -2,6 +2,7 @@
 
 mod away;
 mod database;
+mod escape;
 mod kill;
 mod models;
 mod roots;

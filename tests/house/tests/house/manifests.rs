@@ -105,7 +105,7 @@ const FRAMEWORKS: [Framework; 11] = [
 ];
 
 /// What each crate may depend on among ours, as architecture.md §3 points, with docs/plan.md's exceptions.
-const DIRECTION: [(&str, &[&str]); 24] = [
+const DIRECTION: [(&str, &[&str]); 25] = [
     ("contract", &[]),
     ("telemetry", &[]),
     ("domain", &["contract"]),
@@ -175,17 +175,30 @@ const DIRECTION: [(&str, &[&str]); 24] = [
             "gateway",
             "telemetry",
             "agent",
+            "processes",
         ],
     ),
     ("cli", &["contract", "telemetry"]),
     ("inbox", &["contract"]),
     ("plan", &["contract", "inbox"]),
-    ("runtime", &["contract", "inbox", "plan", "telemetry"]),
+    ("processes", &[]),
+    (
+        "runtime",
+        &["contract", "inbox", "plan", "processes", "telemetry"],
+    ),
     ("link", &["contract", "inbox", "plan", "telemetry"]),
-    ("engine", &["contract", "telemetry"]),
+    ("engine", &["contract", "processes", "telemetry"]),
     (
         "agent",
-        &["contract", "inbox", "plan", "runtime", "link", "telemetry"],
+        &[
+            "contract",
+            "inbox",
+            "plan",
+            "processes",
+            "runtime",
+            "link",
+            "telemetry",
+        ],
     ),
     ("model-server", &[]),
     ("house", &[]),

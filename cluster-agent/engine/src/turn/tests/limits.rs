@@ -3,9 +3,11 @@
 use crate::{
     journal::TaskState,
     model::ModelEvent,
+    secrets::Secrets,
     tasks::{Caller, Refusal},
-    testing::{Act, Rig, alice, call, calls, message, say, text, until},
+    testing::{Act, Rig, alice, bundle, call, calls, message, say, spec, text, until},
 };
+use roadstead_contract::control::{Budget, Trust};
 use serde_json::{Value, json};
 
 async fn ends_with(limits: Value, acts: Vec<Act>, code: &str) -> Rig {
@@ -49,6 +51,49 @@ async fn s83_cost() {
     )
     .await;
     assert_eq!(rig.script.asked.lock().len(), 2);
+}
+
+#[tokio::test]
+async fn s83_a_cost_limit_that_nothing_measures_is_not_begun_with() {
+    let rig = Rig::new(json!({}));
+    // The document's own: the models' prices are in USD.
+    let euros = bundle(&spec(json!({"limits": {"cost": "1 EUR"}})), 2);
+    let refused = rig
+        .engine
+        .apply(euros, Secrets::default(), Trust::default())
+        .expect_err("refused");
+    assert!(
+        refused.starts_with("spec.limits.cost: expected prices in EUR of the model fast")
+            && refused.ends_with("found prices in USD"),
+        "{refused}"
+    );
+    // A calling agent's.
+    for (cost, state) in [("1 EUR", TaskState::Failed), ("1 USD", TaskState::Completed)] {
+        rig.plays([say("done")]);
+        let caller = Caller {
+            budget: Some(Budget {
+                steps: 5,
+                tokens: 10_000,
+                tool_calls: 5,
+                wall_time_ms: 60_000,
+                costs: vec![cost.parse().expect("money")],
+            }),
+            ..alice()
+        };
+        let sent = rig
+            .engine
+            .tasks
+            .send(&caller, message("hi"))
+            .await
+            .expect("taken");
+        let view = sent.settled().await;
+        assert_eq!(view.status.state, state, "{cost}: {:?}", view.status);
+        if state == TaskState::Failed {
+            assert_eq!(view.status.reason, "limit.cost");
+            rig.script.acts.lock().clear();
+            assert!(rig.script.asked.lock().is_empty(), "no model is asked");
+        }
+    }
 }
 
 #[tokio::test]

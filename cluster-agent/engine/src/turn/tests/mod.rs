@@ -8,4 +8,5 @@ mod limits;
 mod models;
 mod questions;
 mod restarts;
+mod results;
 mod tools;
