@@ -16,11 +16,11 @@ test-tools: ## install what the tests need, and nothing else
 	@tests/tools/install
 
 bench: ## measure the figures of docs/benchmarks.md on release binaries (5 minutes); ARGS=engine for one table
-	cargo build --release --workspace --bins
+	ROADSTEAD_PACKED=1 cargo build --release --workspace --bins
 	target/release/roadstead-bench $(ARGS)
 
 layout: ## find out which functions run in every engine and cluster agent (needs valgrind), for the linker
-	cargo build --release --workspace --bins
+	ROADSTEAD_PACKED=1 cargo build --release --workspace --bins
 	target/release/roadstead-bench layout
 
 build: ## build every binary (debug)

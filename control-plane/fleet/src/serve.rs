@@ -36,6 +36,8 @@ use tonic::{
 const LOOK: Duration = Duration::from_secs(2);
 /// Looks at once, each of one tenant's clusters.
 const LOOKS: usize = 16;
+/// Records of what was only counted that are written at once.
+const COUNTED_AT_ONCE: usize = 8;
 /// Clusters of one look.
 const PAGE: usize = 500;
 /// How often last-seen times are written (protocol.md §3 rule 8).
@@ -212,6 +214,7 @@ impl Fleet {
             AbortOnDropHandle::new(tokio::spawn(accepting)),
             AbortOnDropHandle::new(tokio::spawn(audit_refusals(inner.clone(), refusals))),
             AbortOnDropHandle::new(tokio::spawn(look_around(inner.clone()))),
+            AbortOnDropHandle::new(tokio::spawn(write_counted(inner.clone()))),
             AbortOnDropHandle::new(tokio::spawn(write_seen(inner.clone()))),
         ];
         let stopped = stop.clone();
@@ -325,13 +328,16 @@ impl Inner {
 
     /// Events that were counted, once there is room for a record of them.
     async fn audit_counted(&self, all: bool) {
-        for (events, last) in self.registry.counted(all) {
+        let each = |(events, last): (u64, Event)| async move {
             let detail = format!(
                 "{events} more that were not written one by one; the last: {}",
                 last.detail
             );
             self.write(last, detail, events).await;
-        }
+        };
+        // One tenant whose log waits holds up no other's.
+        let counted = stream::iter(self.registry.counted(all));
+        counted.for_each_concurrent(COUNTED_AT_ONCE, each).await;
     }
 
     /// One record that stands for so many events.
@@ -413,8 +419,15 @@ async fn look_around(inner: Arc<Inner>) {
     loop {
         tokio::time::sleep(LOOK).await;
         inner.look().await;
-        inner.audit_counted(false).await;
         inner.tunnels.tidy();
+    }
+}
+
+/// Apart from the look at revocations, which must not wait for somebody's audit log.
+async fn write_counted(inner: Arc<Inner>) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        inner.audit_counted(false).await;
     }
 }
 

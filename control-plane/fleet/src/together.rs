@@ -2,20 +2,31 @@
 //! all of them instead of one for each. While one is under way the next ones gather, so an idle hub makes nobody wait.
 //!
 //! Requests of two tenants are never served together, nor two of one cluster, which stay in their order. What cannot be
-//! served together is served alone, beside the rest: one that fails, or waits for a lock, holds nobody up.
+//! served together is served alone, beside the rest: one that fails, waits for a lock or is never answered by the
+//! database holds nobody up for longer than [`LONGEST`].
 
 use async_trait::async_trait;
+use futures::{StreamExt as _, stream};
 use parking_lot::Mutex;
 use roadstead_domain::{ClusterId, TenantId};
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
     fmt,
     sync::Arc,
+    time::Duration,
 };
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::timeout};
 
 /// Requests that are served together.
 const MOST: usize = 128;
+
+/// Of a batch, those that are served alone at the same moment: when a database fails everybody, it is not asked by
+/// everybody at once.
+const ALONE: usize = 4;
+
+/// Longer than a database works on a statement before it gives up (30 s). One that is away without a word, by a cut
+/// connection, would else keep the whole queue for as long as TCP does.
+const LONGEST: Duration = Duration::from_secs(35);
 
 /// A request of a cluster.
 pub(crate) trait Request: Send + Sync + 'static {
@@ -37,6 +48,9 @@ pub(crate) trait Serve: Send + Sync + 'static {
     async fn together(&self, requests: &[Self::Request]) -> Vec<Option<Self::Answer>>;
 
     async fn alone(&self, request: Self::Request) -> Self::Answer;
+
+    /// For a request that was not answered in time. It may have been served.
+    fn away() -> Self::Answer;
 }
 
 type Waiting<S> = (<S as Serve>::Request, oneshot::Sender<<S as Serve>::Answer>);
@@ -61,7 +75,7 @@ impl<S: Serve> Together<S> {
         })
     }
 
-    /// The answer; `None` when serving it panicked. What is asked is done even if nobody waits for it any more.
+    /// The answer; `None` when serving it panicked. What is asked may be done even if nobody waits for it any more.
     pub(crate) async fn ask(self: &Arc<Self>, tenant: TenantId, request: S::Request) -> Option<S::Answer> {
         let (answer, answered) = oneshot::channel();
         let first = {
@@ -76,6 +90,12 @@ impl<S: Serve> Together<S> {
         answered.await.ok()
     }
 
+    /// The answer of one that is not to wait for others.
+    pub(crate) async fn alone(&self, request: S::Request) -> S::Answer {
+        let served = timeout(LONGEST, self.serve.alone(request)).await;
+        served.unwrap_or_else(|_| S::away())
+    }
+
     async fn serve(self: Arc<Self>, tenant: TenantId) {
         let mut turn = Turn {
             together: &self,
@@ -83,20 +103,34 @@ impl<S: Serve> Together<S> {
         };
         while let Some(batch) = turn.next() {
             let (requests, answers): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
-            let served = self.serve.together(&requests).await;
-            let mut served = served.into_iter().chain(std::iter::repeat_with(|| None));
+            let served = timeout(LONGEST, self.serve.together(&requests)).await;
+            let served = served.unwrap_or_default().into_iter();
+            let mut served = served.chain(std::iter::repeat_with(|| None));
+            let mut left = Vec::new();
             for (request, answer) in requests.into_iter().zip(answers) {
                 match served.next().flatten() {
                     // Who asked may be gone.
                     Some(done) => drop(answer.send(done)),
-                    None => drop(tokio::spawn(self.clone().alone(request, answer))),
+                    None => left.push((request, answer)),
                 }
+            }
+            if !left.is_empty() {
+                tokio::spawn(self.clone().each_alone(left));
             }
         }
     }
 
-    async fn alone(self: Arc<Self>, request: S::Request, answer: oneshot::Sender<S::Answer>) {
-        let _ = answer.send(self.serve.alone(request).await);
+    async fn each_alone(self: Arc<Self>, left: Vec<Waiting<S>>) {
+        let together = &self;
+        let each = |(request, answer): Waiting<S>| async move {
+            // Nobody waits for it any more.
+            if answer.is_closed() {
+                return;
+            }
+            // Who asked may be gone meanwhile.
+            drop(answer.send(together.alone(request).await));
+        };
+        stream::iter(left).for_each_concurrent(ALONE, each).await;
     }
 }
 
@@ -179,6 +213,8 @@ mod tests {
 
     const ALONE: usize = 1_000;
     const PANICS: usize = 2_000;
+    const HANGS: usize = 3_000;
+    const AWAY: usize = 4_000;
 
     #[async_trait]
     impl Serve for Answers {
@@ -189,13 +225,23 @@ mod tests {
         async fn together(&self, requests: &[Ask]) -> Vec<Option<(usize, usize)>> {
             self.allowed.acquire().await.unwrap().forget();
             assert!(requests.iter().all(|ask| ask.1 != PANICS), "as the test wishes");
+            if requests.iter().any(|ask| ask.1 == HANGS) {
+                std::future::pending::<()>().await;
+            }
             let answer = |ask: &Ask| (ask.1 != ALONE).then_some((ask.1, requests.len()));
             requests.iter().map(answer).collect()
         }
 
         async fn alone(&self, request: Ask) -> (usize, usize) {
             self.alone.fetch_add(1, Ordering::Relaxed);
+            if request.1 == HANGS {
+                std::future::pending::<()>().await;
+            }
             (request.1, 1)
+        }
+
+        fn away() -> (usize, usize) {
+            (AWAY, 0)
         }
     }
 
@@ -289,6 +335,15 @@ mod tests {
         );
         world.allow(2);
         assert_eq!((waits.await.len(), asks.await.len()), (1, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_database_that_never_answers_holds_a_tenant_up_for_a_time_only() {
+        let world = world();
+        world.allow(10);
+        let answers = world.ask(&[(0, 0, 0), (0, 1, HANGS), (0, 0, 2)]).await;
+        assert_eq!(answers, [Some((0, 1)), Some((AWAY, 0)), Some((2, 1))]);
+        assert!(world.together.tenants.lock().is_empty(), "no queue is left");
     }
 
     #[tokio::test]

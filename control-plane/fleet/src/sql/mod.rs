@@ -24,7 +24,11 @@ use roadstead_domain::{ClusterId, ConflictReason, Error, ObjectId, TenantId};
 use roadstead_service::{authenticate, fleet, platform, together};
 use roadstead_store::{Change, Marks, NewStatus, Store, Timeline};
 use served::{Asks, Reads, Says, Writes};
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 use tokio_stream::wrappers::WatchStream;
 
 /// Certificates of one cluster whose contexts are kept: the one in use, and one or two around a renewal.
@@ -39,6 +43,9 @@ pub struct Sql {
     store: Store,
     /// Newest last.
     contexts: Arc<Mutex<BTreeMap<ClusterId, Vec<Proven>>>>,
+    /// Clusters that have pages of changes before them: theirs are read alone, for a read together would go through
+    /// all of what each has before it.
+    behind: Arc<Mutex<BTreeSet<ClusterId>>>,
     reads: Arc<Together<Reads>>,
     writes: Arc<Together<Writes>>,
 }
@@ -54,6 +61,7 @@ impl Sql {
     pub fn new(store: Store) -> Self {
         Self {
             contexts: Arc::default(),
+            behind: Arc::default(),
             reads: Together::new(Reads(store.clone())),
             writes: Together::new(Writes(store.clone())),
             store,
@@ -207,10 +215,12 @@ fn unanswered() -> StoreError {
 /// Observations as the database keeps them, and the uids that are no id.
 fn statuses(observations: Vec<Observation>) -> (Vec<NewStatus>, Vec<String>) {
     let (mut statuses, mut nameless) = (Vec::with_capacity(observations.len()), Vec::new());
+    let mut seen = BTreeSet::new();
     for observation in observations {
         match observation.uid.parse::<ObjectId>() {
-            Ok(object) => statuses.push(status(object, observation)),
-            Err(_) => nameless.push(observation.uid),
+            // One object has one kind: the same id with another prefix is nothing that the hub ever said.
+            Ok(object) if seen.insert(object.as_uuid()) => statuses.push(status(object, observation)),
+            _ => nameless.push(observation.uid),
         }
     }
     (statuses, nameless)
@@ -302,8 +312,17 @@ impl FleetStore for Sql {
             after,
             limit: u32::try_from(limit).unwrap_or(u32::MAX),
         };
-        let read = self.reads.ask(peer.tenant, asks).await;
-        read.unwrap_or_else(|| Err(unanswered()))
+        let behind = self.behind.lock().contains(&peer.cluster);
+        let read = match behind {
+            true => Some(self.reads.alone(asks).await),
+            false => self.reads.ask(peer.tenant, asks).await,
+        };
+        let changes = read.unwrap_or_else(|| Err(unanswered()))?;
+        match changes.rows.len() < limit {
+            true => self.behind.lock().remove(&peer.cluster),
+            false => self.behind.lock().insert(peer.cluster),
+        };
+        Ok(changes)
     }
 
     async fn desired(&self, peer: &PeerIdentity) -> Result<Desired, StoreError> {
@@ -481,5 +500,28 @@ fn stands(standing: roadstead_store::Standing) -> Standing {
         revoked: standing.revoked,
         approved_deletes: standing.approved_deletes,
         frozen: standing.frozen,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn s45_one_object_under_two_names_is_one_status_and_one_that_is_foreign() {
+        let id = "01a21f54537871e94953339df39e726b";
+        let observation = |uid: String| Observation {
+            uid,
+            generation: 1,
+            phase: "Ready".to_owned(),
+            conditions: Vec::new(),
+        };
+        let (own, again, odd) = (format!("agt_{id}"), format!("mdl_{id}"), "nothing".to_owned());
+        let (statuses, nameless) = statuses([&own, &again, &odd].map(|uid| observation(uid.clone())).into());
+        assert_eq!(
+            statuses.iter().map(|s| s.object.to_string()).collect::<Vec<_>>(),
+            [own]
+        );
+        assert_eq!(nameless, [again, odd]);
     }
 }

@@ -1,6 +1,6 @@
 //! What sessions of a tenant read and write most often, served together: changes after a revision, and reports.
 
-use super::{row, wire};
+use super::{row, unanswered, wire};
 use crate::{
     store::{Changes, StoreError},
     together::{Request, Serve},
@@ -73,6 +73,10 @@ impl Serve for Reads {
             rows: read.changes.into_iter().map(row).collect(),
         })
     }
+
+    fn away() -> Self::Answer {
+        Err(unanswered())
+    }
 }
 
 /// A cluster says how it is.
@@ -132,5 +136,9 @@ impl Serve for Writes {
         } = request;
         let heard = together::report(&context, &self.0, epoch, &report).await;
         heard.map_err(|error| wire(&error))
+    }
+
+    fn away() -> Self::Answer {
+        Err(unanswered())
     }
 }

@@ -8,6 +8,7 @@ crate::support::on_both!(
     a_full_database_is_unavailable_and_keeps_nothing_of_the_write,
     a_database_that_only_reads_is_not_ready,
     a_probe_leaves_nothing_and_needs_no_more_room_each_time,
+    a_backup_that_runs_is_no_reason_to_be_not_ready,
     a_hub_that_is_killed_keeps_what_it_acknowledged,
 );
 
@@ -330,6 +331,32 @@ mod tests {
         if !world.database.is_postgres() {
             assert_eq!(world.database.ask(size).await, pages);
         }
+    }
+
+    /// A backup reads every table from its beginning to its end.
+    pub(super) async fn a_backup_that_runs_is_no_reason_to_be_not_ready(world: World) {
+        if !world.database.is_postgres() {
+            return;
+        }
+        let reads = "SELECT pg_sleep(5)::text FROM (SELECT count(*) FROM probe) AS all_of_it";
+        let database = &world.database;
+        let probed = async {
+            let reading =
+                "SELECT 'x' FROM pg_locks WHERE relation = 'probe'::regclass AND mode = 'AccessShareLock'";
+            while database.ask_all(reading).await.is_empty() {}
+            let before = std::time::Instant::now();
+            world.store.readiness().await.expect("ready");
+            assert!(!database.ask_all(reading).await.is_empty(), "it read on");
+            before.elapsed()
+        };
+        let (took, _) = tokio::join!(probed, database.ask_all(reads));
+        assert!(
+            took < std::time::Duration::from_secs(5),
+            "it waited for the reader"
+        );
+        world.store.readiness().await.expect("ready");
+        let left = "SELECT CAST(count(*) AS TEXT) FROM probe";
+        assert_eq!(database.ask_all(left).await, ["0"]);
     }
 
     pub(super) async fn a_database_that_is_gone_is_unavailable(world: World) {
