@@ -162,7 +162,9 @@ impl Link {
                 End::Revoked(reason) if matches!(again, Again::Never) => {
                     return Err(LinkError::Revoked(reason));
                 }
-                End::Revoked(reason) | End::Distrusted(reason) => (Ending::Lost, reason),
+                // The join token may still bring it back: the hub, or another way to it, is not there yet.
+                End::Revoked(reason) => (Ending::Refused, reason),
+                End::Distrusted(reason) => (Ending::Lost, reason),
                 End::Inbox(error) if !error.may_pass() => return Err(error.into()),
                 End::Inbox(error) => {
                     let mut wait = || backoff.next(Ending::Lost, Duration::ZERO, &*context.random);

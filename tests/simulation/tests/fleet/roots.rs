@@ -3,8 +3,7 @@
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 use roadstead_contract::fleet::{
-    Heartbeat, Mode, RenewNow, RenewRequest, Renewed, TrustBundle, TrustKept, cluster_frame::Body,
-    hub_frame::Body as Down,
+    Heartbeat, Mode, RenewNow, Renewed, TrustBundle, TrustKept, cluster_frame::Body, hub_frame::Body as Down,
 };
 use roadstead_fleet::{
     TunnelKind, TunnelRequest,
@@ -55,16 +54,16 @@ fn request() -> TunnelRequest {
     }
 }
 
-fn add(hub: &Hub) {
+pub(super) fn add(hub: &Hub) {
     hub.roots(|ring, root| ring.add(root)).expect("announced");
 }
 
-fn switch(hub: &Hub, behind: usize) -> Result<(), Refusal> {
+pub(super) fn switch(hub: &Hub, behind: usize) -> Result<(), Refusal> {
     hub.roots(|ring, _| ring.switch(&hub.store.trust(), 0, behind))
         .map(drop)
 }
 
-fn retire(hub: &Hub, cut_off: usize) -> Result<(), Refusal> {
+pub(super) fn retire(hub: &Hub, cut_off: usize) -> Result<(), Refusal> {
     hub.roots(|ring, _| ring.retire(&hub.store.trust(), 0, cut_off))
         .map(drop)
 }
@@ -78,20 +77,20 @@ async fn once_ready(what: &str, mut step: impl FnMut() -> Result<(), Refusal>) {
     .await;
 }
 
-async fn rotate(hub: &Hub) {
+pub(super) async fn rotate(hub: &Hub) {
     add(hub);
     once_ready("everybody keeps the new root", || switch(hub, 0)).await;
     once_ready("nobody depends on the old root", || retire(hub, 0)).await;
 }
 
-async fn has_roots(agent: &ClusterAgent, wanted: (u64, usize)) {
+pub(super) async fn has_roots(agent: &ClusterAgent, wanted: (u64, usize)) {
     eventually(&format!("roots {wanted:?} on disk"), || async {
         (agent.roots() == wanted).then_some(())
     })
     .await;
 }
 
-async fn raw_session(hub: &Hub, credentials: &Credentials) -> RawSession {
+pub(super) async fn raw_session(hub: &Hub, credentials: &Credentials) -> RawSession {
     let channel = raw::connect(hub, credentials).await.expect("a connection");
     let mut session = RawSession::open(channel, Body::Hello(raw::hello(0)))
         .await
@@ -369,107 +368,6 @@ async fn s44_a_hub_of_another_root_changes_nothing() {
     agent.stop().await.unwrap();
 }
 
-/// Whoever has the key of a retired root stands between a cluster and its hub. The join token of the first start still
-/// lies where the cluster agent reads it, and newer ones with the same pin may, too.
-#[tokio::test(flavor = "multi_thread")]
-async fn s44_a_join_token_brings_no_retired_root_back() {
-    let hub = Hub::start().await;
-    let first = hub.token(1, "token");
-    let address = hub.address.to_string();
-    let agent = ClusterAgent::join(&address, &first);
-    agent.connected().await;
-    let stolen = hub.copied_keys();
-    rotate(&hub).await;
-    has_roots(&agent, (3, 1)).await;
-    let before = std::fs::read(agent.folder().join("identity.json")).unwrap();
-    let store = hub.store.clone();
-    // The same secret again: the thief takes whatever comes.
-    let (thief, honest) = hub.with_keys(stolen, store.clone()).await;
-    store.add_token("token", tenant(1), cluster(1), i64::MAX);
-    agent.away_because("of no root that this cluster trusts").await;
-    assert_eq!(
-        std::fs::read(agent.folder().join("identity.json")).unwrap(),
-        before
-    );
-    let folder = agent.kill().await;
-    let other = thief.token(1, "another");
-    assert_eq!(other.pin, first.pin);
-    for token in [first, other] {
-        let copy = copied(folder.path());
-        let agent = ClusterAgent::again_with(copy, &address, Some(token)).await;
-        agent.away_because("of no root that this cluster trusts").await;
-        assert_eq!(
-            std::fs::read(agent.folder().join("identity.json")).unwrap(),
-            before
-        );
-        agent.kill().await;
-    }
-    assert!(thief.fleet.live().is_empty());
-    assert_eq!(thief.audited(What::Enrolled), 1, "the join of the beginning");
-    let (hub, _) = thief.with_keys(honest, store).await;
-    let agent = ClusterAgent::again(folder, &address).await;
-    agent.connected().await;
-    assert!(hub.fleet.live().contains(&cluster(1)));
-    agent.stop().await.unwrap();
-}
-
-/// A folder of a cluster agent once more.
-fn copied(folder: &std::path::Path) -> tempfile::TempDir {
-    let copy = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let entry = entry.unwrap();
-        std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
-    }
-    copy
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn s44_a_hub_of_an_earlier_time_or_a_token_of_another_cluster_replaces_no_identity() {
-    let hub = Hub::start().await;
-    let address = hub.address.to_string();
-    let agent = ClusterAgent::join(&address, &hub.token(1, "token"));
-    agent.connected().await;
-    rotate(&hub).await;
-    has_roots(&agent, (3, 1)).await;
-    let folder = agent.kill().await;
-    let before = std::fs::read(folder.path().join("identity.json")).unwrap();
-    let store = hub.store.clone();
-    store.add_cluster(tenant(1), cluster(2));
-    // A stranger whose token somebody was talked into: its roots are of generation 0.
-    let stranger = hub.replaced_by_a_stranger(store).await;
-    for (n, secret) in [(1, "earlier"), (2, "another")] {
-        let token = stranger.token(n, secret);
-        let agent = ClusterAgent::again_with(copied(folder.path()), &address, Some(token)).await;
-        agent.away_because("of no root that this cluster trusts").await;
-        assert_eq!(
-            std::fs::read(agent.folder().join("identity.json")).unwrap(),
-            before
-        );
-        agent.kill().await;
-    }
-    assert_eq!(stranger.audited(What::Enrolled), 3, "it did take the tokens");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn s49_a_join_token_is_not_spent_on_a_hub_that_is_not_there() {
-    let hub = Hub::start().await;
-    let address = hub.address.to_string();
-    let agent = ClusterAgent::join(&address, &hub.token(1, "token"));
-    agent.connected().await;
-    let folder = agent.kill().await;
-    add(&hub);
-    switch(&hub, 1).unwrap();
-    retire(&hub, 1).unwrap();
-    let (fresh, store) = (hub.token(1, "another"), hub.store.clone());
-    let (stranger, honest) = hub.with_keys(tempfile::tempdir().unwrap(), store.clone()).await;
-    let agent = ClusterAgent::again_with(folder, &address, Some(fresh)).await;
-    agent.away_because("of no root that this cluster trusts").await;
-    let (_hub, _) = stranger.with_keys(honest, store).await;
-    agent.connected().await;
-    assert_eq!(agent.roots(), (3, 1));
-    agent.stop().await.unwrap();
-}
-
 /// What the cluster agent says it keeps.
 async fn kept(script: &mut Script) -> TrustKept {
     loop {
@@ -626,36 +524,6 @@ async fn s45_a_cluster_says_nothing_of_a_bundle_that_the_hub_did_not_send() {
         (hub.audited(What::Abuse) == 1).then_some(())
     })
     .await;
-}
-
-/// What a cluster agent says in one breath with the retirement of its root: the session hears of that first.
-#[tokio::test(flavor = "multi_thread")]
-async fn s44_a_live_session_of_a_retired_root_gets_no_certificate_of_the_new_one() {
-    for compromised in [false, true] {
-        let hub = Hub::start().await;
-        let credentials = raw::credentials(&hub, 1).await;
-        let mut session = raw_session(&hub, &credentials).await;
-        add(&hub);
-        switch(&hub, 1).unwrap();
-        let (csr, _) = raw::request(&raw::modest());
-        // What is said already keeps the session busy while its root ends.
-        for sequence in 0..2_000 {
-            let beat = Heartbeat { sequence, cursor: 0 };
-            session.say(Body::Heartbeat(beat)).await;
-        }
-        match compromised {
-            false => retire(&hub, 1).unwrap(),
-            true => drop(hub.roots(|ring, root| ring.replace_now(root, &hub.store.trust(), 1))),
-        }
-        session.say(Body::Renew(RenewRequest { csr })).await;
-        while let Ok(Some(frame)) = session.next().await {
-            assert!(
-                !matches!(frame, Down::Renewed(_)),
-                "a certificate of the new root"
-            );
-        }
-        assert_eq!(hub.audited(What::Renewed), 0);
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
