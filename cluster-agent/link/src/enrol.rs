@@ -50,8 +50,14 @@ pub(crate) async fn enrol(
         let wrong = IdentityError::Answer(format!("the trust bundle: {why}"));
         Failure::Final(wrong.into())
     })?;
-    Identity::new(request.key, &certificate, &trust, (answer.tenant, answer.cluster))
-        .map_err(|error| Failure::Final(error.into()))
+    Identity::new(
+        request.key,
+        &certificate,
+        &trust,
+        (answer.tenant, answer.cluster),
+        token,
+    )
+    .map_err(|error| Failure::Final(error.into()))
 }
 
 fn refused(status: &tonic::Status) -> Failure {

@@ -3,10 +3,10 @@
 //! One file, replaced as a whole (write, sync, rename), so that key and certificate never come apart; readable by its
 //! owner alone. The key is made here and never leaves.
 
-use crate::{Clock, Random, clock::between};
+use crate::{Clock, LinkError, Random, clock::between, tls::spki_pin};
 use roadstead_contract::{
     control::SecretText,
-    fleet::{Certificate, TrustBundle},
+    fleet::{Certificate, JoinToken, TrustBundle, document_digest},
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -20,6 +20,11 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use zeroize::Zeroizing;
 
 const FILE: &str = "identity.json";
+/// Join tokens and pins that are remembered, so that they are refused.
+const REMEMBERED: usize = 8;
+/// Generations that one bundle may go on by. A rotation takes three; a number that no hub reaches would keep every later
+/// bundle out.
+pub(crate) const MOST_AHEAD: u64 = 1_000;
 
 /// Why there is no identity to work with.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +56,12 @@ pub struct Identity {
     /// version before reads the file.
     #[serde(default, skip_serializing_if = "is_zero")]
     trust_generation: u64,
+    /// SHA-256 of the join tokens that were used here, and pins of roots that are trusted no more (hexadecimal): neither
+    /// brings another identity. A join token lies in a file that is read at each start.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    used_tokens: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    dropped_pins: Vec<String>,
     pub trust_domain: String,
     /// Ids that the hub assigned.
     pub tenant: String,
@@ -135,6 +146,7 @@ impl Identity {
         certificate: &Certificate,
         trust: &TrustBundle,
         (tenant, cluster): (String, String),
+        token: &JoinToken,
     ) -> Result<Self, IdentityError> {
         let wrong = |what: &str| IdentityError::Answer(what.to_owned());
         if trust.roots.is_empty() {
@@ -146,6 +158,8 @@ impl Identity {
             chain: certificate.chain.iter().map(hex::encode).collect(),
             roots: trust.roots.iter().map(hex::encode).collect(),
             trust_generation: trust.generation,
+            used_tokens: vec![hash(token)],
+            dropped_pins: Vec::new(),
             trust_domain: trust.trust_domain.clone(),
             tenant,
             cluster,
@@ -156,11 +170,66 @@ impl Identity {
 
     /// The same identity with the authorities of this bundle, which was judged ([`crate::trust`]).
     pub(crate) fn trusting(&self, trust: &TrustBundle) -> Self {
+        let roots: Vec<_> = trust.roots.iter().map(hex::encode).collect();
         Self {
-            roots: trust.roots.iter().map(hex::encode).collect(),
+            dropped_pins: self.dropped_with(&roots),
+            roots,
             trust_generation: trust.generation,
             ..self.clone()
         }
+    }
+
+    /// Whether this join token may bring another identity for this cluster.
+    pub(crate) fn admits(&self, token: &JoinToken) -> Result<(), LinkError> {
+        let why = if self.used_tokens.contains(&hash(token)) {
+            "it was used here before"
+        } else if self.dropped_pins.contains(&token.pin.0.to_hex()) {
+            "it is of a root that the hub has retired"
+        } else {
+            return Ok(());
+        };
+        Err(LinkError::NotAgain(why.to_owned()))
+    }
+
+    /// What a join token has brought, in the place of this identity. It must be of the same cluster, and of the same hub
+    /// or of a later time of it: whoever has had the key of an older root could bring that back.
+    pub(crate) fn rejoined(&self, fresh: Self) -> Result<Self, LinkError> {
+        let same = (&self.tenant, &self.cluster, &self.trust_domain);
+        let (kept, found) = (self.trust_generation, fresh.trust_generation);
+        let why = if same != (&fresh.tenant, &fresh.cluster, &fresh.trust_domain) {
+            "it is for another cluster, or of another hub".to_owned()
+        } else if found < kept || found - kept > MOST_AHEAD {
+            format!("expected roots of generation {kept} or a little later, found {found}")
+        } else if found == kept && !fresh.has_roots_of(self) {
+            format!("expected the roots that are kept of generation {kept}, found others")
+        } else {
+            let mut used_tokens = [self.used_tokens.clone(), fresh.used_tokens.clone()].concat();
+            forget(&mut used_tokens);
+            return Ok(Self {
+                used_tokens,
+                dropped_pins: self.dropped_with(&fresh.roots),
+                ..fresh
+            });
+        };
+        Err(LinkError::NotAgain(why))
+    }
+
+    fn has_roots_of(&self, other: &Self) -> bool {
+        self.roots.len() == other.roots.len() && self.roots.iter().all(|root| other.roots.contains(root))
+    }
+
+    /// The pins that are not to be trusted any more, once these roots take the place of the kept ones.
+    fn dropped_with(&self, roots: &[String]) -> Vec<String> {
+        let pin = |root: &String| Some(spki_pin(&hex::decode(root).ok()?)?.0.to_hex());
+        let trusted: Vec<_> = roots.iter().filter_map(pin).collect();
+        let mut pins = self.dropped_pins.clone();
+        for gone in self.roots.iter().filter_map(pin) {
+            if !trusted.contains(&gone) && !pins.contains(&gone) {
+                pins.push(gone);
+            }
+        }
+        forget(&mut pins);
+        pins
     }
 
     /// The same identity with the authorities of another.
@@ -168,6 +237,7 @@ impl Identity {
         Self {
             roots: other.roots.clone(),
             trust_generation: other.trust_generation,
+            dropped_pins: other.dropped_pins.clone(),
             ..self
         }
     }
@@ -239,6 +309,16 @@ impl Identity {
             .saturating_sub(self.not_before.saturating_mul(1_000));
         at.saturating_sub(Duration::from_millis(u64::try_from(age_ms).unwrap_or(0)))
     }
+}
+
+/// Of a join token, to know it again.
+fn hash(token: &JoinToken) -> String {
+    document_digest(token.expose_secret().as_bytes()).to_hex()
+}
+
+/// The newest stay.
+fn forget(remembered: &mut Vec<String>) {
+    remembered.drain(..remembered.len().saturating_sub(REMEMBERED));
 }
 
 /// As serde asks.

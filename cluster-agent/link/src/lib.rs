@@ -44,6 +44,11 @@ pub enum LinkError {
     RequestRefused(String),
     #[error("the certificate expired while the hub was away: join again with a new token")]
     Expired,
+    #[error(
+        "the join token does not bring this cluster back: {0}. Make a new one for it; if the hub itself was made anew, or \
+         this cluster was misled, remove identity.json first"
+    )]
+    NotAgain(String),
     #[error("the hub takes this cluster's certificate no more: {0}")]
     Revoked(String),
     #[error(transparent)]

@@ -12,7 +12,12 @@ use crate::{
 use parking_lot::Mutex;
 use roadstead_contract::fleet::JoinToken;
 use roadstead_inbox::{Inbox, InboxError};
-use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
@@ -119,7 +124,7 @@ impl Link {
         });
         let mut backoff = Backoff::new();
         let mut next: Option<Opened> = None;
-        // A token that was given for a cluster whose certificate is worth nothing any more; tried once.
+        // A token that was given for a cluster whose certificate is worth nothing any more; until it is refused.
         let mut rejoin = settings.join.as_ref();
         while !stop.is_cancelled() {
             let opened = match next.take() {
@@ -139,26 +144,27 @@ impl Link {
                 identity = report.identity;
             }
             backoff.window = report.window.unwrap_or(backoff.window);
+            let worthless = matches!(report.end, End::Revoked(_) | End::Distrusted(_));
+            let again = match worthless {
+                true => again(&context, &settings.version, &identity, &mut rejoin).await,
+                false => Again::Never,
+            };
+            if let Again::Joined(joined) = again {
+                identity = *joined;
+                continue;
+            }
             let (ending, reason) = match report.end {
                 End::Shutdown => return Ok(()),
                 End::Handover(opened) => {
                     next = Some(*opened);
                     continue;
                 }
-                End::Revoked(reason) => match again(&context, &settings.version, rejoin.take()).await {
-                    Some(joined) => {
-                        identity = joined;
-                        continue;
-                    }
-                    None => return Err(LinkError::Revoked(reason)),
-                },
-                End::Distrusted(reason) => match again(&context, &settings.version, rejoin.take()).await {
-                    Some(joined) => {
-                        identity = joined;
-                        continue;
-                    }
-                    None => (Ending::Lost, reason),
-                },
+                End::Revoked(reason) if matches!(again, Again::Never) => {
+                    return Err(LinkError::Revoked(reason));
+                }
+                // The join token may still bring it back: the hub, or another way to it, is not there yet.
+                End::Revoked(reason) => (Ending::Refused, reason),
+                End::Distrusted(reason) => (Ending::Lost, reason),
                 End::Inbox(error) if !error.may_pass() => return Err(error.into()),
                 End::Inbox(error) => {
                     let mut wait = || backoff.next(Ending::Lost, Duration::ZERO, &*context.random);
@@ -182,28 +188,70 @@ impl Link {
     }
 }
 
+/// What came of joining anew.
+enum Again {
+    Joined(Box<Identity>),
+    /// Worth another attempt.
+    Later,
+    /// No join token, or none that is of use any more.
+    Never,
+}
+
 /// Joins anew where the identity is worth nothing and a join token was given: as after the hub's root was retired while
-/// this cluster was away. Whoever else answers does not have the authority that the token pins, and learns nothing.
-async fn again(context: &Context, version: &str, token: Option<&JoinToken>) -> Option<Identity> {
-    let joined = enrol::enrol(&context.route, token?, version, context.clock.clone()).await;
-    let kept = joined.and_then(|identity| match identity.save(&context.folder) {
-        Ok(()) => Ok(identity),
-        Err(error) => Err(enrol::Failure::Final(error.into())),
-    });
-    match kept {
+/// this cluster was away. That it is worth nothing is what anybody on the way to the hub can make it look like: the token
+/// must be one that was not used here, of no root that was retired, and bring this cluster's identity back. Otherwise the
+/// kept one stays as it is.
+async fn again(context: &Context, version: &str, kept: &Identity, rejoin: &mut Option<&JoinToken>) -> Again {
+    let Some(token) = *rejoin else {
+        return Again::Never;
+    };
+    match join(
+        &context.route,
+        token,
+        version,
+        &context.clock,
+        Some(kept),
+        &context.folder,
+    )
+    .await
+    {
         Ok(identity) => {
-            tracing::info!(
-                tenant = identity.tenant,
-                cluster = identity.cluster,
-                "this cluster has joined anew"
-            );
-            Some(identity)
+            *rejoin = None;
+            Again::Joined(Box::new(identity))
         }
-        Err(failure) => {
-            tracing::warn!(?failure, "the join token brings no new identity");
-            None
+        Err(enrol::Failure::Later(reason)) => {
+            tracing::warn!(reason, "cannot join anew yet");
+            Again::Later
+        }
+        Err(enrol::Failure::Final(error)) => {
+            tracing::warn!(%error, "the join token brings no new identity");
+            *rejoin = None;
+            Again::Never
         }
     }
+}
+
+/// A join token becomes an identity, on disk; in the place of the kept one only if that admits it.
+async fn join(
+    route: &Route,
+    token: &JoinToken,
+    version: &str,
+    clock: &Arc<dyn Clock>,
+    kept: Option<&Identity>,
+    folder: &Path,
+) -> Result<Identity, enrol::Failure> {
+    let never = enrol::Failure::Final;
+    if let Some(kept) = kept {
+        kept.admits(token).map_err(never)?;
+    }
+    let mut identity = enrol::enrol(route, token, version, clock.clone()).await?;
+    if let Some(kept) = kept {
+        identity = kept.rejoined(identity).map_err(never)?;
+    }
+    identity.save(folder).map_err(|error| never(error.into()))?;
+    let (tenant, cluster) = (&identity.tenant, &identity.cluster);
+    tracing::info!(tenant, cluster, "this cluster has joined");
+    Ok(identity)
 }
 
 async fn begin(context: &Context, identity: &Identity) -> Result<Opened, End> {
@@ -259,24 +307,17 @@ async fn identify(
     stop: &CancellationToken,
 ) -> Result<Option<Identity>, LinkError> {
     let kept = Identity::load(&settings.folder)?;
-    let expired = match kept {
-        Some(identity) if !identity.expired(&**clock) => return Ok(Some(identity)),
+    let expired = match &kept {
+        Some(identity) if !identity.expired(&**clock) => return Ok(kept),
         Some(_) => LinkError::Expired,
         None => LinkError::NotEnrolled,
     };
     let token = settings.join.as_ref().ok_or(expired)?;
     let mut backoff = Backoff::new();
     while !stop.is_cancelled() {
-        match enrol::enrol(route, token, &settings.version, clock.clone()).await {
-            Ok(identity) => {
-                identity.save(&settings.folder)?;
-                tracing::info!(
-                    tenant = identity.tenant,
-                    cluster = identity.cluster,
-                    "this cluster is enrolled"
-                );
-                return Ok(Some(identity));
-            }
+        let (version, folder) = (&settings.version, &settings.folder);
+        match join(route, token, version, clock, kept.as_ref(), folder).await {
+            Ok(identity) => return Ok(Some(identity)),
             Err(enrol::Failure::Final(error)) => return Err(error),
             Err(enrol::Failure::Later(reason)) => {
                 let wait = backoff.next(Ending::Lost, Duration::ZERO, random);

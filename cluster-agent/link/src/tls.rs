@@ -76,7 +76,7 @@ impl PinVerifier {
     }
 }
 
-fn spki_pin(certificate: &[u8]) -> Option<CaPin> {
+pub(crate) fn spki_pin(certificate: &[u8]) -> Option<CaPin> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     Some(CaPin::of_spki(parsed.public_key().raw))
 }

@@ -1,7 +1,7 @@
 //! Whether a trust bundle may take the place of the kept one. Only the hub of a live session is asked, and what it says
 //! must not leave this cluster without a way back to it.
 
-use crate::{Clock, channel::Presented};
+use crate::{Clock, channel::Presented, identity::MOST_AHEAD};
 use roadstead_contract::fleet::{MAX_ROOT, MAX_ROOTS, TrustBundle, roots_digest};
 use rustls::{
     Error, RootCertStore,
@@ -60,6 +60,13 @@ pub(crate) fn judge(kept: &Kept<'_>, offered: &TrustBundle, hub: &Presented, clo
         Ok(roots) => roots,
         Err(why) => return Verdict::Refused(why),
     };
+    // From such a number the hub itself could never bring this cluster back.
+    if offered.generation - kept.generation > MOST_AHEAD {
+        let (kept, found) = (kept.generation, offered.generation);
+        return Verdict::Refused(format!(
+            "expected a generation at most {MOST_AHEAD} after {kept}, found {found}"
+        ));
+    }
     match proven(roots, hub, clock) {
         Ok(()) => Verdict::Newer,
         Err(why) => Verdict::Unproven(why),
@@ -69,6 +76,16 @@ pub(crate) fn judge(kept: &Kept<'_>, offered: &TrustBundle, hub: &Presented, clo
 /// A bundle by itself: a few roots, of which one verifies the hub that sent it.
 pub(crate) fn usable(offered: &TrustBundle, hub: &Presented, clock: &dyn Clock) -> Result<(), String> {
     proven(well_formed(offered)?, hub, clock)
+}
+
+/// Whether the hub has proved itself by one of these roots: those that are kept now, not those of when it connected.
+pub(crate) fn certified(roots: Vec<Vec<u8>>, hub: &Presented, clock: &dyn Clock) -> Result<(), String> {
+    let mut store = RootCertStore::empty();
+    for der in roots {
+        let added = store.add(CertificateDer::from(der));
+        added.map_err(|error| error.to_string())?;
+    }
+    verifies(store, hub, clock).map_err(|error| error.to_string())
 }
 
 fn proven(roots: RootCertStore, hub: &Presented, clock: &dyn Clock) -> Result<(), String> {
@@ -200,11 +217,28 @@ mod tests {
         let five = bundle(2, &[&old, &new, &old, &new, &old]);
         assert!(refused(judged(&kept, &five, &hub(&old))).contains("found 5"));
         assert!(refused(judged(&kept, &bundle(u64::MAX, &[&old]), &hub(&old))).contains("generation"));
+        let why = refused(judged(&kept, &bundle(1_002, &[&old, &new]), &hub(&old)));
+        assert!(why.contains("at most 1000 after 1"), "{why}");
+        assert_eq!(
+            judged(&kept, &bundle(1_001, &[&old, &new]), &hub(&old)),
+            Verdict::Newer
+        );
         let other = bundle(1, &[&old]);
         assert!(refused(judged(&kept, &other, &hub(&old))).contains("found others"));
         let mut foreign = bundle(2, &[&old]);
         foreign.trust_domain = "other".to_owned();
         assert!(refused(judged(&kept, &foreign, &hub(&old))).contains("trust domain"));
+    }
+
+    #[test]
+    fn s50_a_connection_that_a_dropped_root_has_certified_is_told_from_the_others() {
+        let (old, new) = (ca("old"), ca("new"));
+        let good = |roots: &[&Ca], by: &Ca| {
+            let roots = roots.iter().map(|ca| ca.der.clone()).collect();
+            certified(roots, &hub(by), &SystemClock).is_ok()
+        };
+        assert!(good(&[&old, &new], &old) && good(&[&new], &new));
+        assert!(!good(&[&new], &old));
     }
 
     #[test]

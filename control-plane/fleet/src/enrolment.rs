@@ -4,8 +4,9 @@ use crate::{
     bucket::Bucket,
     door::prefix,
     listen::{peer, status},
-    pki::{CheckedRequest, Issued},
-    serve::Inner,
+    pki::{CheckedRequest, Issued, PkiError},
+    roots::RootId,
+    serve::{Inner, RETIRED},
     store::{Event, StoreError, What},
 };
 use parking_lot::Mutex;
@@ -95,7 +96,7 @@ impl Enrolment for Service {
             }
             Err(error) => return Err(status(&error)),
         };
-        let (issued, peer) = self.0.issue(checked, tenant, cluster).await?;
+        let (issued, peer) = self.0.issue(checked, tenant, cluster, None).await?;
         tracing::info!(tenant.id = %tenant, cluster.id = %cluster, "a cluster is enrolled");
         self.0
             .audit(Event {
@@ -151,16 +152,21 @@ impl Service {
 }
 
 impl Inner {
-    /// Signs a checked request and notes the certificate before it is handed out.
+    /// Signs a checked request and notes the certificate before it is handed out. `of`: see [`crate::Authority::sign`].
     pub(crate) async fn issue(
         &self,
         request: CheckedRequest,
         tenant: TenantId,
         cluster: ClusterId,
+        of: Option<&RootId>,
     ) -> Result<(Issued, PeerIdentity), Status> {
-        let issued = self.authority.sign(request, tenant, cluster).map_err(|error| {
-            tracing::error!(%error, "a certificate cannot be signed");
-            Status::internal("the certificate cannot be signed")
+        let signed = self.authority.sign(request, tenant, cluster, of);
+        let issued = signed.map_err(|error| match error {
+            PkiError::Retired => Status::unauthenticated(RETIRED),
+            error => {
+                tracing::error!(%error, "a certificate cannot be signed");
+                Status::internal("the certificate cannot be signed")
+            }
         })?;
         let peer = PeerIdentity {
             tenant,

@@ -45,11 +45,17 @@ pub trait KeyStore {
     /// # Errors
     /// It cannot be read.
     fn load(&self) -> io::Result<Option<StoredRoots>>;
-    /// Keeps it for good; keys of roots that are not trusted any more are forgotten.
+    /// Keeps it for good.
     ///
     /// # Errors
     /// It cannot be written; then what was there before still is.
     fn save(&self, roots: &StoredRoots) -> io::Result<()>;
+    /// Forgets the keys of roots that are not trusted any more, and what a step that was cut short has left. May be
+    /// repeated at any time: what was saved counts, whatever comes of this.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    fn tidy(&self, roots: &StoredRoots) -> io::Result<()>;
 }
 
 /// A folder. Keys are for its owner alone.
@@ -122,13 +128,36 @@ impl Folder {
         fs::rename(&fresh, self.0.join(name))
     }
 
+    fn sync(&self) -> io::Result<()> {
+        fs::File::open(&self.0)?.sync_all()
+    }
+
+    /// The root that signs, as the version before looks for it.
+    fn write_first(&self, roots: &StoredRoots) -> io::Result<()> {
+        let signer = roots.ring.signer();
+        let key = roots.keys.get(&signer.id());
+        let key = key.ok_or_else(|| io::Error::other("the root that signs has no key"))?;
+        let certificate = pem(signer.der());
+        if found(&self.0.join(FIRST))?.is_none_or(|text| *text != certificate) {
+            self.write(FIRST, &certificate, 0o644)?;
+        }
+        if found(&self.0.join(FIRST_KEY))?.is_none_or(|text| text != *key) {
+            self.write(FIRST_KEY, key, 0o600)?;
+        }
+        self.sync()
+    }
+
+    /// Keys of other roots, and what was written halfway.
     fn forget_all_but(&self, kept: &BTreeSet<String>) -> io::Result<()> {
         for entry in fs::read_dir(&self.0)? {
             let name = entry?.file_name();
-            let ours = name.to_str().is_some_and(|name| {
-                name.starts_with("root-") && name.ends_with("-key.pem") && !kept.contains(name)
+            let goes = name.to_str().is_some_and(|name| {
+                let whole = name.strip_suffix(".new").unwrap_or(name);
+                let key = whole.starts_with("root-") && whole.ends_with("-key.pem");
+                let ours = key || [RING, FIRST, FIRST_KEY].contains(&whole);
+                ours && (whole != name || (key && !kept.contains(name)))
             });
-            if ours {
+            if goes {
                 fs::remove_file(self.0.join(name))?;
             }
         }
@@ -158,31 +187,34 @@ impl KeyStore for Folder {
 
     fn save(&self, roots: &StoredRoots) -> io::Result<()> {
         let ring = &roots.ring;
-        let signer = ring.signer();
-        let key = roots.keys.get(&signer.id());
-        let key = key.ok_or_else(|| io::Error::other("the root that signs has no key"))?;
-        let kept: BTreeSet<_> = ring
-            .trusted()
-            .iter()
-            .map(|root| Self::key_file(&root.id()))
-            .collect();
-        if ring.generation > 0 {
-            for (id, key) in &roots.keys {
-                let file = Self::key_file(id);
-                if kept.contains(&file) && !self.0.join(&file).exists() {
-                    self.write(&file, key, 0o600)?;
-                }
-            }
-            let text = serde_json::to_string_pretty(ring).map_err(|error| damaged(RING, &error))?;
-            fs::File::open(&self.0)?.sync_all()?;
-            self.write(RING, &text, 0o644)?;
-            fs::File::open(&self.0)?.sync_all()?;
+        if ring.generation == 0 {
+            return self.write_first(roots);
         }
-        self.write(FIRST, &pem(signer.der()), 0o644)?;
-        self.write(FIRST_KEY, key, 0o600)?;
-        self.forget_all_but(&kept)?;
-        fs::File::open(&self.0)?.sync_all()
+        let kept = kept(ring);
+        for (id, key) in &roots.keys {
+            let file = Self::key_file(id);
+            if kept.contains(&file) && !self.0.join(&file).exists() {
+                self.write(&file, key, 0o600)?;
+            }
+        }
+        let text = serde_json::to_string_pretty(ring).map_err(|error| damaged(RING, &error))?;
+        self.sync()?;
+        // The last that can fail: with it the step is done.
+        self.write(RING, &text, 0o644)
     }
+
+    fn tidy(&self, roots: &StoredRoots) -> io::Result<()> {
+        self.sync()?;
+        self.write_first(roots)?;
+        self.forget_all_but(&kept(&roots.ring))?;
+        self.sync()
+    }
+}
+
+/// The files of keys that these roots need.
+fn kept(ring: &Ring) -> BTreeSet<String> {
+    let roots = ring.trusted().into_iter();
+    roots.map(|root| Folder::key_file(&root.id())).collect()
 }
 
 /// The text of a file; `None` where there is none.
@@ -262,6 +294,7 @@ mod tests {
         for step in steps {
             stored.ring = step(&stored.ring, &next).unwrap().ring;
             folder.save(&stored).unwrap();
+            folder.tidy(&stored).unwrap();
             let read = folder.load().unwrap().unwrap();
             assert_eq!(read.ring, stored.ring);
             assert_eq!(read.keys.len(), stored.ring.trusted().len());
@@ -284,6 +317,60 @@ mod tests {
             .filter(|name| name.to_str().unwrap().starts_with("root-"))
             .count();
         assert_eq!(keys, 1, "the key of the retired root is gone");
+    }
+
+    #[test]
+    fn s49_what_fails_after_the_ring_is_replaced_fails_tidying_up_and_is_made_up_for() {
+        let (_dir, folder) = folder();
+        let mut stored = opened(&folder);
+        let (old, (next, key)) = (stored.ring.signer().id(), fresh());
+        stored.keys.insert(next.id(), key);
+        stored.ring = stored.ring.add(next.clone()).unwrap().ring;
+        folder.save(&stored).unwrap();
+        folder.tidy(&stored).unwrap();
+        stored.ring = stored.ring.switch(&Default::default(), 0, 0).unwrap().ring;
+        stored.ring = stored.ring.retire(&Default::default(), 0, 0).unwrap().ring;
+        // In the way of `ca.pem`: what is written first after the ring.
+        fs::remove_file(folder.0.join(FIRST)).unwrap();
+        fs::create_dir(folder.0.join(FIRST)).unwrap();
+        folder.save(&stored).unwrap();
+        assert_eq!(folder.load().unwrap().unwrap().ring, stored.ring, "it is done");
+        assert!(folder.tidy(&stored).is_err());
+        assert!(folder.0.join(Folder::key_file(&old)).exists());
+        fs::remove_dir(folder.0.join(FIRST)).unwrap();
+        folder.tidy(&folder.load().unwrap().unwrap()).unwrap();
+        assert!(!folder.0.join(Folder::key_file(&old)).exists());
+        assert_eq!(folder.first().unwrap().unwrap().ring.signer(), &next);
+    }
+
+    #[test]
+    fn s44_a_retired_root_is_asked_for_and_the_one_that_signs_gives_nothing() {
+        let (_dir, folder) = folder();
+        let mut stored = opened(&folder);
+        let authority = Authority::open(&folder, "test", Arc::new(SystemClock), Arc::new(OsRandom)).unwrap();
+        let random = &OsRandom;
+        let tenant = roadstead_domain::TenantId::generate(&SystemClock, random);
+        let cluster = roadstead_domain::ClusterId::generate(&SystemClock, random);
+        let sign = |of: &RootId| {
+            let key = rcgen::KeyPair::generate().unwrap();
+            let mut params = rcgen::CertificateParams::default();
+            params.distinguished_name = rcgen::DistinguishedName::new();
+            let request = params.serialize_request(&key).unwrap();
+            let request = crate::pki::CheckedRequest::parse(request.der()).unwrap();
+            authority.sign(request, tenant, cluster, Some(of))
+        };
+        let old = stored.ring.signer().id();
+        assert!(sign(&old).is_ok());
+        let (next, key) = fresh();
+        stored.keys.insert(next.id(), key);
+        stored.ring = stored
+            .ring
+            .replace_now(next.clone(), &Default::default(), 0)
+            .unwrap()
+            .ring;
+        assert!(authority.adopt(&stored).unwrap());
+        assert!(matches!(sign(&old), Err(crate::pki::PkiError::Retired)));
+        assert!(sign(&next.id()).is_ok());
     }
 
     #[test]
@@ -326,7 +413,15 @@ mod tests {
         let (other, key) = fresh();
         again.ring = again.ring.add(other.clone()).unwrap().ring;
         again.keys.insert(other.id(), key);
+        folder
+            .write(&format!("{}.new", Folder::key_file(&next.id())), "half", 0o600)
+            .unwrap();
         folder.save(&again).unwrap();
+        folder.tidy(&again).unwrap();
+        let names = fs::read_dir(&folder.0).unwrap();
+        let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let left: BTreeSet<_> = names.filter(|name| name.ends_with(".new")).collect();
+        assert!(left.is_empty(), "{left:?}");
         assert!(!folder.0.join(Folder::key_file(&next.id())).exists());
         assert_eq!(folder.load().unwrap().unwrap().ring, again.ring);
     }

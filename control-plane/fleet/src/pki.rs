@@ -45,6 +45,8 @@ pub enum PkiError {
     Authority(String),
     #[error("a certificate request may hold a public key and nothing else: {0}")]
     Request(&'static str),
+    #[error("the root of the certificate that asks is retired")]
+    Retired,
     #[error("the certificate is of no cluster agent of this hub: {0}")]
     Foreign(&'static str),
 }
@@ -320,13 +322,20 @@ impl Authority {
         loaded.verifiers.trusted_root(leaf, &[], now)
     }
 
-    /// A cluster agent's certificate: the hub decides everything but the key.
+    /// A cluster agent's certificate: the hub decides everything but the key. `of` is the root of the certificate that
+    /// asks for another; a retired one gets none of the root that signs now.
     pub(crate) fn sign(
         &self,
         request: CheckedRequest,
         tenant: TenantId,
         cluster: ClusterId,
+        of: Option<&RootId>,
     ) -> Result<Issued, PkiError> {
+        // The roots that decide are those that sign.
+        let loaded = self.loaded();
+        if of.is_some_and(|root| !loaded.ring.trusts(root)) {
+            return Err(PkiError::Retired);
+        }
         let mut request = request.0;
         let serial = serial(&*self.random);
         let uri = format!("spiffe://{}/tenant/{tenant}/cluster/{cluster}", self.trust_domain);
@@ -340,7 +349,6 @@ impl Authority {
         params.serial_number = Some(SerialNumber::from_slice(&serial));
         let (not_before, not_after) = live(&mut params, &*self.clock, self.client_life);
         request.params = params;
-        let loaded = self.loaded();
         let leaf = request.signed_by(&loaded.signer)?;
         Ok(Issued {
             chain: vec![leaf.der().to_vec(), loaded.ring.signer().der().to_vec()],

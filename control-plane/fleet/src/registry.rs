@@ -30,6 +30,8 @@ pub(crate) enum Reason {
 const SESSIONS: (f64, f64) = (0.5, 20.0);
 /// Events of one cluster, or of nobody, that are written to the audit log, a second and at once.
 const EVENTS: (f64, f64) = (0.5, 24.0);
+/// Of so many events are counted apart; whoever comes beyond them is counted with those that nobody knows.
+const TELLERS: usize = 4_096;
 /// Open bulk and tunnel streams of one cluster: 256 calls, and what is parked.
 pub(crate) const STREAMS: usize = 320;
 /// Streams of one cluster that have not said Hello yet.
@@ -90,6 +92,16 @@ struct State {
     /// Last heard, not yet written.
     seen: BTreeMap<ClusterId, (PeerIdentity, i64)>,
     draining: bool,
+}
+
+impl State {
+    fn told(&mut self, event: &Event) -> &mut Told {
+        let (mut of, kind) = teller(event);
+        if self.events.len() >= TELLERS && !self.events.contains_key(&(of, kind)) {
+            of = None;
+        }
+        self.events.entry((of, kind)).or_insert_with(Told::new)
+    }
 }
 
 /// Of whom events tell; `None` is nobody. Refused enrolments apart: whoever has an old join token must not drown what
@@ -262,7 +274,7 @@ impl Registry {
     /// is refused can come again and again; the log says so without growing with it. What is not written is counted.
     pub(crate) fn notes(&self, event: &Event) -> Option<u64> {
         let mut state = self.0.lock();
-        let told = state.events.entry(teller(event)).or_insert_with(Told::new);
+        let told = state.told(event);
         if told.bucket.take().is_err() {
             told.count(1, event);
             return None;
@@ -273,7 +285,7 @@ impl Registry {
     /// These events could not be written: they are counted again.
     pub(crate) fn unwritten(&self, events: u64, last: &Event) {
         let mut state = self.0.lock();
-        let told = state.events.entry(teller(last)).or_insert_with(Told::new);
+        let told = state.told(last);
         told.count(events, last);
     }
 
@@ -289,6 +301,8 @@ impl Registry {
                 counted.push((std::mem::take(&mut told.counted), last));
             }
         }
+        let silent = |told: &Told| told.counted == 0 && told.bucket.is_full();
+        state.events.retain(|_, told| !silent(told));
         counted
     }
 
@@ -507,6 +521,30 @@ mod tests {
         assert_eq!(hellos.len(), GREETINGS);
         drop(hellos);
         assert!(registry.greeting(cluster).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn s39_whoever_names_many_clusters_does_not_fill_the_memory() {
+        let registry = Registry::default();
+        let clock = FakeClock::at(1);
+        for n in 0..10_000 {
+            let mut peer = peer("a");
+            peer.cluster = ClusterId::generate(&clock, &SeededRandom::new(n));
+            let event = Event {
+                peer: Some(peer),
+                source: None,
+                what: What::CertificateRefused,
+                detail: String::new(),
+            };
+            registry.notes(&event);
+        }
+        let known = || registry.0.lock().events.len();
+        assert!(known() <= TELLERS + 2, "{}", known());
+        // Once they have been silent they are forgotten, and nothing that was counted is.
+        assert_eq!(registry.counted(true).len(), 1);
+        tokio::time::advance(Duration::from_secs(600)).await;
+        assert_eq!(registry.counted(false), []);
+        assert_eq!(known(), 0);
     }
 
     #[tokio::test]

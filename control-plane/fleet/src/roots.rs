@@ -18,6 +18,10 @@ const REMEMBERED: usize = 8;
 /// A replica that was not heard for so long has ended: three reports.
 pub const REPLICA_ENDED: Duration = Duration::from_secs(60);
 
+/// The generation by which the database says of a cluster that it keeps a trust bundle which this hub never made. No hub
+/// reaches it.
+pub const FOREIGN: u64 = 1 << 53;
+
 /// A root by the SHA-256 of its certificate, lower-case hex.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RootId(String);
@@ -278,9 +282,7 @@ impl Ring {
             return Err(self.out_of_turn("switch", "an announced root (add one first)"));
         };
         self.replicas_agree(holders, now_ms)?;
-        let without = behind_of(holders, |cluster| {
-            (cluster.generation < self.generation).then(|| kept(cluster.generation))
-        });
+        let without = self.without_bundle(holders);
         numbered(
             "the announced root is not yet on the disk of",
             holders,
@@ -312,24 +314,39 @@ impl Ring {
         Ok(step)
     }
 
-    /// Somebody else may have the key of the root that signed: from now on only `fresh` counts (the announced root, or
-    /// after the switch the signing one, where there is one already). `cut_off`: how many clusters the person knows to
-    /// lose the hub by it; they must join anew.
+    /// Somebody else may have the keys of the trusted roots, which lie in one folder: from now on only `fresh` counts.
+    /// `cut_off`: how many clusters at most the person knows to lose the hub by it; they must join anew. At most: it must
+    /// not wait for a number that changes.
     ///
     /// # Errors
     /// [`Refusal`].
     pub fn replace_now(&self, fresh: Root, holders: &Holders, cut_off: usize) -> Result<Step, Refusal> {
+        self.unused(&fresh)?;
+        let lost = behind_of(holders, |_| {
+            Some("its certificate is of a root that ends now".to_owned())
+        });
+        at_most(holders, &lost, cut_off)?;
+        let mut step = self.then(Phase::One { root: fresh }, lost);
+        for compromised in self.trusted() {
+            step.ring.retire_root(compromised.clone(), true);
+        }
+        Ok(step)
+    }
+
+    /// As [`Self::replace_now`], where the key of the older root alone is lost: the announced root stays, or after the
+    /// switch the signing one, and with it the clusters that have renewed.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn keep_new_now(&self, holders: &Holders, cut_off: usize) -> Result<Step, Refusal> {
         let (root, compromised) = match &self.phase {
-            Phase::One { root } => {
-                self.unused(&fresh)?;
-                (fresh, root)
-            }
-            Phase::Announced { root, next } => (next.clone(), root),
-            Phase::Switched { root, previous, .. } => (root.clone(), previous),
+            Phase::One { .. } => return Err(self.out_of_turn("retire --now --keep-new", "a newer root")),
+            Phase::Announced { root, next } => (next, root),
+            Phase::Switched { root, previous, .. } => (root, previous),
         };
         let lost = self.dependent(holders);
-        numbered("dependent on the root that ends now", holders, &lost, cut_off)?;
-        let mut step = self.then(Phase::One { root }, lost);
+        at_most(holders, &lost, cut_off)?;
+        let mut step = self.then(Phase::One { root: root.clone() }, lost);
         step.ring.retire_root(compromised.clone(), true);
         Ok(step)
     }
@@ -343,7 +360,7 @@ impl Ring {
             return behind_of(holders, |_| Some("its certificate is of that root".to_owned()));
         };
         let id = root.id();
-        behind_of(holders, |cluster| match cluster.generation < *announced {
+        behind_of(holders, |cluster| match lacks(cluster.generation, *announced) {
             true => Some(kept(cluster.generation)),
             false if cluster.root != id.as_str() => Some("has not renewed its certificate".to_owned()),
             false => None,
@@ -354,7 +371,7 @@ impl Ring {
     #[must_use]
     pub fn without_bundle(&self, holders: &Holders) -> Vec<String> {
         behind_of(holders, |cluster| {
-            (cluster.generation < self.generation).then(|| kept(cluster.generation))
+            lacks(cluster.generation, self.generation).then(|| kept(cluster.generation))
         })
     }
 
@@ -419,8 +436,14 @@ impl Ring {
     }
 }
 
+/// The bundle of that generation, or a later one of this hub, is not what the cluster keeps.
+fn lacks(kept: u64, wanted: u64) -> bool {
+    kept < wanted || kept >= FOREIGN
+}
+
 fn kept(generation: u64) -> String {
     match generation {
+        FOREIGN.. => "keeps a bundle that this hub never made: must join anew".to_owned(),
         0 => "has not said that it keeps any bundle of this rotation".to_owned(),
         _ => format!("keeps the bundle of generation {generation}"),
     }
@@ -434,6 +457,18 @@ fn behind_of(
     clusters
         .filter_map(|(tenant, cluster)| why(cluster).map(|why| format!("{tenant}/{}: {why}", cluster.name)))
         .collect()
+}
+
+/// What a person accepts to lose, when it must be done now.
+fn at_most(holders: &Holders, lost: &[String], accepted: usize) -> Result<(), Refusal> {
+    match lost.len() <= accepted {
+        true => Ok(()),
+        false => Err(Refusal::Clusters {
+            what: "dependent on what ends now",
+            all: holders.clusters.len(),
+            clusters: lost.to_vec(),
+        }),
+    }
 }
 
 /// What a person was shown and accepted is exactly what there is: an allowance is for that number and no other.

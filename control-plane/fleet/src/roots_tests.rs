@@ -1,6 +1,6 @@
 //! Every step of a rotation, as values.
 
-use crate::roots::{Refusal, Ring, Root};
+use crate::roots::{FOREIGN, Refusal, Ring, Root};
 use proptest::prelude::*;
 use roadstead_domain::{ClusterId, FakeClock, SeededRandom};
 use roadstead_service::roots::Holders;
@@ -145,20 +145,53 @@ fn an_aborted_or_retired_root_never_comes_back() {
 fn a_compromised_root_ends_at_once_and_says_who_is_cut_off() {
     let everybody = clusters(vec![cluster(1, 0, &root(1)), cluster(2, 0, &root(1))]);
     let one = Ring::first(root(1));
-    assert!(one.replace_now(root(2), &everybody, 0).is_err());
-    let step = one.replace_now(root(2), &everybody, 2).unwrap();
+    assert!(one.replace_now(root(2), &everybody, 1).is_err());
+    for accepted in [2, 3] {
+        let step = one.replace_now(root(2), &everybody, accepted).unwrap();
+        assert_eq!(step.ring.trusted(), [&root(2)]);
+        assert!(step.ring.retired[0].compromised);
+        assert_eq!(step.behind.len(), 2);
+    }
+    assert!(one.replace_now(root(1), &everybody, 2).is_err());
+}
+
+#[test]
+fn s44_during_a_rotation_the_keys_of_both_roots_may_be_lost() {
+    let mixed = clusters(vec![cluster(1, 2, &root(2)), cluster(2, 2, &root(1))]);
+    for ring in [announced(), switched()] {
+        assert!(
+            ring.replace_now(root(9), &mixed, 1).is_err(),
+            "whoever has renewed, too"
+        );
+        let step = ring.replace_now(root(9), &mixed, 2).unwrap();
+        assert_eq!(step.ring.trusted(), [&root(9)]);
+        let compromised = step.ring.retired.iter().filter(|retired| retired.compromised);
+        assert_eq!(compromised.count(), 2);
+        assert!(ring.replace_now(root(2), &mixed, 2).is_err());
+    }
+}
+
+#[test]
+fn where_the_old_key_alone_is_lost_the_newer_root_may_stay() {
+    let kept = clusters(vec![cluster(1, 1, &root(1))]);
+    let step = announced().keep_new_now(&kept, 1).unwrap();
+    assert_eq!(step.ring.trusted(), [&root(2)]);
+    let mixed = clusters(vec![cluster(1, 2, &root(2)), cluster(2, 2, &root(1))]);
+    let step = switched().keep_new_now(&mixed, 1).unwrap();
     assert_eq!(step.ring.trusted(), [&root(2)]);
     assert!(step.ring.retired[0].compromised);
-    assert_eq!(step.behind.len(), 2);
-    // Announced: the announced root takes over, and certificates of the old one are worth nothing all the same.
-    let kept = clusters(vec![cluster(1, 1, &root(1))]);
-    let step = announced().replace_now(root(9), &kept, 1).unwrap();
-    assert_eq!(step.ring.trusted(), [&root(2)]);
-    // Switched: who has renewed stays.
-    let mixed = clusters(vec![cluster(1, 2, &root(2)), cluster(2, 2, &root(1))]);
-    let step = switched().replace_now(root(9), &mixed, 1).unwrap();
-    assert_eq!(step.ring.trusted(), [&root(2)]);
     assert_eq!(step.behind, ["acme/c2: has not renewed its certificate"]);
+    assert!(Ring::first(root(1)).keep_new_now(&kept, 1).is_err());
+}
+
+#[test]
+fn s50_a_cluster_that_keeps_a_bundle_of_somebody_else_is_behind() {
+    let misled = clusters(vec![cluster(1, FOREIGN, &root(2))]);
+    let said = "acme/c1: keeps a bundle that this hub never made: must join anew";
+    assert_eq!(announced().without_bundle(&misled), [said]);
+    assert!(announced().switch(&misled, 0, 0).is_err());
+    assert_eq!(switched().dependent(&misled), [said]);
+    assert!(switched().retire(&misled, 0, 0).is_err());
 }
 
 #[test]

@@ -296,15 +296,23 @@ impl Inner {
         if let (StoreError::Refused(why) | StoreError::Unknown(why), Ok((identity, _))) =
             (error, peer.identified())
         {
-            let peer_identity = Some(identity.clone());
-            let what = What::IdentityRefused;
-            self.audit(Event {
-                peer: peer_identity,
+            let mut event = Event {
+                peer: Some(identity.clone()),
                 source: peer.source,
-                what,
+                what: What::IdentityRefused,
                 detail: format!("{opening}: {why}"),
-            })
-            .await;
+            };
+            // What a retired root has signed writes into no tenant's log, on a connection from before either.
+            let ring = self.authority.ring();
+            if !peer.root().is_some_and(|root| ring.trusts(root)) {
+                let named = format!(
+                    "; it names cluster {} of tenant {}",
+                    identity.cluster, identity.tenant
+                );
+                event.detail.push_str(&named);
+                event.peer = None;
+            }
+            self.audit(event).await;
         }
     }
 

@@ -274,6 +274,8 @@ pub enum What {
     CloneSuspected,
     /// The cluster agent's cursor is beyond the hub's revision: the database is of an older time.
     TimelineBehind,
+    /// The cluster agent keeps a trust bundle that this hub never made.
+    TrustForeign,
     /// A message that breaks the protocol or its limits.
     Abuse,
 }
@@ -291,6 +293,7 @@ impl What {
             Self::Forged => "fleet.message.forged",
             Self::CloneSuspected => "fleet.clone.suspected",
             Self::TimelineBehind => "fleet.timeline.behind",
+            Self::TrustForeign => "fleet.trust.foreign",
             Self::Abuse => "fleet.message.abuse",
         }
     }

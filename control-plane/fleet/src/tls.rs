@@ -211,8 +211,9 @@ struct Recorder {
 }
 
 impl Recorder {
-    /// Whose certificate it is, if this authority signed it and it was good at its time: only then does the audit log
-    /// of a tenant hear of it. Of a root whose key somebody else may have nothing is believed.
+    /// Whose certificate it is, if a root that is trusted signed it and it was good at its time: only then does the audit
+    /// log of a tenant hear of it. What a retired root has signed is believed by nobody, whoever has its key: it is told
+    /// to the platform, with what it says.
     fn refusal(
         &self,
         verifiers: &Verifiers,
@@ -236,19 +237,17 @@ impl Recorder {
         let known = verifiers.trusted_root(end_entity, intermediates, then).is_some();
         match verifiers.retired_root(end_entity, intermediates, then) {
             _ if known => event.peer = Some(peer),
-            Some((root, true)) => {
+            Some((root, compromised)) => {
+                let why = match compromised {
+                    true => "was retired because somebody else may have its key",
+                    false => "is retired: the cluster must join anew",
+                };
                 event.detail = format!(
-                    "a certificate of root {}, which was retired because somebody else may have its key; it names {}",
+                    "a certificate of root {}, which {why}; it names cluster {} of tenant {}",
                     root.short(),
-                    peer.cluster
+                    peer.cluster,
+                    peer.tenant
                 );
-            }
-            Some((root, false)) => {
-                event.detail = format!(
-                    "a certificate of root {}, which is retired: the cluster must join anew",
-                    root.short()
-                );
-                event.peer = Some(peer);
             }
             None => {}
         }

@@ -92,6 +92,7 @@ impl Hub {
             .unwrap_or_else(|| format!("http://{address}"));
         let engine_keys = Arc::new(keys::engine_keys(&config.keys, &public_url)?);
         let authority = Arc::new(authority(&config.keys)?);
+        roots::not_older(&store, authority.ring().generation).await?;
         let fleet = fleet(config, &store, authority.clone(), &engine_keys);
         let stop = CancellationToken::new();
         let mut tasks = vec![serve_fleet(fleet.clone(), fleet_listener, stop.clone())];

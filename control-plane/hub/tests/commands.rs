@@ -648,10 +648,35 @@ fn s49_a_running_hub_follows_the_operators_rotation() {
     let log = said(&run(&["audit", "verify", "--database", &url]));
     // One record for the tenant itself, and one for each of the five steps.
     assert!(log.contains("roadstead-platform: whole, 6 records"), "{log}");
+    let early = roots(&place, &["retire", "--now", "--keep-new"]);
+    assert_eq!(code(&early), Some(1), "there is no newer root: {}", said(&early));
+    let older = place.path("older");
+    fs::create_dir(&older).unwrap();
+    fs::set_permissions(&older, fs::Permissions::from_mode(0o700)).unwrap();
+    for entry in fs::read_dir(place.path("keys")).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), older.join(entry.file_name())).unwrap();
+    }
     // A key that somebody has may be used now: nobody is asked to wait.
     let now = roots(&place, &["retire", "--now"]);
     assert_eq!(code(&now), Some(0), "{}", said(&now));
     serve.wait_for(|line| find(line, "generation").as_deref() == Some("6"));
+    assert!(
+        said(&now).contains("unused join tokens that end: 0"),
+        "{}",
+        said(&now)
+    );
     assert!(list().contains("compromised "), "{}", list());
     assert_eq!(serve.stop(), Some(0));
+    // The folder of before would bring the retired root back.
+    let older = older.display().to_string();
+    let listen = ["--listen", "127.0.0.1:0", "--fleet-listen", "127.0.0.1:0"];
+    let back = run(&[&["serve", "--database", &url, "--keys", &older], &listen[..]].concat());
+    assert_eq!(code(&back), Some(1), "{}", said(&back));
+    assert!(
+        said(&back).contains("older copy of the folder"),
+        "{}",
+        said(&back)
+    );
+    assert_eq!(Serve::start(&place, &["--database", &url]).stop(), Some(0));
 }

@@ -62,6 +62,43 @@ pub async fn record(
     append(&ctx, store, entry).await
 }
 
+/// Ends the join tokens that nobody has used, in every tenant; how many. Whoever stands between a cluster and the hub by
+/// a root that is not to be trusted any more may have read them.
+///
+/// # Errors
+/// [`Error::Unavailable`], [`Error::Internal`]: those of some tenants may have ended.
+pub async fn end_join_tokens(store: &Store) -> Result<u64, Error> {
+    let system = SystemContext::new(SystemTask::Bootstrap);
+    let mut all = 0;
+    for tenant in store.system(&system).tenants().await? {
+        let object = tenant.id.to_string();
+        let ctx = authenticate::system(&system, tenant, RequestInfo::default());
+        let mut tx = store.tenant(&ctx).write_audited().await?;
+        let ended = tx.end_join_tokens().await?;
+        if ended == 0 {
+            continue;
+        }
+        let mut entry = AuditEntry::allowed("roots.retire.now", object, "operator of the hub");
+        entry.detail.insert("join_tokens_ended".to_owned(), ended.into());
+        tx.audit(entry).await?;
+        tx.commit().await?;
+        all += ended;
+    }
+    Ok(all)
+}
+
+/// The highest generation of roots that a replica or a cluster has said to work with.
+///
+/// # Errors
+/// [`Error::Unavailable`], [`Error::Internal`].
+pub async fn heard(store: &Store, foreign: u64) -> Result<u64, Error> {
+    let holders = holders(store).await?;
+    let replicas = holders.replicas.iter().map(|replica| replica.generation);
+    let clusters = holders.clusters.iter().map(|(_, cluster)| cluster.generation);
+    let clusters = clusters.filter(|generation| *generation < foreign);
+    Ok(replicas.chain(clusters).max().unwrap_or(0))
+}
+
 /// This replica works with the roots of this generation.
 ///
 /// # Errors
@@ -80,6 +117,6 @@ pub async fn report(store: &Store, replica: &str, generation: u64, digest: &str)
 pub async fn leave(store: &Store, replica: &str) -> Result<(), Error> {
     let ctx = platform::context(store).await?;
     let tx = store.tenant(&ctx).write().await?;
-    tx.forget_replica(replica).await?;
+    tx.end_replica(replica).await?;
     tx.commit().await
 }

@@ -62,6 +62,16 @@ impl Tx<'_> {
         Ok(id)
     }
 
+    /// Ends the tenant's join tokens that nobody has used; how many.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`], [`Error::Internal`].
+    pub async fn end_join_tokens(&self) -> Result<u64, Error> {
+        let sql = "UPDATE enrolment_token SET expires_ms = $2
+            WHERE tenant_id = $1 AND used_ms IS NULL AND expires_ms > $2";
+        self.run(sql, values![self.now_ms()]).await
+    }
+
     /// Uses a join token up; `false` when it is used, expired, or its cluster deleted: decided by the row itself, so
     /// that of two attempts at once one wins. The cluster's certificates are revoked: their keys belong to an
     /// installation that is being replaced.

@@ -10,6 +10,9 @@ use uuid::Uuid;
 /// A replica that has not reported for so long has ended.
 const FORGOTTEN: Duration = Duration::from_secs(60 * 60);
 
+/// What a replica that ends is put back by: no live one was heard so long ago.
+const ENDED: Duration = Duration::from_secs(120);
+
 /// A cluster that has a certificate which is good now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterTrust {
@@ -130,13 +133,16 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// A replica has ended.
+    /// A replica has ended. Which roots it had is remembered for as long as of one that reports no more.
     ///
     /// # Errors
     /// [`Error::Unavailable`], [`Error::Internal`].
-    pub async fn forget_replica(&self, id: &str) -> Result<(), Error> {
-        let sql = "DELETE FROM hub_replica WHERE tenant_id = $1 AND id = $2";
-        self.run(sql, values![id]).await?;
+    pub async fn end_replica(&self, id: &str) -> Result<(), Error> {
+        let sql = "UPDATE hub_replica SET seen_ms = $3 WHERE tenant_id = $1 AND id = $2";
+        let ended = self
+            .now_ms()
+            .saturating_sub(i64::try_from(ENDED.as_millis()).unwrap_or(0));
+        self.run(sql, values![id, ended]).await?;
         Ok(())
     }
 

@@ -128,6 +128,7 @@ impl<S: Truth> Hub<S> {
         let step = step(&stored.ring, root)?;
         stored.ring = step.ring.clone();
         folder.save(&stored).expect("kept");
+        folder.tidy(&stored).expect("tidied up");
         self.authority
             .adopt(&folder.load().expect("readable").expect("roots"))
             .expect("usable");
@@ -138,6 +139,22 @@ impl<S: Truth> Hub<S> {
     pub async fn replaced_by_a_stranger(mut self, store: S) -> Self {
         self.folder = tempfile::tempdir().expect("a folder");
         self.restart_over(store).await
+    }
+
+    /// Its roots and keys as they are now, in another folder.
+    pub fn copied_keys(&self) -> TempDir {
+        let copy = tempfile::tempdir().expect("a folder");
+        for entry in std::fs::read_dir(self.folder.path()).expect("readable") {
+            let entry = entry.expect("readable");
+            std::fs::copy(entry.path(), copy.path().join(entry.file_name())).expect("copied");
+        }
+        copy
+    }
+
+    /// Kills the hub and starts another one on its port, with the roots of that folder; the folder before comes back.
+    pub async fn with_keys(mut self, folder: TempDir, store: S) -> (Self, TempDir) {
+        let before = std::mem::replace(&mut self.folder, folder);
+        (self.restart_over(store).await, before)
     }
 
     /// A hub over this truth.

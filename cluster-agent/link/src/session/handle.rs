@@ -1,7 +1,7 @@
 //! What a session does with each frame, timer and report.
 
 use super::{End, Line, Renewal, Session, Step, attempt, beside, lost, ms, open};
-use crate::{HubKeys, bulk, convert, identity::Request, tls::mutual};
+use crate::{HubKeys, bulk, convert, identity::Request, tls::mutual, trust::certified};
 use roadstead_contract::fleet::{
     Ack, Batch, Digest, HAVE_PAGE, Have, HaveEntry, Heartbeat, Held, Nack, RenewRequest, Renewed, Resume,
     RunAck, RunRecord, RunRecords, SnapshotEnd, Stage, StateRoot, cluster_frame::Body, hub_frame,
@@ -386,11 +386,8 @@ impl Session<'_> {
     pub(super) fn renewed(&mut self, step: Step) -> Result<(), End> {
         match (std::mem::replace(&mut self.renewal, Renewal::Idle), step) {
             (Renewal::Trying(identity, _), Step::Tried(Ok((tls, connection)))) => {
-                // A bundle may have come since the request.
-                let identity = identity.trusting_as(&self.line.identity);
-                let tls = mutual(&identity, self.context.clock.clone()).unwrap_or(tls);
                 self.renewal = Renewal::Connected(Box::new(Line {
-                    identity,
+                    identity: *identity,
                     tls,
                     channel: connection.channel,
                     hub: connection.hub,
@@ -431,9 +428,35 @@ impl Session<'_> {
             return;
         }
         if let Renewal::Connected(line) = std::mem::replace(&mut self.renewal, Renewal::Idle) {
+            let Some(line) = self.as_trusted_now(*line) else {
+                return;
+            };
             let context = self.context.clone();
-            let opening = tokio::spawn(async move { open(&context, *line).await });
+            let opening = tokio::spawn(async move { open(&context, line).await });
             self.renewal = Renewal::Greeting(AbortOnDropHandle::new(opening));
+        }
+    }
+
+    /// A bundle may have come since the renewal was asked for, or since its connection was made: the line is of the roots
+    /// that are kept now, and `None` when the hub has proved itself by none of them there.
+    fn as_trusted_now(&self, line: Line) -> Option<Line> {
+        let clock = &self.context.clock;
+        let identity = line.identity.trusting_as(&self.line.identity);
+        let tls = certified(identity.roots_der(), &line.hub, &**clock)
+            .and_then(|()| mutual(&identity, clock.clone()).map_err(|error| error.to_string()));
+        match tls {
+            Ok(tls) => Some(Line {
+                identity,
+                tls,
+                ..line
+            }),
+            Err(error) => {
+                tracing::warn!(
+                    error,
+                    "the renewed certificate's connection is of a root that is trusted no more; the old one stays"
+                );
+                None
+            }
         }
     }
 

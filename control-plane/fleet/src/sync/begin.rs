@@ -58,6 +58,8 @@ pub(super) async fn begin(
     }
     let protocol = protocol(&hello)?;
     let said = said(&hello)?;
+    // Before the certificate's root is looked at: what changes after it is heard.
+    let trust = Trust::new(&hub.authority);
     let begun = match begin_stored(&hub, &peer, &said).await {
         Ok(begun) => begun,
         Err(error @ StoreError::Refused(_)) => {
@@ -88,7 +90,6 @@ pub(super) async fn begin(
         seat,
         hub: hub.clone(),
     };
-    let trust = Trust::new(&hub.authority);
     let welcome = welcome(&hub, &begun, &resume, protocol);
     let hints = hub.store.hints(&identity);
     let mut session = Session {

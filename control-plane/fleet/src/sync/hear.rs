@@ -1,7 +1,10 @@
 //! What a session does with each frame of the cluster agent. Every number and id in a frame is a claim: what the hub
 //! did not send, or does not know as this cluster's, is refused and audited (S45).
 
-use super::session::{End, Session};
+use super::{
+    session::{End, Session},
+    trust::retired,
+};
 use crate::{
     enrolment::certificate,
     pki::CheckedRequest,
@@ -39,6 +42,9 @@ impl Session {
             Some(Body::Renew(request)) => self.renew(&request).await,
             Some(Body::Runs(runs)) => self.runs(runs).await,
             Some(Body::Resume(resume)) => self.resume(resume.cursor).await,
+            Some(Body::Trust(_)) if self.trust.said.take().is_err() => {
+                Err(self.abuse("too many words on trust bundles").await)
+            }
             Some(Body::Trust(kept)) => self.trust_kept(&kept).await,
             Some(Body::Held(held)) => {
                 (self.held, self.held_at) = (true, held.revision);
@@ -176,10 +182,16 @@ impl Session {
             Err(error) => return Err(self.forged(&error.to_string()).await),
         };
         let (tenant, cluster) = (self.fence.peer.tenant, self.fence.peer.cluster);
-        let (issued, peer) = match self.hub.issue(checked, tenant, cluster).await {
+        // A connection whose root is not known has none that is trusted.
+        let Some(root) = self.peer.root().cloned() else {
+            return Err(retired());
+        };
+        let issued = self.hub.issue(checked, tenant, cluster, Some(&root)).await;
+        let (issued, peer) = match issued {
             Ok(issued) => issued,
             // Without an answer it asks again; there is time.
             Err(status) if status.code() == tonic::Code::Unavailable => return Ok(()),
+            Err(_) if !self.hub.authority.loaded().ring.trusts(&root) => return Err(retired()),
             Err(status) => return Err(End::Status(status)),
         };
         let detail = format!("until {}", issued.not_after);

@@ -164,6 +164,13 @@ impl Session {
             tokio::select! {
                 biased;
                 () = seat.end.cancelled() => return Err(self.ended(&seat.reason())),
+                // Before what the cluster agent says: its certificate may be worth nothing any more.
+                changed = self.trust.changed.recv() => {
+                    if matches!(changed, Err(RecvError::Closed)) {
+                        return Err(End::Gone);
+                    }
+                    self.trust_changed().await?;
+                }
                 settled = settled(&mut self.settling) => self.take_settled(settled?).await?,
                 frame = self.inbound.message(), if hears => {
                     let frame = frame.map_err(|status| self.broken(status))?.ok_or(End::Gone)?;
@@ -192,12 +199,6 @@ impl Session {
                     changed.map_err(|_| End::Gone)?;
                     let keys = self.keys.borrow_and_update().clone();
                     self.send(Body::Keys(keys)).await?;
-                }
-                changed = self.trust.changed.recv() => {
-                    if matches!(changed, Err(RecvError::Closed)) {
-                        return Err(End::Gone);
-                    }
-                    self.trust_changed().await?;
                 }
                 () = tokio::time::sleep_until(until) => {
                     self.check()?;

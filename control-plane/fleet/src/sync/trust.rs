@@ -5,7 +5,13 @@ use super::{
     hear::cut,
     session::{End, Session},
 };
-use crate::{pki::Authority, serve::RETIRED, store::StoreError};
+use crate::{
+    bucket::Bucket,
+    pki::Authority,
+    roots::FOREIGN,
+    serve::RETIRED,
+    store::{StoreError, What},
+};
 use roadstead_contract::fleet::{RenewNow, Revoked, TrustKept, hub_frame::Body};
 use std::time::Duration;
 use tokio::{sync::broadcast, time::Instant};
@@ -17,6 +23,11 @@ const LONGEST: Duration = Duration::from_secs(3_600);
 /// Before the database is asked again to keep what the cluster said.
 const RETRY: Duration = Duration::from_secs(5);
 
+/// How long this replica may be behind what another has already told the cluster agent.
+const BEHIND: Duration = Duration::from_secs(10);
+/// What a cluster agent may say of trust bundles, a second and at once: each may be a write.
+const SAID: (f64, f64) = (0.2, 10.0);
+
 /// Where a session is in a rotation.
 #[derive(Debug)]
 pub(super) struct Trust {
@@ -26,21 +37,34 @@ pub(super) struct Trust {
     renew_at: Option<Instant>,
     /// The generation that it keeps, while the database does not know it, and when that is tried again.
     owed: Option<(u64, Instant)>,
+    /// A bundle that is not this hub's, and when that is true of every replica.
+    foreign: Option<(u64, Instant)>,
+    pub(super) said: Bucket,
+}
+
+/// The last word to a certificate whose root is not trusted any more.
+pub(super) fn retired() -> End {
+    End::last(Body::Revoked(Revoked {
+        reason: RETIRED.to_owned(),
+    }))
 }
 
 impl Trust {
-    /// Before the Welcome is made: what changes after it is sent.
+    /// Before the certificate is looked at and the Welcome is made: what changes after it is heard.
     pub(super) fn new(authority: &Authority) -> Self {
         Self {
             changed: authority.changes(),
             renew_at: None,
             owed: None,
+            foreign: None,
+            said: Bucket::new(SAID.0, SAID.1),
         }
     }
 
     pub(super) fn due_at(&self) -> Option<Instant> {
         let owed = self.owed.map(|(_, at)| at);
-        [self.renew_at, owed].into_iter().flatten().min()
+        let foreign = self.foreign.map(|(_, at)| at);
+        [self.renew_at, owed, foreign].into_iter().flatten().min()
     }
 }
 
@@ -49,11 +73,11 @@ impl Session {
     pub(super) async fn trust_changed(&mut self) -> Result<(), End> {
         let ring = self.hub.authority.ring();
         if !self.peer.root().is_some_and(|root| ring.trusts(root)) {
-            return Err(End::last(Body::Revoked(Revoked {
-                reason: RETIRED.to_owned(),
-            })));
+            return Err(retired());
         }
         self.plan_renewal();
+        // It answers to this bundle.
+        self.trust.foreign = None;
         let bundle = self.hub.trust();
         self.send(Body::Trust(bundle)).await
     }
@@ -80,6 +104,12 @@ impl Session {
         {
             self.keep_trust(generation).await?;
         }
+        if let Some((generation, at)) = self.trust.foreign
+            && now >= at
+        {
+            self.trust.foreign = None;
+            self.trust_foreign(generation).await?;
+        }
         if self.trust.renew_at.is_some_and(|at| now >= at) {
             // The moment is random; the bucket holds if chance puts too many into one.
             let told = self.hub.renewals.take();
@@ -96,8 +126,9 @@ impl Session {
         Ok(())
     }
 
-    /// The cluster agent has a bundle on disk. Only this hub's own is noted: of another generation or other roots nothing
-    /// follows for a rotation here.
+    /// The cluster agent has a bundle on disk. This hub's own is noted, and one that it cannot have made: with that the
+    /// cluster agent takes none of this hub's, and whoever made it may have the key of a root. An earlier one says nothing
+    /// new.
     pub(super) async fn trust_kept(&mut self, kept: &TrustKept) -> Result<(), End> {
         let cluster = self.fence.peer.cluster;
         if !kept.refused.is_empty() {
@@ -108,9 +139,27 @@ impl Session {
         if kept.generation != ring.generation || kept.digest != ring.digest().0 {
             let (generation, ours) = (kept.generation, ring.generation);
             tracing::debug!(cluster.id = %cluster, generation, ours, "a cluster agent keeps another trust bundle");
+            let foreign = (generation >= ours).then(|| (generation, Instant::now() + BEHIND));
+            self.trust.foreign = self.trust.foreign.or(foreign);
             return Ok(());
         }
+        self.trust.foreign = None;
         self.keep_trust(kept.generation).await
+    }
+
+    /// After a while it still is: no rotation that this replica has not followed yet. A replica that has followed sends
+    /// its bundle, and hears again.
+    async fn trust_foreign(&mut self, generation: u64) -> Result<(), End> {
+        let ours = self.hub.authority.ring().generation;
+        if generation < ours {
+            return Ok(());
+        }
+        let detail = format!(
+            "it keeps a trust bundle of generation {generation} that this hub (generation {ours}) never made, and takes no \
+             other: somebody may have the key of a root. It must join anew"
+        );
+        self.tell(What::TrustForeign, detail).await;
+        self.keep_trust(FOREIGN).await
     }
 
     async fn keep_trust(&mut self, generation: u64) -> Result<(), End> {

@@ -15,7 +15,7 @@ use anyhow::Context as _;
 use roadstead_domain::{Clock as _, OsRandom, SystemClock};
 use roadstead_fleet::{
     Authority, Folder, KeyStore as _, StoredRoots,
-    roots::{Phase, Ring, Root, Step},
+    roots::{FOREIGN, Ring, Root, Step},
 };
 use roadstead_service::roots::{self, Holders};
 use roadstead_store::{Store, StoreOptions};
@@ -26,6 +26,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+const RETIRE_NOW: &str = "roots.retire.now";
 /// Names that one audit record holds; their number is in it in any case.
 const NAMED: usize = 100;
 
@@ -62,10 +63,14 @@ pub(crate) enum Command {
         /// Go on although so many clusters (exactly) depend on it. They must join anew, with new join tokens.
         #[arg(long, value_name = "NUMBER", default_value_t = 0)]
         cut_off: usize,
-        /// Somebody else may have the key of the old root: make, announce, switch and retire in one step, from wherever
-        /// the rotation is. Every cluster whose certificate is of the old root is cut off.
+        /// Somebody else may have the keys: a new root takes the place of all in one step, from wherever a rotation is.
+        /// Every cluster is cut off (`--cut-off` is then the most that may be), unused join tokens end.
         #[arg(long)]
         now: bool,
+        /// With `--now`, during a rotation: the key of the old root alone is lost, never that of the newer one, which
+        /// stays. Their keys lie in one folder.
+        #[arg(long, requires = "now")]
+        keep_new: bool,
     },
 }
 
@@ -96,6 +101,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<()> {
             place,
             cut_off,
             now: false,
+            ..
         } => {
             let step = |work: &mut Work| Ok(work.ring().retire(&work.holders, work.now_ms, cut_off)?);
             act(&place, "roots.retire", step).await
@@ -104,7 +110,11 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<()> {
             place,
             cut_off,
             now: true,
-        } => act(&place, "roots.retire.now", |work| work.replace_now(cut_off)).await,
+            keep_new,
+        } => {
+            let step = |work: &mut Work| work.replace_now(cut_off, keep_new);
+            act(&place, RETIRE_NOW, step).await
+        }
     }
 }
 
@@ -133,11 +143,11 @@ impl Work {
         Ok(self.ring().add(root)?)
     }
 
-    fn replace_now(&mut self, cut_off: usize) -> anyhow::Result<Step> {
-        let root = match &self.ring().phase {
-            Phase::One { .. } => self.fresh()?,
-            Phase::Announced { next: fresh, .. } | Phase::Switched { root: fresh, .. } => fresh.clone(),
-        };
+    fn replace_now(&mut self, cut_off: usize, keep_new: bool) -> anyhow::Result<Step> {
+        if keep_new {
+            return Ok(self.ring().keep_new_now(&self.holders, cut_off)?);
+        }
+        let root = self.fresh()?;
         Ok(self.ring().replace_now(root, &self.holders, cut_off)?)
     }
 }
@@ -151,12 +161,27 @@ async fn act(
     let _lock = lock(&place.keys)?;
     let folder = Folder(place.keys.clone());
     let stored = load(&folder)?;
+    // What a step before has left behind. If that cannot be done, this step may be all the more needed.
+    if let Err(error) = folder.tidy(&stored) {
+        report::untidy(&error);
+    }
     let store = place.database.open().await?;
     let done = decide_and_keep(&store, &folder, stored, action, step).await;
     store.close().await;
-    let (step, holders) = done?;
-    report::done(&step, &holders);
-    Ok(())
+    let done = done?;
+    report::done(&done.step, &done.holders, SystemClock.now_ms());
+    match done.left {
+        None => Ok(()),
+        Some(left) => Err(left.context("the step is done, what follows it is not")),
+    }
+}
+
+/// A step that was taken.
+struct Done {
+    step: Step,
+    holders: Holders,
+    /// What could not be done after it.
+    left: Option<anyhow::Error>,
 }
 
 async fn decide_and_keep(
@@ -165,7 +190,7 @@ async fn decide_and_keep(
     stored: StoredRoots,
     action: &str,
     step: impl FnOnce(&mut Work) -> anyhow::Result<Step>,
-) -> anyhow::Result<(Step, Holders)> {
+) -> anyhow::Result<Done> {
     let before = stored.ring.describe();
     let mut work = Work {
         stored,
@@ -188,13 +213,35 @@ async fn decide_and_keep(
     roots::record(store, action, false, root.as_str(), detail)
         .await
         .context("the audit record")?;
+    let now = action == RETIRE_NOW;
+    if now {
+        // Before: what fails here has changed nothing else, and the step is repeated.
+        report::tokens(
+            roots::end_join_tokens(store)
+                .await
+                .context("unused join tokens")?,
+        );
+    }
     if let Err(error) = folder.save(&work.stored) {
         let why = Map::from_iter([("error".to_owned(), error.to_string().into())]);
         roots::record(store, action, true, root.as_str(), why).await?;
         return Err(error)
             .with_context(|| format!("keeping the roots in {}; nothing has changed", folder.0.display()));
     }
-    Ok((step, work.holders))
+    let tidied = folder.tidy(&work.stored);
+    let mut left = tidied
+        .context("tidying up failed; the next step repeats it")
+        .err();
+    if now {
+        // Those that were made meanwhile.
+        let ended = roots::end_join_tokens(store).await;
+        left = ended.context("unused join tokens").err().or(left);
+    }
+    Ok(Done {
+        step,
+        holders: work.holders,
+        left,
+    })
 }
 
 async fn list(place: &Place) -> anyhow::Result<()> {
@@ -220,6 +267,22 @@ pub(crate) async fn look(url: &str) -> anyhow::Result<Holders> {
     let holders = roots::holders(&store).await;
     store.close().await;
     Ok(holders?)
+}
+
+/// Refuses a folder of keys that is older than what the hub has worked with before: it would bring back what was retired.
+///
+/// # Errors
+/// It is, or the database does not say.
+pub(crate) async fn not_older(store: &Store, found: u64) -> anyhow::Result<()> {
+    let heard = roots::heard(store, FOREIGN)
+        .await
+        .context("who has which roots")?;
+    anyhow::ensure!(
+        found >= heard,
+        "the folder of keys holds roots of generation {found}, and the database has heard of generation {heard}: an older \
+         copy of the folder would bring retired roots back. Bring the current one"
+    );
+    Ok(())
 }
 
 fn load(folder: &Folder) -> anyhow::Result<StoredRoots> {

@@ -13,7 +13,7 @@ const HOUR_MS: i64 = 3_600_000;
 
 /// After a step: what is true now, and what comes next.
 #[expect(clippy::print_stdout, reason = "the output of this command")]
-pub(super) fn done(step: &Step, holders: &Holders) {
+pub(super) fn done(step: &Step, holders: &Holders, now_ms: i64) {
     println!("generation {}: {}", step.ring.generation, step.ring.describe());
     if !step.behind.is_empty() {
         println!(
@@ -23,7 +23,23 @@ pub(super) fn done(step: &Step, holders: &Holders) {
         );
         lines(&step.behind);
     }
+    let others = step.ring.other_replicas(holders, now_ms);
+    if !others.is_empty() {
+        println!("replicas that have yet to follow, within seconds once their folder of keys has it:");
+        lines(&others);
+    }
     println!("next: {}", next(&step.ring));
+}
+
+/// How many join tokens ended with a step.
+#[expect(clippy::print_stdout, reason = "the output of this command")]
+pub(super) fn tokens(ended: u64) {
+    println!("unused join tokens that end: {ended}");
+}
+
+#[expect(clippy::print_stderr, reason = "the output of this command")]
+pub(super) fn untidy(error: &std::io::Error) {
+    eprintln!("what a step before has left behind cannot be tidied up: {error}");
 }
 
 /// Everything.

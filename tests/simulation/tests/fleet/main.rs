@@ -4,6 +4,7 @@ mod enrolment;
 mod faults;
 mod replay;
 mod roots;
+mod roots_attacks;
 mod security;
 mod session;
 mod tunnel;

@@ -7,7 +7,7 @@ use roadstead_contract::fleet::{
 };
 use roadstead_fleet::{
     TunnelKind, TunnelRequest,
-    roots::Refusal,
+    roots::{FOREIGN, Refusal},
     store::{Event, What},
 };
 use roadstead_link::Identity;
@@ -54,16 +54,16 @@ fn request() -> TunnelRequest {
     }
 }
 
-fn add(hub: &Hub) {
+pub(super) fn add(hub: &Hub) {
     hub.roots(|ring, root| ring.add(root)).expect("announced");
 }
 
-fn switch(hub: &Hub, behind: usize) -> Result<(), Refusal> {
+pub(super) fn switch(hub: &Hub, behind: usize) -> Result<(), Refusal> {
     hub.roots(|ring, _| ring.switch(&hub.store.trust(), 0, behind))
         .map(drop)
 }
 
-fn retire(hub: &Hub, cut_off: usize) -> Result<(), Refusal> {
+pub(super) fn retire(hub: &Hub, cut_off: usize) -> Result<(), Refusal> {
     hub.roots(|ring, _| ring.retire(&hub.store.trust(), 0, cut_off))
         .map(drop)
 }
@@ -77,20 +77,20 @@ async fn once_ready(what: &str, mut step: impl FnMut() -> Result<(), Refusal>) {
     .await;
 }
 
-async fn rotate(hub: &Hub) {
+pub(super) async fn rotate(hub: &Hub) {
     add(hub);
     once_ready("everybody keeps the new root", || switch(hub, 0)).await;
     once_ready("nobody depends on the old root", || retire(hub, 0)).await;
 }
 
-async fn has_roots(agent: &ClusterAgent, wanted: (u64, usize)) {
+pub(super) async fn has_roots(agent: &ClusterAgent, wanted: (u64, usize)) {
     eventually(&format!("roots {wanted:?} on disk"), || async {
         (agent.roots() == wanted).then_some(())
     })
     .await;
 }
 
-async fn raw_session(hub: &Hub, credentials: &Credentials) -> RawSession {
+pub(super) async fn raw_session(hub: &Hub, credentials: &Credentials) -> RawSession {
     let channel = raw::connect(hub, credentials).await.expect("a connection");
     let mut session = RawSession::open(channel, Body::Hello(raw::hello(0)))
         .await
@@ -199,6 +199,7 @@ async fn s44_a_certificate_of_a_retired_root_is_refused_and_audited() {
     ) {}
     assert!(matches!(retire(&hub, 0), Err(Refusal::Clusters { .. })));
     assert!(!is_refused(&hub, &credentials).await, "until then it is good");
+    let before = raw::connect(&hub, &credentials).await.unwrap();
     let mut session = raw_session(&hub, &credentials).await;
     retire(&hub, 1).unwrap();
     let revoked = loop {
@@ -213,9 +214,22 @@ async fn s44_a_certificate_of_a_retired_root_is_refused_and_audited() {
         "{revoked:?}"
     );
     assert!(is_refused(&hub, &credentials).await);
+    // A connection from before opens nothing, and writes there as little.
+    if let Ok(mut session) = RawSession::open(before, Body::Hello(raw::hello(0))).await {
+        assert!(!matches!(session.next().await, Ok(Some(Down::Welcome(_)))));
+    }
+    let events = hub.store.events().into_iter();
+    for event in events.filter(|event| event.what == What::IdentityRefused) {
+        assert_eq!(event.peer, None, "{event:?}");
+        assert!(event.detail.contains("it names cluster"), "{event:?}");
+    }
     let event = certificate_refused(&hub).await;
-    assert_eq!(event.peer.unwrap().cluster, cluster(1));
+    assert_eq!(
+        event.peer, None,
+        "whoever has its key writes into no tenant's log"
+    );
     assert!(event.detail.contains("which is retired"), "{}", event.detail);
+    assert!(event.detail.contains(&cluster(1).to_string()), "{}", event.detail);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -482,8 +496,7 @@ async fn s45_a_cluster_says_nothing_of_a_bundle_that_the_hub_did_not_send() {
             refused: String::new(),
         })
     };
-    session.say(say(9, bundle.digest().to_vec())).await;
-    session.say(say(1, vec![0; 32])).await;
+    session.say(say(0, vec![0; 32])).await;
     session.say(say(1, bundle.digest().to_vec())).await;
     eventually("what is true is noted", || async {
         (hub.store.cluster(cluster(1)).unwrap().trust.0 == 1).then_some(())
@@ -493,6 +506,24 @@ async fn s45_a_cluster_says_nothing_of_a_bundle_that_the_hub_did_not_send() {
     session.say(Body::Heartbeat(Heartbeat::default())).await;
     assert!(matches!(session.next().await, Ok(Some(Down::Heartbeat(_)))));
     assert_eq!(hub.store.cluster(cluster(1)).unwrap().trust.0, 1);
+    // It says so for longer than a replica is behind: somebody else has made its bundle.
+    eventually("the audit record", || async {
+        (hub.audited(What::TrustForeign) == 1).then_some(())
+    })
+    .await;
+    eventually("it counts as behind", || async {
+        (hub.store.cluster(cluster(1)).unwrap().trust.0 == FOREIGN).then_some(())
+    })
+    .await;
+    assert!(matches!(switch(&hub, 0), Err(Refusal::Clusters { .. })));
+    // It says much more than it has to say.
+    for _ in 0..20 {
+        session.say(say(1, bundle.digest().to_vec())).await;
+    }
+    eventually("it is too much", || async {
+        (hub.audited(What::Abuse) == 1).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,15 +2,16 @@
 
 crate::world::on_both!(
     s49_a_root_is_rotated_and_the_database_says_who_has_followed,
-    s44_a_retired_certificate_is_refused_and_recorded_for_its_cluster,
+    s44_a_retired_certificate_is_refused_and_recorded_for_the_platform,
     s89_steps_of_a_rotation_are_recorded_and_replicas_report,
+    s42_unused_join_tokens_end_with_a_compromised_root_and_that_is_recorded,
 );
 
 mod tests {
     use crate::world::World;
     use roadstead_contract::fleet::cluster_frame::Body;
     use roadstead_domain::{Clock as _, SystemClock};
-    use roadstead_fleet::roots::Refusal;
+    use roadstead_fleet::roots::{FOREIGN, Refusal};
     use roadstead_service::{platform, roots};
     use roadstead_simulation::{
         eventually,
@@ -56,7 +57,7 @@ mod tests {
         agent.stop().await.unwrap();
     }
 
-    pub(super) async fn s44_a_retired_certificate_is_refused_and_recorded_for_its_cluster(world: World) {
+    pub(super) async fn s44_a_retired_certificate_is_refused_and_recorded_for_the_platform(world: World) {
         let hub = world.hub().await;
         let credentials = raw::credentials(&hub, 1).await;
         hub.roots(|ring, root| ring.add(root)).unwrap();
@@ -70,18 +71,22 @@ mod tests {
             session.next().await.map_err(drop)
         };
         assert!(tried.await.is_err());
-        eventually("the tenant's record", || async {
-            let log = world.audit().await;
+        eventually("the platform's record", || async {
+            let log = platform::records(world.store()).await.unwrap();
             let refused = log
                 .iter()
                 .find(|record| record.action == "fleet.certificate.refused")?;
-            refused
-                .detail
-                .to_string()
-                .contains("which is retired")
-                .then_some(())
+            let detail = refused.detail.to_string();
+            let cluster = roots::holders(world.store()).await.unwrap().clusters[0].1.id;
+            (detail.contains("which is retired") && detail.contains(&cluster.to_string())).then_some(())
         })
         .await;
+        let log = world.audit().await;
+        assert!(
+            log.iter()
+                .all(|record| record.action != "fleet.certificate.refused"),
+            "whoever has its key writes into no tenant's log"
+        );
         assert_eq!(world.cluster().await.epoch, 0, "no session began");
         world.chains_hold().await;
     }
@@ -110,9 +115,34 @@ mod tests {
             .collect();
         assert_eq!(known, [(1, "d1"), (1, "d1")]);
         roots::leave(store, "one").await.unwrap();
+        // An older folder is told by what was heard; a cluster that was misled says nothing of this hub.
+        assert_eq!(roots::heard(store, FOREIGN).await.unwrap(), 1);
         let left = roots::holders(store).await.unwrap().replicas;
-        assert_eq!(left.len(), 1);
-        assert_eq!(left[0].id, "two");
+        let now = SystemClock.now_ms();
+        let live = left.iter().filter(|replica| now - replica.seen_ms < 60_000);
+        let live: Vec<_> = live.map(|replica| replica.id.as_str()).collect();
+        assert_eq!(live, ["two"]);
         world.chains_hold().await;
+    }
+
+    pub(super) async fn s42_unused_join_tokens_end_with_a_compromised_root_and_that_is_recorded(
+        world: World,
+    ) {
+        let hub = world.hub().await;
+        let store = world.store();
+        let used = world.joined(&hub).await;
+        let token = hub.join(1).await;
+        assert_eq!(roots::end_join_tokens(store).await.unwrap(), 1);
+        assert_eq!(roots::end_join_tokens(store).await.unwrap(), 0, "once");
+        let (csr, _) = raw::request(&raw::modest());
+        let refused = raw::enrol(&hub, token.expose_secret(), csr).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::Unauthenticated, "{refused:?}");
+        let log = world.audit().await;
+        let ended = log.iter().filter(|record| record.action == "roots.retire.now");
+        let ended: Vec<_> = ended.map(|record| record.detail.to_string()).collect();
+        assert_eq!(ended.len(), 1, "{ended:?}");
+        assert!(ended[0].contains("\"join_tokens_ended\":1"), "{ended:?}");
+        world.chains_hold().await;
+        used.stop().await.unwrap();
     }
 }
