@@ -23,6 +23,8 @@ use std::{
 /// Programs are some fifty times slower while they are watched.
 const ENDS: Duration = Duration::from_secs(60);
 const ROUNDS: usize = 3;
+/// For what a start leaves for later: the journal, what is taken over.
+const SETTLED: Duration = Duration::from_secs(3);
 
 /// Writes the lists of the engine and of the cluster agent.
 ///
@@ -56,6 +58,7 @@ async fn engine(alone: &Alone, folder: &Path, name: &str) -> anyhow::Result<Path
     if name == "work" {
         turns(&engine).await?;
     }
+    tokio::time::sleep(SETTLED).await;
     end(&mut engine.process).await?;
     Ok(profile)
 }
