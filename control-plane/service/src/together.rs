@@ -58,6 +58,9 @@ fn nobody() -> Error {
     Error::internal("a report without an answer")
 }
 
+/// A session that writes, with the statuses that it may say.
+type Writer = (Fenced, Vec<NewStatus>);
+
 async fn write(store: &Store, said: &[Said<'_>], wait: bool) -> Result<Vec<Option<Heard>>, Error> {
     let Some(first) = said.first() else {
         return Ok(Vec::new());
@@ -69,7 +72,7 @@ async fn write(store: &Store, said: &[Said<'_>], wait: bool) -> Result<Vec<Optio
     let sessions: Vec<_> = said.iter().map(|one| (one.ctx, one.epoch)).collect();
     let fences = tx.fence_together(&sessions, wait).await?;
     // Of each: the proof that it writes, or what became of it already.
-    let mut writers: Vec<Result<(Fenced, Vec<NewStatus>), Option<Heard>>> = Vec::with_capacity(said.len());
+    let mut writers: Vec<Result<Writer, Option<Heard>>> = Vec::with_capacity(said.len());
     for (fence, one) in fences.into_iter().zip(said) {
         writers.push(match fence {
             Fence::Absent if !wait => Err(None),

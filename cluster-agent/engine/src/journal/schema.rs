@@ -87,7 +87,7 @@ pub(super) fn open_writer(path: &Path, full_sync: bool) -> Result<Connection, Op
     conn.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     conn.pragma_update(None, "journal_mode", "WAL")?;
     conn.pragma_update(None, "synchronous", if full_sync { "FULL" } else { "NORMAL" })?;
-    conn.pragma_update(None, "cache_size", -1024)?;
+    conn.pragma_update(None, "cache_size", -512)?;
     conn.pragma_update(None, "journal_size_limit", 8 << 20)?;
     let tables: i64 = conn.query_row(
         "SELECT count(*) FROM sqlite_schema WHERE name = 'meta'",

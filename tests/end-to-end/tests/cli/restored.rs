@@ -54,45 +54,10 @@ async fn stop_hub(apart: &mut Apart) -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_operator_lets_a_restored_hub_go_on() -> Result<()> {
-    let mut apart = Apart::start(Keep::Sqlite, Setup::default())
-        .await?
-        .context("SQLite")?;
-    apart.apply(&agent("old", "one"))?;
-    persisted(&apart).await?;
-    stop_hub(&mut apart).await?;
-    let backup = apart.folder().join("backup.db");
-    std::fs::copy(apart.folder().join("hub.db"), &backup)?;
-
-    // What the backup does not know: another installation of the cluster agent with its certificate, a newer revision,
-    // a new agent.
-    apart.start_hub()?;
-    apart.hub_ready().await?;
-    apart.agent()?.kill()?;
-    std::fs::remove_dir_all(apart.folder().join("cluster"))?;
-    let token = apart.folder().join("join-token");
-    std::fs::remove_file(&token)?;
-    let token = token.display().to_string();
-    apart
-        .cli
-        .run(&["clusters", "join", "edge", "--token-file", &token])?
-        .ok()?;
-    apart.start_agent()?;
-    apart.linked().await?;
-    for text in ["two", "three"] {
-        apart.apply(&agent("old", text))?;
-    }
-    apart.apply(&agent("new", "one"))?;
-    persisted(&apart).await?;
-    stop_hub(&mut apart).await?;
-    restore(apart.folder(), &backup)?;
-    apart.start_hub()?;
-    apart.hub_ready().await?;
-
-    // First the certificate: shown by the list with the next command, compared with what the cluster says.
+/// The certificate is shown by the list with the next command, and compared with what the cluster says.
+async fn the_certificate_is_admitted(apart: &Apart) -> Result<()> {
     let serial = wait::until("the certificate waits", READY, || async {
-        let cluster = edge(&apart).ok()?;
+        let cluster = edge(apart).ok()?;
         cluster["unknownCertificates"][0]["serial"]
             .as_str()
             .map(str::to_owned)
@@ -133,10 +98,13 @@ async fn an_operator_lets_a_restored_hub_go_on() -> Result<()> {
         .run(&["clusters", "admit-certificate", "edge", "--serial", &serial])?
         .ok()?;
     assert_eq!(said, format!("cluster edge: certificate {serial} admitted\n"));
+    Ok(())
+}
 
-    // Then what the cluster holds: newer than the hub's own.
+/// What the cluster holds is newer than what the hub does: shown, and taken by the number that was shown.
+async fn the_timeline_is_accepted(apart: &Apart) -> Result<()> {
     let cursor = wait::until("how the cluster differs", READY, || async {
-        let cluster = edge(&apart).ok()?;
+        let cluster = edge(apart).ok()?;
         let known = cluster["timeline"]["known"] == true;
         known.then(|| cluster["timeline"]["cursor"].as_u64()).flatten()
     })
@@ -175,6 +143,47 @@ async fn an_operator_lets_a_restored_hub_go_on() -> Result<()> {
         Some(6),
         "there is nothing to accept any more: {again:?}"
     );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_lets_a_restored_hub_go_on() -> Result<()> {
+    let mut apart = Apart::start(Keep::Sqlite, Setup::default())
+        .await?
+        .context("SQLite")?;
+    apart.apply(&agent("old", "one"))?;
+    persisted(&apart).await?;
+    stop_hub(&mut apart).await?;
+    let backup = apart.folder().join("backup.db");
+    std::fs::copy(apart.folder().join("hub.db"), &backup)?;
+
+    // What the backup does not know: another installation of the cluster agent with its certificate, a newer revision,
+    // a new agent.
+    apart.start_hub()?;
+    apart.hub_ready().await?;
+    apart.agent()?.kill()?;
+    std::fs::remove_dir_all(apart.folder().join("cluster"))?;
+    let token = apart.folder().join("join-token");
+    std::fs::remove_file(&token)?;
+    let token = token.display().to_string();
+    apart
+        .cli
+        .run(&["clusters", "join", "edge", "--token-file", &token])?
+        .ok()?;
+    apart.start_agent()?;
+    apart.linked().await?;
+    for text in ["two", "three"] {
+        apart.apply(&agent("old", text))?;
+    }
+    apart.apply(&agent("new", "one"))?;
+    persisted(&apart).await?;
+    stop_hub(&mut apart).await?;
+    restore(apart.folder(), &backup)?;
+    apart.start_hub()?;
+    apart.hub_ready().await?;
+
+    the_certificate_is_admitted(&apart).await?;
+    the_timeline_is_accepted(&apart).await?;
 
     // It goes on by itself: the backup's content, as a revision above the one that the cluster had.
     persisted(&apart).await?;

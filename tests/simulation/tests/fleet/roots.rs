@@ -383,7 +383,7 @@ fn another_root() -> Vec<u8> {
         &roadstead_domain::SystemClock,
         &roadstead_domain::OsRandom,
     );
-    made.unwrap().0.der().to_vec()
+    made.expect("a certificate").0.der().to_vec()
 }
 
 fn of_script(generation: u64, roots: &[&Vec<u8>]) -> TrustBundle {

@@ -51,10 +51,11 @@ async fn s44_a_join_token_brings_no_retired_root_back() {
 
 /// A folder of a cluster agent once more.
 fn copied(folder: &std::path::Path) -> tempfile::TempDir {
-    let copy = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let entry = entry.unwrap();
-        std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+    let copy = tempfile::tempdir().expect("the folder of keys is copied");
+    for entry in std::fs::read_dir(folder).expect("the folder of keys is copied") {
+        let entry = entry.expect("the folder of keys is copied");
+        std::fs::copy(entry.path(), copy.path().join(entry.file_name()))
+            .expect("the folder of keys is copied");
     }
     copy
 }
