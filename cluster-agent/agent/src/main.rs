@@ -89,7 +89,8 @@ fn main() -> Result<ExitCode> {
     // One thread: the work is waiting. Inbox and process lists have threads of their own.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(4)
+        // Engines that end take some for seconds (`runtime::spawn`); names are resolved on them too. They come and go.
+        .max_blocking_threads(16)
         .thread_keep_alive(Duration::from_secs(5))
         .build()
         .context("the runtime cannot start")?;

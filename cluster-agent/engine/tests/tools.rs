@@ -492,6 +492,33 @@ async fn the_guard_ends_everything_when_its_engine_is_gone() {
 }
 
 #[tokio::test]
+async fn the_guard_sees_its_engines_end_while_nobody_reads_what_it_passes_on() {
+    use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+    let mut guard = tokio::process::Command::new(env!("CARGO_BIN_EXE_roadstead-engine"))
+        .args(["tool-guard", "sh", "-c", "echo $$; exec sleep 1000"])
+        .process_group(0)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(guard.stdout.take().unwrap()).lines();
+    let program = lines.next_line().await.unwrap().unwrap();
+    let mut input = guard.stdin.take().unwrap();
+    // Until both pipes are full: more goes into neither.
+    let words = vec![b'x'; 256 * 1024];
+    let written = tokio::time::timeout(Duration::from_secs(2), input.write_all(&words)).await;
+    assert!(written.is_err(), "somebody read all of it");
+    assert!(alive(&program));
+    drop(input);
+    tokio::time::timeout(Duration::from_secs(20), guard.wait())
+        .await
+        .expect("the guard ends")
+        .unwrap();
+    until("the program is gone", || !alive(&program)).await;
+}
+
+#[tokio::test]
 async fn programs_that_cannot_start_say_why() {
     let table = [
         (

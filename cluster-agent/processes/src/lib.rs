@@ -9,7 +9,9 @@
 //! * what a dead one left is in its session, below a guard, or a *stray*: a child of the process above that this
 //!   process did not start itself. For that each child is started by [`start`].
 //!
-//! [`end`] kills all of it, again and again until nothing is left: a program may fork while it is killed.
+//! [`end`] kills all of it, again and again until nothing is left: a program may fork while it is killed. What does
+//! not go (another user's, or waiting for a broken disk) is waited for once, remembered, and killed in passing from
+//! then on: it must not hold up the end of others.
 //!
 //! Linux only: elsewhere nothing is found, measured or ended by it. `/proc` must show the user's own processes
 //! (mounted with `hidepid=2` it hides those that made themselves unreadable, see [`hide`]).
@@ -32,18 +34,23 @@ use std::{
 /// The children that this process started itself and has not reaped. One for the process, as the kernel's own list is.
 static STARTED: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
 /// Children that were there before: a script may have started them and then become this process (`helper & exec …`).
-static EARLIER: Mutex<Vec<Id>> = Mutex::new(Vec::new());
+static EARLIER: Mutex<Vec<Listed>> = Mutex::new(Vec::new());
+/// What did not end when it was killed and waited for.
+static GIVEN_UP: Mutex<BTreeSet<Id>> = Mutex::new(BTreeSet::new());
 
 /// For a killed process to be gone; it grows to [`LONGEST_PAUSE`].
 const PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 /// Rounds in which those who adopt orphans are spared while there is anything below them.
 const SPARED: u32 = 50;
+/// Longest wait for strays where a session is to end: whose they are is not known.
+const STRAYS: Duration = Duration::from_secs(3);
 /// Looks in a row that must find nothing.
 const EMPTY: u32 = 2;
 
 /// Makes this process the parent of everything below it that loses its own. To be called before it starts any child;
-/// children that it has by then are not touched by [`end`].
+/// children that it has by then are not touched by [`end`], nor are the sessions that they are in; what such a child
+/// leaves in this process's own session is a stray like any other.
 ///
 /// # Errors
 /// The system does not know it.
@@ -55,8 +62,11 @@ pub fn adopt_orphans() -> io::Result<()> {
     }
     let own = std::process::id().cast_signed();
     // An engine's start has no time for a look at all processes.
-    let there = own_children().unwrap_or_else(|| Listing::now().children(own).copied().collect());
-    earlier.extend(there.iter().map(Listed::id));
+    let there = match own_children() {
+        Some(there) => there,
+        None => Listing::now()?.children(own).copied().collect(),
+    };
+    earlier.extend(there);
     Ok(rustix::process::set_child_subreaper(Some(
         rustix::process::getpid(),
     ))?)
@@ -120,22 +130,43 @@ pub fn start<T>(spawn: impl FnOnce() -> io::Result<(T, Option<u32>)>) -> io::Res
     Ok((child, Started(pid)))
 }
 
-/// Whether a child of this process is one that it started, or runs in the session of one.
+/// Whether a child of this process is one that it started, or runs in the session of one, or was there before.
 fn ours(process: &Listed) -> bool {
     let started = STARTED.lock();
     started.contains(&process.pid)
         || (!process.ended && started.contains(&process.session))
-        || EARLIER.lock().contains(&process.id())
+        || EARLIER.lock().iter().any(|earlier| {
+            let same_session = earlier.session == process.session && earlier.session != own_session();
+            earlier.id() == process.id() || (same_session && !process.ended)
+        })
+}
+
+fn own_session() -> i32 {
+    rustix::process::getsid(None).map_or(0, Pid::as_raw_pid)
 }
 
 /// What is to end. Strays are being killed already.
 struct Tree {
-    /// Nearest to the top first.
+    /// Of the sessions and what is below them; nearest to the top first, as below.
     members: Vec<Listed>,
     /// Of the members those that adopt what is orphaned below them, as far as can be told.
     keepers: BTreeSet<i32>,
+    /// Strays that run and what is below them.
+    strays: Vec<Listed>,
+    /// Such as were given up before and what is below them.
+    given_up: Vec<Listed>,
     /// Strays that ended and wait to be reaped.
     ended: BTreeSet<i32>,
+}
+
+impl Tree {
+    /// Remembers what is left, and counts it.
+    fn give_up(&self, leaders: &[Id]) -> usize {
+        let left = || self.members.iter().chain(&self.strays).map(Listed::id);
+        // An engine is waited for as often as it takes: no other may run on its journal.
+        GIVEN_UP.lock().extend(left().filter(|id| !leaders.contains(id)));
+        left().count()
+    }
 }
 
 /// The children of this process that it did not start. Somebody who forks and ends again and again is here too at any
@@ -149,58 +180,113 @@ fn strays() -> Vec<Listed> {
     strays
 }
 
-fn tree(session: Option<Id>) -> Tree {
+fn tree(leaders: &[Id]) -> io::Result<Tree> {
     let mut strays = strays();
     strays.iter().filter(|p| !p.ended).for_each(kill);
-    let all = Listing::now();
+    let all = Listing::now()?;
+    forget_gone(&all);
     let own = std::process::id().cast_signed();
-    let mut members = session.map_or_else(Vec::new, |leader| all.session(leader));
-    let keepers = session.map_or_else(BTreeSet::new, |leader| all.leaders(&members, leader));
+    let (mut members, mut keepers) = (Vec::new(), BTreeSet::new());
+    for leader in leaders {
+        let session = all.session(*leader);
+        keepers.extend(all.leaders(&session, *leader));
+        members.extend(session);
+    }
     if adopts_orphans() {
         strays.extend(all.children(own).filter(|p| !ours(p)));
     }
     let ended = strays.iter().filter(|p| p.ended).map(|p| p.pid).collect();
-    let known: BTreeSet<i32> = members.iter().map(|p| p.pid).collect();
-    let strays = all.below(strays).into_iter().filter(|p| !known.contains(&p.pid));
-    members.extend(strays);
+    let mut known: BTreeSet<i32> = members.iter().map(|p| p.pid).collect();
+    known.insert(own);
     members.retain(|p| !p.ended && p.pid != own);
-    Tree {
+    let mut strays = all.below(strays);
+    strays.retain(|p| !p.ended && !known.contains(&p.pid));
+    let before = GIVEN_UP.lock();
+    let tops = strays.iter().filter(|p| before.contains(&p.id()));
+    let mut given_up = all.below(tops.copied().collect());
+    given_up.retain(|p| !p.ended && !known.contains(&p.pid));
+    let without: BTreeSet<i32> = given_up.iter().map(|p| p.pid).collect();
+    strays.retain(|p| !without.contains(&p.pid));
+    Ok(Tree {
         members,
         keepers,
+        strays,
+        given_up,
         ended,
-    }
+    })
 }
 
-/// Kills everything of the session that `leader` began, the leader too, and every stray of this process with what is
-/// below it; repeats that until nothing is left, at most for `within`. How many are left then: such as wait for a
-/// broken disk, or became another user. Blocks.
-pub fn end(leader: Option<Id>, within: Duration) -> usize {
-    let (until, mut pause) = (Instant::now() + within, PAUSE);
-    let (mut round, mut empty) = (0, 0);
-    loop {
-        let tree = tree(leader);
-        tree.ended.iter().copied().for_each(reap);
-        if tree.members.is_empty() && tree.ended.is_empty() {
-            empty += 1;
-            if empty == EMPTY {
-                return 0;
+/// Numbers are given again: what is no more must not speak for somebody else.
+fn forget_gone(all: &Listing) {
+    let listed: BTreeSet<Id> = all.all().iter().map(Listed::id).collect();
+    let sessions: BTreeSet<i32> = all.all().iter().map(|p| p.session).collect();
+    GIVEN_UP.lock().retain(|id| listed.contains(id));
+    EARLIER
+        .lock()
+        .retain(|p| listed.contains(&p.id()) || sessions.contains(&p.session));
+}
+
+/// Kills everything of the sessions that `leaders` began, the leaders too, and every stray of this process with what
+/// is below it; repeats that until nothing is left, at most for `within`, and for strays a short time where there are
+/// leaders. How many are left then, which are given up: such as wait for a broken disk, or became another user. Those
+/// that were given up before are killed too and neither waited for nor counted. Blocks.
+///
+/// # Errors
+/// Processes could not be listed in that time: what is left is not known.
+pub fn end(leaders: &[Id], within: Duration) -> io::Result<usize> {
+    if !cfg!(target_os = "linux") {
+        return Ok(0);
+    }
+    let begun = Instant::now();
+    let patience = if leaders.is_empty() {
+        within
+    } else {
+        within.min(STRAYS)
+    };
+    let (mut round, mut empty, mut pause) = (0, 0, PAUSE);
+    while empty < EMPTY {
+        let tree = match tree(leaders) {
+            Ok(tree) => tree,
+            Err(error) if begun.elapsed() >= within => return Err(error),
+            Err(_) => {
+                empty = 0;
+                thread::sleep(LONGEST_PAUSE);
+                continue;
+            }
+        };
+        tree.given_up.iter().for_each(kill);
+        // One that somebody traces is left to whoever does: it runs no more.
+        let reaped = tree.ended.iter().filter(|pid| reap(**pid)).count();
+        if tree.members.is_empty() && tree.strays.is_empty() {
+            empty = if reaped == 0 { empty + 1 } else { 0 };
+            if begun.elapsed() >= within {
+                break;
             }
             continue;
         }
         empty = 0;
-        if Instant::now() >= until {
-            return tree.members.len();
-        }
-        // The leader first: it would start anew what it finds gone. Then from below, and those who adopt at last: what
-        // loses its parent in between comes to them.
+        let waited = begun.elapsed();
+        let late = waited >= within || (tree.members.is_empty() && waited >= patience);
         round += 1;
-        let spare = |p: &&Listed| round <= SPARED && tree.keepers.contains(&p.pid);
-        let is_leader = |p: &&Listed| leader.is_some_and(|l| l == p.id());
-        tree.members.iter().filter(is_leader).for_each(kill);
-        tree.members.iter().rev().filter(|p| !spare(p)).for_each(kill);
+        // What is given up was killed at least.
+        kill_all(&tree, leaders, !late && round <= SPARED);
+        if late {
+            return Ok(tree.give_up(leaders));
+        }
         thread::sleep(pause);
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
+    Ok(0)
+}
+
+/// The leaders first: they would start anew what they find gone. Then from below, and those who adopt at last: what
+/// loses its parent in between comes to them.
+fn kill_all(tree: &Tree, leaders: &[Id], spare_keepers: bool) {
+    let spare = |p: &&Listed| spare_keepers && tree.keepers.contains(&p.pid);
+    let leads = |p: &&Listed| leaders.contains(&p.id());
+    tree.members.iter().filter(leads).for_each(kill);
+    tree.strays.iter().rev().for_each(kill);
+    tree.members.iter().rev().filter(|p| !spare(p)).for_each(kill);
 }
 
 /// Kills exactly the process that was listed, whoever may have its number by now.
@@ -212,16 +298,15 @@ fn kill(process: &Listed) {
     // Gone, or not to be killed by this user: whoever counts what is left sees it.
     let _ = match pidfd_open(pid, PidfdFlags::empty()) {
         Ok(fd) if same() => pidfd_send_signal(fd, Signal::KILL),
-        // An old kernel.
-        Err(rustix::io::Errno::NOSYS) if same() => kill_process(pid, Signal::KILL),
+        // An old kernel, or no file can be opened.
+        Err(error) if error != rustix::io::Errno::SRCH && same() => kill_process(pid, Signal::KILL),
         _ => Ok(()),
     };
 }
 
-fn reap(pid: i32) {
+/// Whether it was there to be reaped.
+fn reap(pid: i32) -> bool {
     // Held: what is reaped must not be a child that got the number a moment ago.
     let started = STARTED.lock();
-    if !started.contains(&pid) {
-        let _ = waitpid(Pid::from_raw(pid), WaitOptions::NOHANG);
-    }
+    !started.contains(&pid) && matches!(waitpid(Pid::from_raw(pid), WaitOptions::NOHANG), Ok(Some(_)))
 }

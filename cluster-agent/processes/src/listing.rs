@@ -1,12 +1,15 @@
 //! Processes as the kernel lists them.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    fs, io,
+};
 
 /// How often a process is looked at again whose parent is not listed.
 const RETOLD: u32 = 5;
 
 /// Names a process for good.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Id {
     pub pid: i32,
     /// Ticks since the machine started.
@@ -33,7 +36,7 @@ pub struct Listed {
     pub started: u64,
     /// Resident memory in bytes.
     pub resident: u64,
-    /// It runs no more and waits to be reaped.
+    /// It runs no more, none of its threads does, and it waits to be reaped.
     pub ended: bool,
 }
 
@@ -47,34 +50,83 @@ impl Listed {
     }
 }
 
-/// One process; `None` if it is gone.
+/// One process; `None` if it is gone, or cannot be looked at.
 #[must_use]
 pub fn look(pid: i32) -> Option<Listed> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    parse(pid, &stat, rustix::param::page_size() as u64)
+    read(pid).ok().flatten()
 }
 
-/// `/proc/<pid>/stat`, proc_pid_stat(5): the name in brackets may hold anything, so fields count from its end.
-fn parse(pid: i32, stat: &str, page: u64) -> Option<Listed> {
+/// One process; `None` if it is gone. An error says nothing of it: no file can be opened, for example.
+fn read(pid: i32) -> io::Result<Option<Listed>> {
+    let stat = match fs::read(format!("/proc/{pid}/stat")) {
+        Ok(stat) => stat,
+        Err(error) if is_gone(&error) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let page = rustix::param::page_size() as u64;
+    // The name is whatever bytes the process gave itself.
+    let parsed = parse(pid, &String::from_utf8_lossy(&stat), page);
+    Ok(parsed.map(|(listed, headless)| match headless {
+        true => Listed {
+            resident: threads_resident(pid).saturating_mul(page),
+            ..listed
+        },
+        false => listed,
+    }))
+}
+
+/// What reading of a process says that ended meanwhile, or that belongs to others where they are hidden.
+fn is_gone(error: &io::Error) -> bool {
+    let ended = error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error());
+    ended
+        || matches!(
+            error.kind(),
+            io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
+        )
+}
+
+/// `/proc/<pid>/stat`, proc_pid_stat(5): the name in brackets may hold anything, so fields count from its end. And
+/// whether its first thread has ended while others run: then it is shown as a zombie without memory, and is none.
+fn parse(pid: i32, stat: &str, page: u64) -> Option<(Listed, bool)> {
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     let number = |at: usize| fields.get(at)?.parse().ok();
-    Some(Listed {
+    let state = *fields.first()?;
+    let threads: i32 = number(17)?;
+    let headless = state == "Z" && threads > 1;
+    let listed = Listed {
         pid,
-        ended: matches!(*fields.first()?, "Z" | "X"),
+        ended: matches!(state, "Z" | "X") && !headless,
         parent: number(1)?,
         group: number(2)?,
         session: number(3)?,
         started: fields.get(19)?.parse().ok()?,
         resident: fields.get(21)?.parse::<u64>().ok()?.saturating_mul(page),
-    })
+    };
+    Some((listed, headless))
+}
+
+/// Resident pages of a process by its threads, which share them: those that have ended show none.
+fn threads_resident(pid: i32) -> u64 {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return 0;
+    };
+    let pages = |task: fs::DirEntry| {
+        let statm = fs::read_to_string(task.path().join("statm")).ok()?;
+        statm.split_whitespace().nth(1)?.parse().ok()
+    };
+    tasks
+        .flatten()
+        .filter_map(pages)
+        .find(|pages| *pages > 0)
+        .unwrap_or(0)
 }
 
 /// The children of this process, quickly: by `/proc/self/task/<tid>/children`, proc_pid_task(5). `None` where the
 /// kernel was built without.
 pub(crate) fn own_children() -> Option<Vec<Listed>> {
     let mut pids: Vec<i32> = Vec::new();
-    for task in std::fs::read_dir("/proc/self/task").ok()?.flatten() {
-        match std::fs::read_to_string(task.path().join("children")) {
+    for task in fs::read_dir("/proc/self/task").ok()?.flatten() {
+        match fs::read_to_string(task.path().join("children")) {
             Ok(list) => pids.extend(list.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok())),
             // The thread has ended meanwhile, and its children are another's.
             Err(_) if !task.path().exists() => {}
@@ -93,15 +145,22 @@ pub struct Listing {
 }
 
 impl Listing {
-    #[must_use]
-    pub fn now() -> Self {
-        let Ok(folder) = std::fs::read_dir("/proc") else {
-            return Self::default();
-        };
-        let pids = folder
-            .flatten()
-            .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        let mut all: BTreeMap<i32, Listed> = pids.filter_map(look).map(|p| (p.pid, p)).collect();
+    /// # Errors
+    /// They cannot be read, so nothing is known of them: no file can be opened, for example.
+    pub fn now() -> io::Result<Self> {
+        let mut all: BTreeMap<i32, Listed> = BTreeMap::new();
+        if !cfg!(target_os = "linux") {
+            return Ok(Self::default());
+        }
+        for entry in fs::read_dir("/proc")? {
+            let name = entry?.file_name();
+            let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            if let Some(listed) = read(pid)? {
+                all.insert(pid, listed);
+            }
+        }
         // They are read one after another: whoever was read before its parent went has another one by now, and with
         // the one that is not listed it would be below nobody.
         for _ in 0..RETOLD {
@@ -114,13 +173,13 @@ impl Listing {
                 break;
             }
             for pid in lost {
-                match look(pid) {
+                match read(pid)? {
                     Some(now) => all.insert(pid, now),
                     None => all.remove(&pid),
                 };
             }
         }
-        Self::of(all.into_values().collect())
+        Ok(Self::of(all.into_values().collect()))
     }
 
     fn of(all: Vec<Listed>) -> Self {
@@ -129,6 +188,10 @@ impl Listing {
             children.entry(process.parent).or_default().push(at);
         }
         Self { all, children }
+    }
+
+    pub(crate) fn all(&self) -> &[Listed] {
+        &self.all
     }
 
     pub(crate) fn children(&self, parent: i32) -> impl Iterator<Item = &Listed> {
@@ -196,11 +259,25 @@ mod tests {
     fn a_name_with_brackets_and_spaces_does_not_shift_the_fields() {
         let stat =
             "42 (a) b (c) S 1 41 7 0 -1 4194560 9 0 0 0 1 2 0 0 20 0 4 0 12345 1000 30 18446744073709551615";
-        let listed = parse(42, stat, 4096).unwrap();
+        let (listed, headless) = parse(42, stat, 4096).unwrap();
+        assert!(!listed.ended && !headless);
         assert_eq!((listed.parent, listed.group, listed.session), (1, 41, 7));
         assert_eq!((listed.started, listed.resident), (12345, 30 * 4096));
         assert_eq!(parse(42, "42 (x", 4096), None);
         assert_eq!(parse(42, "42 (x) S 1", 4096), None);
+    }
+
+    #[test]
+    fn a_zombie_with_threads_has_not_ended() {
+        let with = |state: &str, threads: u32| {
+            let stat = format!("42 (x) {state} 1 41 7 0 -1 0 9 0 0 0 1 2 0 0 20 0 {threads} 0 12345 0 0");
+            let (listed, headless) = parse(42, &stat, 4096).unwrap();
+            (listed.ended, headless)
+        };
+        assert_eq!(with("Z", 2), (false, true));
+        // The last one may be counted or not while it goes.
+        assert_eq!((with("Z", 1), with("Z", 0)), ((true, false), (true, false)));
+        assert_eq!((with("X", 1), with("D", 1)), ((true, false), (false, false)));
     }
 
     /// (pid, parent, session), each started at ten times its pid.

@@ -1,7 +1,7 @@
 //! Real programs that do what they can to stay.
 #![expect(clippy::unwrap_used, reason = "a failed helper is a failed test")]
 
-use roadstead_processes::{Id, Started, adopt_orphans, end, look, start};
+use roadstead_processes::{Id, Listing, Started, adopt_orphans, end, look, start};
 use std::{
     path::Path,
     process::{Child, Command, Stdio},
@@ -132,7 +132,7 @@ fn a_daemon_ends_with_the_session_that_it_left() {
     let listed = look(daemon).unwrap();
     assert_ne!(listed.session, leader.id.pid, "it left the session");
     assert_ne!(listed.group, leader.id.pid);
-    assert_eq!(end(Some(leader.id), PATIENCE), 0);
+    assert_eq!(end(&[leader.id], PATIENCE).unwrap(), 0);
     assert!(!alive(daemon) && !alive(leader.id.pid));
     eventually("it is reaped", || !zombie(daemon));
 }
@@ -143,7 +143,7 @@ fn a_daemon_whose_leader_died_first_is_found_as_a_stray() {
     let daemon = leader.noted("daemon");
     leader.child.kill().unwrap();
     leader.child.wait().unwrap();
-    assert_eq!(end(Some(leader.id), PATIENCE), 0);
+    assert_eq!(end(&[leader.id], PATIENCE).unwrap(), 0);
     assert!(!alive(daemon));
     eventually("it is reaped", || !zombie(daemon));
 }
@@ -160,7 +160,7 @@ if daemon():
 time.sleep(1000)";
     let leader = Leader::start(script);
     leader.noted("first");
-    assert_eq!(end(Some(leader.id), PATIENCE), 0);
+    assert_eq!(end(&[leader.id], PATIENCE).unwrap(), 0);
     assert_eq!(leader.left(), [], "nothing goes on");
 }
 
@@ -182,7 +182,7 @@ if daemon():
 time.sleep(1000)";
     let leader = Leader::start(script);
     leader.noted("keeper");
-    assert_eq!(end(Some(leader.id), PATIENCE), 0);
+    assert_eq!(end(&[leader.id], PATIENCE).unwrap(), 0);
     assert_eq!(leader.left(), [], "nothing goes on");
 }
 
@@ -192,7 +192,7 @@ fn others_are_left_alone() {
     let second = Leader::start("here('second')\ntime.sleep(1000)");
     let daemon = first.noted("daemon");
     second.noted("second");
-    assert_eq!(end(Some(second.id), PATIENCE), 0);
+    assert_eq!(end(&[second.id], PATIENCE).unwrap(), 0);
     assert!(!alive(second.id.pid));
     assert!(alive(first.id.pid) && alive(daemon));
     // A number that somebody else has now.
@@ -200,19 +200,249 @@ fn others_are_left_alone() {
         started: first.id.started + 1,
         ..first.id
     };
-    assert_eq!(end(Some(stale), PATIENCE), 0);
+    assert_eq!(end(&[stale], PATIENCE).unwrap(), 0);
     assert!(alive(first.id.pid) && alive(daemon));
+}
+
+/// Its first thread is no more, and another holds memory: the kernel shows a zombie without any.
+const HEADLESS: &str = "
+import platform, threading
+def hold():
+    held = b'x' * (100 << 20)
+    here('headless')
+    time.sleep(1000)
+def behead():
+    threading.Thread(target=hold).start()
+    ctypes.CDLL(None).syscall({'x86_64': 60, 'aarch64': 93}[platform.machine()], 0)
+";
+
+fn headless(leader: &Leader) -> i32 {
+    let pid = leader.noted("headless");
+    let stat = || std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    eventually("its first thread ends", || stat().contains(") Z "));
+    pid
+}
+
+#[test]
+fn who_lets_its_first_thread_end_is_measured_and_ended() {
+    let leader = Leader::start(&format!("{HEADLESS}\nif daemon(): behead()\ntime.sleep(1000)"));
+    let daemon = headless(&leader);
+    let listed = look(daemon).unwrap();
+    assert!(!listed.ended && listed.resident > 100 << 20, "{listed:?}");
+    let all = Listing::now().unwrap();
+    assert!(all.resident(leader.id) > 100 << 20);
+    assert_eq!(end(&[leader.id], PATIENCE).unwrap(), 0);
+    assert!(!alive(daemon));
+    assert_eq!(leader.left(), []);
+}
+
+#[test]
+fn who_lets_its_first_thread_end_is_ended_as_a_stray_and_as_a_leader() {
+    let mut leader = Leader::start(&format!("{HEADLESS}\nif daemon(): behead()\ntime.sleep(1000)"));
+    let daemon = headless(&leader);
+    leader.child.kill().unwrap();
+    leader.child.wait().unwrap();
+    assert_eq!(end(&[], PATIENCE).unwrap(), 0);
+    assert!(!alive(daemon));
+    let leader = Leader::start(&format!("{HEADLESS}\nbehead()"));
+    assert_eq!(headless(&leader), leader.id.pid);
+    assert_eq!(end(&[leader.id], PATIENCE).unwrap(), 0);
+    assert!(!alive(leader.id.pid));
+}
+
+#[test]
+fn a_name_that_is_no_text_hides_nobody() {
+    let script = "
+if daemon():
+    ctypes.CDLL(None).prctl(15, b'\\xff) Z \\xfe', 0, 0, 0)
+    here('daemon')
+time.sleep(1000)";
+    let leader = Leader::start(script);
+    let daemon = leader.noted("daemon");
+    assert!(look(daemon).is_some_and(|p| !p.ended));
+    assert_eq!(end(&[leader.id], PATIENCE).unwrap(), 0);
+    assert!(!alive(daemon));
+}
+
+#[test]
+fn many_sessions_end_at_once() {
+    let leaders = [(); 3].map(|()| Leader::start("if daemon(): here('daemon')\ntime.sleep(1000)"));
+    let daemons = leaders.each_ref().map(|leader| leader.noted("daemon"));
+    let ids = leaders.each_ref().map(|leader| leader.id);
+    assert_eq!(end(&ids, PATIENCE).unwrap(), 0);
+    assert!(!daemons.into_iter().any(alive) && !ids.iter().any(|id| alive(id.pid)));
+}
+
+/// It runs no more, but this process is not given its end.
+#[test]
+fn one_that_somebody_traces_is_not_waited_for() {
+    let mut leader = Leader::start("if daemon(): here('daemon')\ntime.sleep(1000)");
+    let daemon = leader.noted("daemon");
+    // PTRACE_SEIZE.
+    let script = format!(
+        "seized = ctypes.CDLL(None).ptrace(0x4206, {daemon}, None, None) == 0\n\
+         here('seized' if seized else 'refused')\ntime.sleep(1000)"
+    );
+    let tracer = Leader::start(&script);
+    let there = |name: &str| tracer.folder.path().join(name).exists();
+    eventually("it tries", || there("seized") || there("refused"));
+    if there("refused") {
+        eprintln!("left out: this user may trace nobody here");
+        return;
+    }
+    leader.child.kill().unwrap();
+    leader.child.wait().unwrap();
+    assert_eq!(within_patience(move || end(&[leader.id], LONG).unwrap()), 0);
+    assert!(zombie(daemon) && alive(tracer.id.pid));
+}
+
+/// Longer than any test.
+const LONG: Duration = Duration::from_secs(3600);
+
+fn within_patience<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, waits) = std::sync::mpsc::channel();
+    std::thread::spawn(move || done.send(work()));
+    waits.recv_timeout(PATIENCE).expect("it comes to an end")
+}
+
+/// What a test of a whole process is told to be.
+const ROLE: &str = "ROADSTEAD_TEST_ROLE";
+
+/// Runs a test in a process of its own, which `script` becomes with `exec "$0" --exact {name}`. The variable [`ROLE`]
+/// and `$1` are a folder that everybody may write to.
+fn as_process(name: &str, script: &str, folder: &Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    let own = folder.join("test");
+    std::fs::copy(std::env::current_exe().unwrap(), &own).unwrap();
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let script = format!("{script} \"$0\" --exact {name} --nocapture >&2");
+    let mut command = Command::new("sh");
+    command.args(["-c", &script]).arg(own).arg(folder);
+    command.env(ROLE, folder).env("TMPDIR", folder);
+    let spawn = || {
+        let child = command.spawn()?;
+        let pid = child.id();
+        Ok((child, Some(pid)))
+    };
+    let (mut child, _started) = start(spawn).unwrap();
+    let mut ended = None;
+    eventually("the process of the test ends", || {
+        ended = child.try_wait().unwrap();
+        ended.is_some()
+    });
+    for pid in running(folder) {
+        kill(&pid.to_string());
+    }
+    assert!(ended.unwrap().success());
+}
+
+/// The process whose number is in the file.
+fn written(file: &Path) -> i32 {
+    let read = || std::fs::read_to_string(file).ok()?.trim().parse().ok();
+    eventually("a number is written", || read().is_some());
+    read().unwrap()
+}
+
+/// A stray of root, whose end is not this user's to bring about.
+#[test]
+fn what_cannot_be_killed_is_waited_for_once() {
+    // Root's stray comes when its parent goes: before that the process has become another user's.
+    const SCRIPT: &str = "\
+sh -c 'setsid tail -c 1 -f \"$0/test\" > /dev/null & echo $! > \"$0/stray\"; until [ -e \"$0/go\" ]; do sleep 0.05; done' \"$1\" &
+exec python3 -c 'import os, sys
+os.setgroups([]), os.setgid(65534), os.setuid(65534)
+os.execv(sys.argv[1], sys.argv[1:])'";
+    if let Some(folder) = std::env::var_os(ROLE) {
+        let folder = Path::new(&folder);
+        let stray = written(&folder.join("stray"));
+        adopt_orphans().unwrap();
+        std::fs::write(folder.join("go"), "").unwrap();
+        let own = std::process::id().cast_signed();
+        eventually("a stray", || look(stray).is_some_and(|p| p.parent == own));
+        let ends = || Leader::start("if daemon(): here('daemon')\ntime.sleep(1000)");
+        let (first, second) = (ends(), ends());
+        let daemons = [&first, &second].map(|leader| leader.noted("daemon"));
+        assert_eq!(end(&[first.id], LONG).unwrap(), 1, "it was waited for");
+        assert_eq!(end(&[second.id], LONG).unwrap(), 0, "it is known");
+        assert!(!daemons.into_iter().any(alive) && !alive(first.id.pid) && !alive(second.id.pid));
+        assert!(alive(stray));
+        return;
+    }
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("left out: it takes root to make what this user cannot kill");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    // The folder is in its arguments: it ends with the others.
+    as_process("what_cannot_be_killed_is_waited_for_once", SCRIPT, folder.path());
+}
+
+#[test]
+fn processes_that_cannot_be_listed_are_not_taken_for_gone() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    if std::env::var_os(ROLE).is_some() {
+        let leader = Leader::start("here('up')\ntime.sleep(1000)");
+        leader.noted("up");
+        let before = getrlimit(Resource::Nofile);
+        let none = Rlimit {
+            current: Some(3),
+            ..before
+        };
+        setrlimit(Resource::Nofile, none).unwrap();
+        let (listed, ended) = (Listing::now(), end(&[leader.id], Duration::from_millis(50)));
+        setrlimit(Resource::Nofile, before).unwrap();
+        assert!(listed.is_err() && ended.is_err(), "{ended:?}");
+        assert!(alive(leader.id.pid));
+        assert_eq!(end(&[leader.id], PATIENCE).unwrap(), 0);
+        assert!(!alive(leader.id.pid));
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    as_process(
+        "processes_that_cannot_be_listed_are_not_taken_for_gone",
+        "exec",
+        folder.path(),
+    );
+}
+
+/// A helper from before in a session of its own, whose parent goes.
+#[test]
+fn what_a_child_from_before_leaves_in_its_session_is_left_alone() {
+    const SCRIPT: &str = "\
+setsid sh -c 'tail -c 1 -f \"$0/test\" > /dev/null & echo $! > \"$0/orphan\"; echo $$ > \"$0/helper\"; wait' \"$1\" &
+exec";
+    if let Some(folder) = std::env::var_os(ROLE) {
+        let folder = Path::new(&folder);
+        let helper = written(&folder.join("helper"));
+        let orphan = written(&folder.join("orphan"));
+        let own = std::process::id().cast_signed();
+        assert!(look(helper).is_some_and(|p| p.parent == own && p.session == helper));
+        adopt_orphans().unwrap();
+        kill(&helper.to_string());
+        eventually("it is adopted", || look(orphan).is_some_and(|p| p.parent == own));
+        let leader = Leader::start("if daemon(): here('daemon')\ntime.sleep(1000)");
+        let daemon = leader.noted("daemon");
+        kill(&leader.id.pid.to_string());
+        assert_eq!(end(&[], PATIENCE).unwrap(), 0);
+        assert!(!alive(daemon) && alive(orphan));
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    as_process(
+        "what_a_child_from_before_leaves_in_its_session_is_left_alone",
+        SCRIPT,
+        folder.path(),
+    );
 }
 
 /// A script may start a helper and then become the cluster agent: `helper & exec roadstead-agent …`.
 #[test]
 fn children_from_before_are_left_alone() {
-    const ROLE: &str = "ROADSTEAD_TEST_HAS_A_HELPER";
-    if let Ok(helper) = std::env::var(ROLE) {
+    if let Ok(helper) = std::env::var("ROADSTEAD_TEST_HAS_A_HELPER") {
         let helper: i32 = helper.parse().unwrap();
         assert_eq!(look(helper).unwrap().parent, std::process::id().cast_signed());
         adopt_orphans().unwrap();
-        assert_eq!(end(None, PATIENCE), 0);
+        assert_eq!(end(&[], PATIENCE).unwrap(), 0);
         assert!(alive(helper));
         return;
     }

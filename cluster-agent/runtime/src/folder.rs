@@ -155,14 +155,30 @@ impl Folder {
             return;
         };
         let deadline = tokio::time::Instant::now() + patience;
-        let lives = || Listing::now().session(engine).iter().any(|p| !p.ended);
-        while lives() {
+        while lives(engine) || session_lives(engine).await {
             if tokio::time::Instant::now() >= deadline {
                 spawn::clear(engine).await;
+                // What else is left holds no journal, and may be there for good.
+                if !lives(engine) {
+                    return;
+                }
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
+}
+
+/// Cheap: one file.
+fn lives(engine: Id) -> bool {
+    look(engine.pid).is_some_and(|p| p.started == engine.started && !p.ended)
+}
+
+/// Whether the engine, or anything of its session, runs. On a thread of its own: other engines go on meanwhile.
+async fn session_lives(engine: Id) -> bool {
+    let session = move || Listing::now().map(|all| all.session(engine));
+    let listed = tokio::task::spawn_blocking(session).await;
+    // Not to be seen is not gone.
+    !listed.is_ok_and(|listed| listed.is_ok_and(|session| session.iter().all(|p| p.ended)))
 }
 
 fn make(path: &Path) -> io::Result<()> {

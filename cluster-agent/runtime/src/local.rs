@@ -20,7 +20,7 @@ use sha2::{Digest as _, Sha256};
 use std::{
     collections::{BTreeMap, HashMap},
     error::Error,
-    fmt,
+    fmt, io,
     sync::Arc,
     time::Duration,
 };
@@ -95,6 +95,8 @@ struct Slot {
     ended: CancellationToken,
     /// Why the process was killed from outside its supervisor.
     note: Option<String>,
+    /// The process that was above its memory limit, while it is being killed.
+    clearing: Option<Id>,
 }
 
 impl Slot {
@@ -245,9 +247,7 @@ impl Local {
                 engines = left.len(),
                 "engines did not end in time; they are killed"
             );
-            for engine in left.values().filter_map(|status| status.process) {
-                spawn::clear(engine).await;
-            }
+            spawn::clear_all(left.values().filter_map(|status| status.process).collect()).await;
         }
     }
 }
@@ -297,6 +297,7 @@ impl Shared {
             token_sha256: sha256(&token),
             ended: CancellationToken::new(),
             note: None,
+            clearing: None,
         };
         let report = Report {
             shared: self.clone(),
@@ -336,31 +337,56 @@ impl Shared {
         }
     }
 
-    /// Kills every engine that holds more memory than its limit, together with all that it started.
-    async fn hold_memory(&self) {
+    /// Kills every engine that holds more memory than its limit, together with all that it started. Does not wait for
+    /// their end: the others are watched meanwhile.
+    async fn hold_memory(self: &Arc<Self>) {
         let limited: Vec<(String, Id, u64)> = {
             let state = self.state.lock();
             let each = state.slots.iter();
             each.filter_map(|(uid, slot)| {
                 let limit = slot.wanted.borrow().unit.process.memory_limit?;
-                Some((uid.clone(), slot.status.process?, limit))
+                let engine = slot
+                    .status
+                    .process
+                    .filter(|engine| slot.clearing != Some(*engine))?;
+                Some((uid.clone(), engine, limit))
             })
             .collect()
         };
         if limited.is_empty() {
             return;
         }
-        let Ok(all) = tokio::task::spawn_blocking(Listing::now).await else {
-            return;
+        let listed = tokio::task::spawn_blocking(Listing::now).await;
+        let all = match listed.map_err(io::Error::from).flatten() {
+            Ok(all) => all,
+            Err(error) => {
+                tracing::warn!(%error, "processes cannot be listed: no engine is held to its memory limit");
+                return;
+            }
         };
         for (uid, engine, limit) in limited {
             let used = all.resident(engine);
             if used > limit {
                 let why = format!("held {used} bytes of memory, more than its limit of {limit}");
-                if let Some(slot) = self.state.lock().slots.get_mut(&uid) {
-                    slot.note = Some(why);
-                }
-                spawn::clear(engine).await;
+                let mut state = self.state.lock();
+                let Some(slot) = state
+                    .slots
+                    .get_mut(&uid)
+                    .filter(|s| s.status.process == Some(engine))
+                else {
+                    continue;
+                };
+                slot.note = Some(why);
+                slot.clearing = Some(engine);
+                drop(state);
+                let shared = self.clone();
+                tokio::spawn(async move {
+                    spawn::clear(engine).await;
+                    let mut state = shared.state.lock();
+                    if let Some(slot) = state.slots.get_mut(&uid).filter(|s| s.clearing == Some(engine)) {
+                        slot.clearing = None;
+                    }
+                });
             }
         }
     }

@@ -11,7 +11,10 @@ use std::{
     process::{ExitStatus, Stdio},
     time::Duration,
 };
-use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
+use tokio::{
+    process::{ChildStderr, ChildStdin, ChildStdout},
+    sync::Semaphore,
+};
 
 /// A process and its pipes.
 pub(crate) struct Engine {
@@ -23,6 +26,8 @@ pub(crate) struct Engine {
 
 /// For everything that an engine leaves to be gone.
 const CLEARED: Duration = Duration::from_secs(10);
+/// Engines that are cleared at once: each takes a blocking thread for as long, and others need some too.
+static CLEARING: Semaphore = Semaphore::const_new(8);
 
 /// A running process. Dropping it kills the engine itself.
 #[derive(Debug)]
@@ -113,15 +118,23 @@ impl Process {
 
 /// Kills everything of the engine's session, wherever it went, the engine too if it lives.
 pub(crate) async fn clear(engine: Id) {
-    let cleared = tokio::task::spawn_blocking(move || roadstead_processes::end(Some(engine), CLEARED));
-    match cleared.await {
+    // It is never closed.
+    let _permit = CLEARING.acquire().await;
+    clear_all(vec![engine]).await;
+}
+
+/// The same of many at once, in the time of one.
+pub(crate) async fn clear_all(engines: Vec<Id>) {
+    let pids: Vec<i32> = engines.iter().map(|engine| engine.pid).collect();
+    let cleared = tokio::task::spawn_blocking(move || roadstead_processes::end(&engines, CLEARED)).await;
+    match cleared.map_err(io::Error::from).flatten() {
         Ok(0) => {}
         Ok(left) => tracing::error!(
-            engine = engine.pid,
+            engines = ?pids,
             left,
-            "processes that an engine started cannot be killed"
+            "processes that engines started cannot be killed"
         ),
-        Err(error) => tracing::error!(%error, "what an engine left was not looked for"),
+        Err(error) => tracing::error!(engines = ?pids, %error, "what engines left was not looked for"),
     }
 }
 

@@ -44,7 +44,8 @@ pub fn survives(value: &Value) -> bool {
 }
 
 /// The first integer in a JSON text, below its outermost level, that a double does not hold: looked for in the text,
-/// since a parsed value has rounded those beyond 64 bits. What is no JSON is left to whoever parses it.
+/// since a parsed value has rounded those beyond 64 bits. One that is written as a double (`.0`, an exponent) is held
+/// if a double says it again: all that a writer of doubles writes. What is no JSON is left to whoever parses it.
 #[must_use]
 pub fn inexact(json: &str) -> Option<&str> {
     let (mut rest, mut depth) = (json, 0usize);
@@ -92,8 +93,35 @@ fn after_text(mut rest: &str) -> &str {
 
 fn is_inexact(number: &str) -> bool {
     let digits = number.strip_prefix('-').unwrap_or(number);
-    let integer = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-    integer && !digits.parse::<u64>().is_ok_and(|n| n <= EXACT)
+    if digits.bytes().all(|b| b.is_ascii_digit()) {
+        return !digits.is_empty() && !digits.parse::<u64>().is_ok_and(|n| n <= EXACT);
+    }
+    let (Some(said), Ok(double)) = (decimal(digits), digits.parse::<f64>()) else {
+        return false;
+    };
+    // The shortest text that means this double and no other. Too great for any is an error of whoever parses it.
+    said.1 >= 0 && double.is_finite() && decimal(&format!("{double:e}")) != Some(said)
+}
+
+/// Significant digits and the power of ten that they count; `None` if it is no number without a sign. Integers, and
+/// they alone, have a power that is not negative.
+fn decimal(number: &str) -> Option<(String, i64)> {
+    let (mantissa, power) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
+    let (integer, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let digits = format!("{integer}{fraction}");
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let kept = digits.trim_end_matches('0');
+    let shift = |length: usize| i64::try_from(length).ok();
+    let power = power.parse::<i64>().ok()?;
+    let power = power
+        .checked_add(shift(digits.len() - kept.len())?)?
+        .checked_sub(shift(fraction.len())?)?;
+    match kept.trim_start_matches('0') {
+        "" => Some((String::new(), 0)),
+        kept => Some((kept.to_owned(), power)),
+    }
 }
 
 #[cfg(test)]
@@ -116,6 +144,8 @@ mod tests {
             "{",
             "9007199254740993",
             r#"{"id": 9007199254740993, "params": {"n": [9007199254740992, -9007199254740992, 0.1, 1e300]}}"#,
+            r#"{"n": [9007199254740992.0, 9007199254740994.0, 9007199254740993.5, 1e16, 1E+21, 0.0, -0e9, 120e-1, 1e999]}"#,
+            r#"{"n": [1.7976931348623157e308, 5e-324, 12345678901234567890e-30, 0.1e99999999999999999999]}"#,
             r#"{"a": {"n": "9007199254740993", "\"9007199254740993": "\\", "\\": {}}}"#,
             r#"{"a": {"b": "not closed 9007199254740993"#,
             r#"{"a": {"b": "\"#,
@@ -126,6 +156,12 @@ mod tests {
         for (text, found) in [
             (r#"{"a": {"n": 9007199254740993}}"#, "9007199254740993"),
             (r#"{"a": [-9007199254740993]}"#, "-9007199254740993"),
+            (r#"{"a": [1.5, 9007199254740993.0]}"#, "9007199254740993.0"),
+            (r#"{"a": [-9007199254740993.000]}"#, "-9007199254740993.000"),
+            (r#"{"a": [9.007199254740993e15]}"#, "9.007199254740993e15"),
+            (r#"{"a": [0.9007199254740993E+16]}"#, "0.9007199254740993E+16"),
+            (r#"{"a": [90071992547409930e-1]}"#, "90071992547409930e-1"),
+            (r#"{"a": [1000000000000000000001e3]}"#, "1000000000000000000001e3"),
             (
                 r#"{"a": ["x\"", 18446744073709551617, 9007199254740993]}"#,
                 "18446744073709551617",

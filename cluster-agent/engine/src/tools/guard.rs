@@ -4,19 +4,24 @@
 //! The engine starts itself again with [`ARGUMENT`] as the leader of a process group of its own. The guard passes its
 //! standard input on to the program; the end of that input means that the engine let go or died (kill -9 closes pipes
 //! too). The program then has `GRACE` to end by itself, and what is left is killed. Standard output is the program's
-//! own, so answers pass through no one. The guard runs before the engine's runtime is made: it has two threads and
-//! shares the program's pages.
+//! own, so answers pass through no one. The guard runs before the engine's runtime is made: it has three threads and
+//! shares the program's pages. One of them does nothing but wait for the engine's end: whoever passes the input on may
+//! be stuck in a write to a program that reads nothing.
 //!
 //! The guard adopts what the program orphans, so that a program that makes itself a daemon (another session, nobody's
 //! child) is still below it, is reaped, and ends with it. Should the guard be killed itself, the engine adopts what
 //! it leaves, and the cluster agent what an engine leaves that is killed together with it.
 
-use rustix::process::{WaitOptions, wait};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    process::{WaitOptions, wait},
+};
 use std::{
     ffi::OsString,
     io,
     os::unix::process::ExitStatusExt as _,
     process::{Command, ExitCode, ExitStatus, Stdio},
+    sync::Once,
     thread,
     time::Duration,
 };
@@ -65,9 +70,12 @@ fn run(mut command: Vec<OsString>) -> ExitCode {
                 // Wait for the engine's end without anybody to pass its words to.
                 let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
             }
-            thread::sleep(GRACE);
-            leave();
-            std::process::exit(1);
+            follow();
+        });
+        thread::spawn(|| {
+            if hung_up() {
+                follow();
+            }
         });
     }
     match ended(child.id().cast_signed()) {
@@ -77,6 +85,29 @@ fn run(mut command: Vec<OsString>) -> ExitCode {
     }
     leave();
     ExitCode::FAILURE
+}
+
+/// Waits until nobody can write to the standard input any more, whatever is in it still. `false`: it is no pipe.
+fn hung_up() -> bool {
+    let input = io::stdin();
+    let mut input = [PollFd::new(&input, PollFlags::empty())];
+    loop {
+        match poll(&mut input, None) {
+            Ok(_) if input[0].revents().contains(PollFlags::HUP) => return true,
+            Err(rustix::io::Errno::INTR) => {}
+            Ok(_) | Err(_) => return false,
+        }
+    }
+}
+
+/// Ends after the engine.
+fn follow() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        thread::sleep(GRACE);
+        leave();
+        std::process::exit(1);
+    });
 }
 
 /// Waits for the end of the program, and reaps what it orphaned meanwhile.
@@ -94,8 +125,9 @@ fn ended(program: i32) -> Option<ExitStatus> {
 
 /// Ends the program with everything that it started and left behind: the guard has no other children.
 fn leave() {
-    let left = roadstead_processes::end(None, GONE);
-    if left > 0 {
-        eprintln!("{left} processes that the program started cannot be killed");
+    match roadstead_processes::end(&[], GONE) {
+        Ok(0) => {}
+        Ok(left) => eprintln!("{left} processes that the program started cannot be killed"),
+        Err(error) => eprintln!("what the program started was not looked for: {error}"),
     }
 }

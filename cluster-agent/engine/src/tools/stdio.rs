@@ -136,13 +136,18 @@ async fn reap(config: Arc<ServerConfig>, mut child: Child, started: Started) {
     }
     drop(started);
     // A guard that was killed left its program, and whatever that started, to the engine.
-    let left = spawn_blocking(|| roadstead_processes::end(None, GONE)).await;
-    if let Ok(left @ 1..) = left {
-        tracing::error!(
+    match spawn_blocking(|| roadstead_processes::end(&[], GONE)).await {
+        Ok(Ok(0)) | Err(_) => {}
+        Ok(Ok(left)) => tracing::error!(
             server = config.reference,
             left,
             "processes that a tool server started cannot be killed"
-        );
+        ),
+        Ok(Err(error)) => tracing::error!(
+            server = config.reference,
+            %error,
+            "what a tool server left was not looked for"
+        ),
     }
 }
 

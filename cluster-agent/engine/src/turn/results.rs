@@ -12,6 +12,7 @@ use crate::{
     journal::{Said, Step, Whole},
     tools::{ResultPart, ToolError, ToolResult},
 };
+use roadstead_contract::numbers::whole;
 use serde_json::Value;
 use std::sync::{Arc, atomic::Ordering};
 
@@ -87,12 +88,12 @@ impl Turn {
 
     /// A call of `read_result`, whose arguments fit its schema.
     pub(super) async fn read_result(&self, arguments: &Value) -> Result<ToolResult, ToolError> {
-        let number = |name: &str| arguments.get(name).and_then(Value::as_u64);
-        let number = |name: &str| number(name).and_then(|n| usize::try_from(n).ok());
+        let (offset, length) = match (number(arguments, "offset"), number(arguments, "length")) {
+            (Ok(offset), Ok(length)) => (offset.unwrap_or(0), length.unwrap_or(MOST).clamp(1, MOST)),
+            (Err(told), _) | (_, Err(told)) => return Ok(refused(told)),
+        };
         let reference = arguments.get("reference").and_then(Value::as_str);
         let reference = reference.unwrap_or_default().to_owned();
-        let offset = number("offset").unwrap_or(0);
-        let length = number("length").unwrap_or(MOST).clamp(1, MOST);
         let found = self
             .services
             .journal
@@ -122,6 +123,19 @@ impl Turn {
     }
 }
 
+/// A number of bytes; `None` if it is not given. Models write a whole number as a float too, which its schema allows.
+fn number(arguments: &Value, name: &str) -> Result<Option<usize>, String> {
+    let Some(given) = arguments.get(name) else {
+        return Ok(None);
+    };
+    let number = whole(given.clone())
+        .as_u64()
+        .and_then(|n| usize::try_from(n).ok());
+    number
+        .map(Some)
+        .ok_or_else(|| format!("{name}: expected a whole number of bytes, found {given}."))
+}
+
 fn said(text: String) -> ToolResult {
     ToolResult {
         parts: vec![ResultPart::Text { text }],
@@ -140,6 +154,30 @@ fn refused(text: String) -> ToolResult {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_whole_number_may_be_written_as_a_float_and_nothing_else_is_taken_for_one() {
+        let read = |offset: Value| number(&json!({"offset": offset}), "offset");
+        assert_eq!(number(&json!({}), "offset"), Ok(None));
+        assert_eq!(read(json!(65_536)), Ok(Some(65_536)));
+        assert_eq!(read(json!(65_536.0)), Ok(Some(65_536)));
+        assert_eq!(read(json!(0.0)), Ok(Some(0)));
+        for wrong in [
+            json!(1.5),
+            json!(-1),
+            json!(-1.0),
+            json!(1e300),
+            json!("7"),
+            json!(null),
+        ] {
+            let told = read(wrong.clone()).unwrap_err();
+            assert!(
+                told.starts_with("offset: expected") && told.contains(&wrong.to_string()),
+                "{told}"
+            );
+        }
+    }
 
     proptest! {
         #[test]

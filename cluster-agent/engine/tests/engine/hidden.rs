@@ -51,7 +51,9 @@ async fn tool_server(engine: i32) -> i32 {
     };
     let waited = tokio::time::timeout(Duration::from_secs(30), async {
         loop {
-            let all = Listing::now().session(Id::of(engine).expect("it runs"));
+            let all = Listing::now()
+                .expect("processes")
+                .session(Id::of(engine).expect("it runs"));
             if let Some(found) = all.iter().find(|p| p.pid != engine && is_sleep(p.pid)) {
                 return found.pid;
             }
