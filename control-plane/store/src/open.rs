@@ -156,6 +156,7 @@ pub async fn migrate(url: &str, app_role: Option<&str>) -> Result<(), Error> {
         .sqlx_logging(false)
         .max_connections(1)
         .acquire_timeout(ACQUIRE);
+    for_ever(&mut options);
     let connection = Database::connect(options).await.map_err(outward)?;
     let migrated = roadstead_migrations::migrate(&connection, app_role).await;
     let closed = connection.close().await;
@@ -251,6 +252,7 @@ pub(crate) fn evidence(url: &str) -> ConnectOptions {
         .max_connections(1)
         .acquire_timeout(ACQUIRE)
         .sqlx_logging(false);
+    for_ever(&mut options);
     options.map_sqlx_sqlite_opts(|sqlite| {
         sqlite
             .read_only(true)
@@ -280,6 +282,7 @@ fn sqlite_options(url: &str, connections: u32, role: Role) -> ConnectOptions {
         .acquire_timeout(ACQUIRE)
         .test_before_acquire(false)
         .sqlx_logging(false);
+    for_ever(&mut options);
     options.map_sqlx_sqlite_opts(move |sqlite| {
         use sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
         let sqlite = sqlite
@@ -298,6 +301,15 @@ fn sqlite_options(url: &str, connections: u32, role: Role) -> ConnectOptions {
         pool.before_acquire(|connection, _| Box::pin(async move { Ok(is_clean(connection).await) }))
     });
     options
+}
+
+/// Connections end by an error or with the store, not by age: the task with which sqlx (0.9) looks at their age counts
+/// those that are idle, and one that is taken before it is counted makes that number wrap around. The task then goes on
+/// for ever without a pause: a core is lost, and the process does not end.
+pub(crate) fn for_ever(options: &mut ConnectOptions) {
+    options
+        .idle_timeout(None::<Duration>)
+        .max_lifetime(None::<Duration>);
 }
 
 /// Whether the next transaction would be the outermost one.
@@ -356,6 +368,7 @@ pub(crate) async fn postgres(url: &str, read_only: bool) -> Result<DatabaseConne
         .test_before_acquire(false)
         .test_before_acquire_if_idle_for(IDLE)
         .sqlx_logging(false);
+    for_ever(&mut options);
     options.map_sqlx_postgres_opts(move |postgres| {
         let postgres = postgres.options([
             ("statement_timeout", "30s"),

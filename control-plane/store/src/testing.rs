@@ -274,6 +274,7 @@ impl Drop for TestDatabase {
 async fn connect(url: &str) -> DatabaseConnection {
     let mut options = ConnectOptions::new(url);
     options.max_connections(1).sqlx_logging(false);
+    crate::open::for_ever(&mut options);
     Database::connect(options)
         .await
         .expect("the test database answers")
