@@ -19,7 +19,7 @@
 mod listing;
 
 use listing::own_children;
-pub use listing::{Id, Listed, Listing, look};
+pub use listing::{Id, Listed, Listing, look, read};
 
 use parking_lot::Mutex;
 use rustix::process::{

@@ -56,8 +56,11 @@ pub fn look(pid: i32) -> Option<Listed> {
     read(pid).ok().flatten()
 }
 
-/// One process; `None` if it is gone. An error says nothing of it: no file can be opened, for example.
-fn read(pid: i32) -> io::Result<Option<Listed>> {
+/// One process; `None` if it is gone.
+///
+/// # Errors
+/// It says nothing of it: no file can be opened, for example.
+pub fn read(pid: i32) -> io::Result<Option<Listed>> {
     let stat = match fs::read(format!("/proc/{pid}/stat")) {
         Ok(stat) => stat,
         Err(error) if is_gone(&error) => return Ok(None),

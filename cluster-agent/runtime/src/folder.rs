@@ -13,7 +13,7 @@
 
 use crate::spawn;
 use roadstead_plan::EngineUnit;
-use roadstead_processes::{Id, Listing, look};
+use roadstead_processes::{Id, Listing, read};
 use std::{
     fs, io,
     io::Write as _,
@@ -144,8 +144,11 @@ impl Folder {
         let noted = fs::read_to_string(self.own.join("process")).ok()?;
         let (pid, started) = noted.split_once(' ')?;
         let (pid, started) = (pid.parse().ok()?, started.parse().ok()?);
-        let listed = look(pid)?;
-        (listed.started == started && listed.session == pid).then_some(Id { pid, started })
+        // Not to be seen is not gone.
+        let ours = read(pid).map_or(true, |listed| {
+            listed.is_some_and(|listed| listed.started == started && listed.session == pid)
+        });
+        ours.then_some(Id { pid, started })
     }
 
     /// Waits for the engine of an earlier cluster agent, and kills it when it does not go: two engines on one
@@ -168,9 +171,11 @@ impl Folder {
     }
 }
 
-/// Cheap: one file.
+/// Cheap: one file. Not to be seen is not gone.
 fn lives(engine: Id) -> bool {
-    look(engine.pid).is_some_and(|p| p.started == engine.started && !p.ended)
+    read(engine.pid).map_or(true, |found| {
+        found.is_some_and(|p| p.started == engine.started && !p.ended)
+    })
 }
 
 /// Whether the engine, or anything of its session, runs. On a thread of its own: other engines go on meanwhile.

@@ -4,7 +4,7 @@
 use crate::authenticate;
 use crate::platform;
 use crate::stop::record as append;
-use roadstead_authz::{RequestInfo, SystemContext, SystemTask};
+use roadstead_authz::{RequestInfo, SystemContext, SystemTask, TenantContext};
 use roadstead_domain::Error;
 use roadstead_store::{AuditEntry, ClusterTrust, HubReplica, Outcome, Store};
 use serde_json::{Map, Value as Json};
@@ -63,40 +63,43 @@ pub async fn record(
 }
 
 /// Ends the join tokens that nobody has used, in every tenant; how many. Whoever stands between a cluster and the hub by
-/// a root that is not to be trusted any more may have read them.
+/// a root that is not to be trusted any more may have read them. One tenant that it fails for keeps no other's.
 ///
 /// # Errors
-/// [`Error::Unavailable`], [`Error::Internal`]: those of some tenants may have ended.
+/// [`Error::Unavailable`], [`Error::Internal`]: the first; those of the other tenants have ended.
 pub async fn end_join_tokens(store: &Store) -> Result<u64, Error> {
     let system = SystemContext::new(SystemTask::Bootstrap);
-    let mut all = 0;
+    let (mut all, mut failed) = (0, None);
     for tenant in store.system(&system).tenants().await? {
         let object = tenant.id.to_string();
         let ctx = authenticate::system(&system, tenant, RequestInfo::default());
-        let mut tx = store.tenant(&ctx).write_audited().await?;
-        let ended = tx.end_join_tokens().await?;
-        if ended == 0 {
-            continue;
+        match end_tokens_of(&ctx, store, object).await {
+            Ok(ended) => all += ended,
+            Err(error) => failed = failed.or(Some(error)),
         }
-        let mut entry = AuditEntry::allowed("roots.retire.now", object, "operator of the hub");
+    }
+    failed.map_or(Ok(all), Err)
+}
+
+async fn end_tokens_of(ctx: &TenantContext, store: &Store, tenant: String) -> Result<u64, Error> {
+    let mut tx = store.tenant(ctx).write_audited().await?;
+    let ended = tx.end_join_tokens().await?;
+    if ended > 0 {
+        let mut entry = AuditEntry::allowed("roots.retire.now", tenant, "operator of the hub");
         entry.detail.insert("join_tokens_ended".to_owned(), ended.into());
         tx.audit(entry).await?;
         tx.commit().await?;
-        all += ended;
     }
-    Ok(all)
+    Ok(ended)
 }
 
 /// The highest generation of roots that a replica or a cluster has said to work with.
-///
-/// # Errors
-/// [`Error::Unavailable`], [`Error::Internal`].
-pub async fn heard(store: &Store, foreign: u64) -> Result<u64, Error> {
-    let holders = holders(store).await?;
+#[must_use]
+pub fn heard(holders: &Holders, foreign: u64) -> u64 {
     let replicas = holders.replicas.iter().map(|replica| replica.generation);
     let clusters = holders.clusters.iter().map(|(_, cluster)| cluster.generation);
     let clusters = clusters.filter(|generation| *generation < foreign);
-    Ok(replicas.chain(clusters).max().unwrap_or(0))
+    replicas.chain(clusters).max().unwrap_or(0)
 }
 
 /// This replica works with the roots of this generation.

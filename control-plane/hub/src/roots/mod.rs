@@ -148,6 +148,9 @@ impl Work {
             return Ok(self.ring().keep_new_now(&self.holders, cut_off)?);
         }
         let root = self.fresh()?;
+        // The folder may be all that is left of an earlier time: what it makes must count beyond what was heard of since.
+        let heard = roots::heard(&self.holders, FOREIGN);
+        self.stored.ring.generation = self.stored.ring.generation.max(heard);
         Ok(self.ring().replace_now(root, &self.holders, cut_off)?)
     }
 }
@@ -215,18 +218,21 @@ async fn decide_and_keep(
         .context("the audit record")?;
     let now = action == RETIRE_NOW;
     if now {
-        // Before: what fails here has changed nothing else, and the step is repeated.
-        report::tokens(
-            roots::end_join_tokens(store)
-                .await
-                .context("unused join tokens")?,
-        );
+        // What fails here is tried again below: nobody's audit log may keep a stolen root trusted.
+        match roots::end_join_tokens(store).await {
+            Ok(ended) => report::tokens(ended),
+            Err(error) => tracing::warn!(%error, "unused join tokens have not all ended yet"),
+        }
     }
     if let Err(error) = folder.save(&work.stored) {
         let why = Map::from_iter([("error".to_owned(), error.to_string().into())]);
         roots::record(store, action, true, root.as_str(), why).await?;
-        return Err(error)
-            .with_context(|| format!("keeping the roots in {}; nothing has changed", folder.0.display()));
+        return Err(error).with_context(|| {
+            format!(
+                "keeping the roots in {}; they have not changed",
+                folder.0.display()
+            )
+        });
     }
     let tidied = folder.tidy(&work.stored);
     let mut left = tidied
@@ -274,13 +280,13 @@ pub(crate) async fn look(url: &str) -> anyhow::Result<Holders> {
 /// # Errors
 /// It is, or the database does not say.
 pub(crate) async fn not_older(store: &Store, found: u64) -> anyhow::Result<()> {
-    let heard = roots::heard(store, FOREIGN)
-        .await
-        .context("who has which roots")?;
+    let holders = roots::holders(store).await.context("who has which roots")?;
+    let heard = roots::heard(&holders, FOREIGN);
     anyhow::ensure!(
         found >= heard,
         "the folder of keys holds roots of generation {found}, and the database has heard of generation {heard}: an older \
-         copy of the folder would bring retired roots back. Bring the current one"
+         copy of the folder would bring retired roots back. Bring the current one; if it is lost, `roadstead-hub roots \
+         retire --now` makes roots that count again, and every cluster joins anew"
     );
     Ok(())
 }

@@ -116,7 +116,8 @@ mod tests {
         assert_eq!(known, [(1, "d1"), (1, "d1")]);
         roots::leave(store, "one").await.unwrap();
         // An older folder is told by what was heard; a cluster that was misled says nothing of this hub.
-        assert_eq!(roots::heard(store, FOREIGN).await.unwrap(), 1);
+        let holders = roots::holders(store).await.unwrap();
+        assert_eq!(roots::heard(&holders, FOREIGN), 1);
         let left = roots::holders(store).await.unwrap().replicas;
         let now = SystemClock.now_ms();
         let live = left.iter().filter(|replica| now - replica.seen_ms < 60_000);
