@@ -76,7 +76,11 @@ async fn a_cluster_that_is_ahead_waits_for_a_person_who_sees_what_would_change()
         (kept.unwrap().items.len() == 1).then_some(())
     })
     .await;
-    assert_eq!(agent.inbox.pending_runs(0, 9).await.unwrap().len(), 1);
+    // The hub's answer comes after its commit.
+    eventually("the other waits", || async {
+        (agent.inbox.pending_runs(0, 9).await.unwrap().len() == 1).then_some(())
+    })
+    .await;
 
     // Another cursor than the one that was seen is refused. What the person accepts is what happens.
     let accept = async |cursor| {
