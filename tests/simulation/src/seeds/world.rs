@@ -154,13 +154,10 @@ impl World {
         }
         self.mend_all(&mut sim);
         let quiet = sim.elapsed();
-        let bound = if self.seed.is_multiple_of(2) {
-            FOLLOWED
-        } else {
-            BOUND
-        };
-        let mut checked = quiet;
-        while !self.agreed() {
+        let (mut checked, mut settled) = (quiet, false);
+        while !(self.agreed() && self.rotated()) {
+            settled |= self.agreed();
+            let bound = if settled { FOLLOWED } else { BOUND };
             assert!(
                 sim.elapsed() < quiet + bound,
                 "no agreement {bound:?} after the last fault: {}",
@@ -443,15 +440,14 @@ impl World {
             .into_iter()
             .map(|(_, record)| record.id)
             .collect();
-        self.rotated()
-            && CLUSTERS.iter().enumerate().all(|(n, _)| {
-                let cluster = self.model.cluster(id(n)).expect("the cluster");
-                let sight = &log.clusters[n];
-                sight.root == Some(cluster.desired().root().0)
-                    && cluster.persisted == cluster.revision
-                    && cluster.applied == cluster.revision
-                    && sight.entrusted.iter().all(|id| runs.contains(id))
-            })
+        CLUSTERS.iter().enumerate().all(|(n, _)| {
+            let cluster = self.model.cluster(id(n)).expect("the cluster");
+            let sight = &log.clusters[n];
+            sight.root == Some(cluster.desired().root().0)
+                && cluster.persisted == cluster.revision
+                && cluster.applied == cluster.revision
+                && sight.entrusted.iter().all(|id| runs.contains(id))
+        })
     }
 
     fn disagreement(&self) -> String {
