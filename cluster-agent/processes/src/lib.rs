@@ -141,8 +141,10 @@ fn ours(process: &Listed) -> bool {
         })
 }
 
+/// 0 where it began outside of this PID namespace, pid_namespaces(7): in a container that was entered, for example.
+/// `getsid` of rustix takes that for impossible.
 fn own_session() -> i32 {
-    rustix::process::getsid(None).map_or(0, Pid::as_raw_pid)
+    look(std::process::id().cast_signed()).map_or(0, |own| own.session)
 }
 
 /// What is to end. Strays are being killed already.

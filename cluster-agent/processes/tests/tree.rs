@@ -435,6 +435,48 @@ exec";
     );
 }
 
+/// As in a container that was entered (`docker exec`): the session's number is 0 in it. Where this runs in such a one
+/// the other tests are that.
+#[test]
+fn a_session_may_have_begun_outside_of_the_namespace() {
+    let own = look(std::process::id().cast_signed()).unwrap();
+    if own.session == 0 {
+        return;
+    }
+    let namespace = ["--user", "--map-root-user", "--pid", "--fork", "--mount-proc"];
+    let inside = |program: &Path, arguments: &[&str]| {
+        let mut command = Command::new("unshare");
+        command.args(namespace).arg(program).args(arguments);
+        let (child, _started) = start(|| {
+            let child = command.stderr(Stdio::piped()).spawn()?;
+            let pid = child.id();
+            Ok((child, Some(pid)))
+        })
+        .unwrap();
+        let output = child.wait_with_output().unwrap();
+        (
+            output.status.success(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
+    };
+    let (allowed, why) = inside(Path::new("true"), &[]);
+    if !allowed {
+        assert!(
+            std::env::var_os("ROADSTEAD_TEST_COMPLETE").is_none(),
+            "a complete run needs to make a PID namespace: {why}"
+        );
+        return;
+    }
+    let own = std::env::current_exe().unwrap();
+    for test in [
+        "children_from_before_are_left_alone",
+        "what_a_child_from_before_leaves_in_its_session_is_left_alone",
+    ] {
+        let (passed, why) = inside(&own, &["--exact", test]);
+        assert!(passed, "{test}: {why}");
+    }
+}
+
 /// A script may start a helper and then become the cluster agent: `helper & exec roadstead-agent …`.
 #[test]
 fn children_from_before_are_left_alone() {
