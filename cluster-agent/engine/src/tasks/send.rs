@@ -78,12 +78,24 @@ impl Tasks {
         if let Some(uid) = inbound.task.clone() {
             return self.answer(caller, &uid, inbound).await;
         }
-        if self.draining.load(Ordering::Relaxed) {
-            return Err(Refusal::Unavailable(
+        let limit = serving.revision.bundle.agent.limits.sessions;
+        let seat = if self.draining.load(Ordering::Relaxed) {
+            Err(Refusal::Unavailable(
                 "the engine is shutting down; try again".to_owned(),
-            ));
-        }
-        let seat = self.take_seat(caller, serving.revision.bundle.agent.limits.sessions)?;
+            ))
+        } else {
+            self.take_seat(caller, limit)
+        };
+        let seat = match seat {
+            Ok(seat) => seat,
+            // Its answer was lost on the way, maybe: what it began needs no seat.
+            Err(refusal) => {
+                let journal = &self.services.journal;
+                let begun = journal.known(caller.subject.clone(), inbound.message_id).await?;
+                let begun = begun.ok_or(refusal)?;
+                return self.known(caller, &begun).await;
+            }
+        };
         let sent = self.begin(caller, inbound, serving).await;
         // Only now: what began is counted by itself.
         drop(seat);

@@ -209,7 +209,8 @@ impl Turn {
         let spent = self.counters.retries > RETRY_BUDGET;
         reply.calls.clear();
         reply.state = None;
-        if reply.text.len() > reply.kept && !spent && *tries < TRIES {
+        let shown = reply.text.len() > reply.kept;
+        if shown && !spent && *tries < TRIES {
             self.go_on(reply);
             return Ok(());
         }
@@ -218,6 +219,10 @@ impl Turn {
         match wait {
             Some(wait) => self.sleep(wait).await,
             None if self.model + 1 < self.revision.models.len() && !spent => {
+                // What was shown stays shown: the next model goes on where this one was cut.
+                if shown {
+                    self.go_on(reply);
+                }
                 self.model += 1;
                 *tries = 0;
                 self.skip_unable()

@@ -125,12 +125,22 @@ async fn s83_output_size() {
 async fn s83_sessions() {
     let rig = Rig::new(json!({"limits": {"sessions": 2}}));
     rig.plays([Act::Hang(vec![]), Act::Hang(vec![])]);
-    let first = rig.send(message("one")).await.expect("taken");
+    let one = message("one");
+    let first = rig.send(one.clone()).await.expect("taken");
     rig.send(message("two")).await.expect("taken");
     assert_eq!(
         rig.send(message("three")).await.expect_err("full"),
         Refusal::Full(2)
     );
+    // The answer to the first was lost on the way: that message needs no other seat, and nobody else's is it.
+    let again = rig.send(one.clone()).await.expect("known");
+    assert_eq!(again.view().uid, first.view().uid);
+    let bob = Caller {
+        subject: "bob".to_owned(),
+        ..Caller::default()
+    };
+    let stranger = rig.engine.tasks.send(&bob, one).await;
+    assert_eq!(stranger.expect_err("full"), Refusal::Full(2));
     rig.engine
         .tasks
         .cancel(&alice(), &first.view().uid)

@@ -118,6 +118,24 @@ async fn a_stream_that_is_cut_again_and_again_ends_with_what_was_shown() {
 }
 
 #[tokio::test]
+async fn the_next_model_goes_on_where_the_first_was_cut() {
+    let rig = Rig::new(json!({"model": ["fast", "slow"]}));
+    let start = vec![ModelEvent::Text("The answer ".to_owned())];
+    rig.plays([
+        fails(ErrorClass::Connect),
+        fails(ErrorClass::Connect),
+        Act::Break(start, ErrorClass::Cut),
+        say("is 42."),
+    ]);
+    let view = rig.ask("hi").await;
+    assert_eq!(text(&view), "The answer is 42.");
+    assert_eq!(view.answer.expect("an answer").cuts, [11]);
+    assert_eq!(asked(&rig), ["fast", "fast", "fast", "slow"]);
+    let last = rig.asked(3).messages.pop();
+    assert!(matches!(last, Some(ChatMessage::Assistant { text, .. }) if text == "The answer "));
+}
+
+#[tokio::test]
 async fn answers_that_are_none_have_a_reason() {
     let stop = |reason| Act::Events(vec![ModelEvent::Stop(reason)]);
     for (act, code) in [
