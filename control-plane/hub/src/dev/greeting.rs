@@ -1,7 +1,11 @@
 //! What dev tells the person who started it: where everything is, and three commands that work on this machine as it
 //! is. The example that they use is written into the state folder, so that they work from every folder.
 
-use super::{context, model_choice::Choice};
+use super::{
+    context,
+    model_choice::{Choice, DOCUMENT},
+    model_document::Written,
+};
 use std::{
     ffi::OsStr,
     fmt::Write as _,
@@ -72,6 +76,7 @@ pub(super) struct Greeting<'a> {
     /// Whether `ROADSTEAD_CONFIG` named it, which the CLI's terminal must do too.
     pub(super) config_named: bool,
     pub(super) choice: &'a Choice,
+    pub(super) written: Written,
     pub(super) example: &'a Example,
     /// This program, beside which the CLI is looked for.
     pub(super) program: &'a Path,
@@ -85,7 +90,7 @@ impl Greeting<'_> {
             self.server,
             self.state.display(),
             self.context(),
-            self.choice.describe(),
+            self.model(),
             self.cli(),
         );
         if let Some(lacks) = &example.lacks {
@@ -100,6 +105,17 @@ impl Greeting<'_> {
             example.question
         );
         text
+    }
+
+    fn model(&self) -> String {
+        let found = self.choice.describe();
+        match self.written {
+            Written::ByDev => found,
+            Written::ByPerson { revision } => format!(
+                "as in the Model {DOCUMENT} that somebody applied (revision {revision}), which stays; dev would have \
+                 taken {found}, and does again when that is deleted or rolled back to dev's"
+            ),
+        }
     }
 
     fn context(&self) -> String {
@@ -153,6 +169,7 @@ mod tests {
             config: Path::new("/home/a b/config.toml"),
             config_named: true,
             choice: &Choice::Demo,
+            written: Written::ByDev,
             example: &example,
             program,
         };

@@ -5,6 +5,7 @@ mod context;
 mod demo_model;
 mod greeting;
 mod model_choice;
+mod model_document;
 mod state;
 
 use crate::{
@@ -14,10 +15,11 @@ use crate::{
 use anyhow::{Context as _, bail};
 use greeting::{Example, Greeting};
 use model_choice::Choice;
+use model_document::Written;
 use roadstead_agent::{Agent, LinkState};
 use roadstead_authz::{Presented, RequestInfo, SecretKind, TenantContext};
-use roadstead_contract::{documents::parse_value, fleet::JoinToken};
-use roadstead_service::{ApplyDocument, ApplyInput, authenticate, bootstrap};
+use roadstead_contract::fleet::JoinToken;
+use roadstead_service::{authenticate, bootstrap};
 use roadstead_store::StoreOptions;
 use roadstead_telemetry::Metrics;
 use secrecy::ExposeSecret as _;
@@ -95,6 +97,7 @@ pub(crate) async fn run(args: Args, metrics: Metrics, stop: CancellationToken) -
 struct Started {
     agent: Agent,
     choice: Choice,
+    written: Written,
     example: Example,
     server: String,
     config: PathBuf,
@@ -118,7 +121,7 @@ async fn start(
         return Ok(None);
     };
     let choice = choice?;
-    write_model(hub, &caller, &choice, demo).await?;
+    let written = model_document::write(hub, &caller, &choice, demo).await?;
     let example = greeting::example(state.folder(), std::env::var_os("PATH").as_deref())?;
     let server = format!("http://{}", hub.address);
     let config = context::path(|name| std::env::var(name).ok())?;
@@ -136,6 +139,7 @@ async fn start(
     Ok(Some(Started {
         agent,
         choice,
+        written,
         example,
         server,
         config,
@@ -160,6 +164,7 @@ async fn serve(
                 config: &started.config,
                 config_named: std::env::var_os("ROADSTEAD_CONFIG").is_some_and(|set| !set.is_empty()),
                 choice: &started.choice,
+                written: started.written,
                 example: &started.example,
                 program: &std::env::current_exe().unwrap_or_default(),
             };
@@ -249,39 +254,6 @@ fn request() -> RequestInfo {
     let mut request = RequestInfo::default();
     "hub".clone_into(&mut request.source.client);
     request
-}
-
-/// Applies the Model document of the choice; the same choice as last time changes nothing.
-async fn write_model(
-    hub: &Hub,
-    caller: &TenantContext,
-    choice: &Choice,
-    demo: SocketAddr,
-) -> anyhow::Result<()> {
-    let document = choice.document(PROJECT, &format!("http://{demo}/v1"));
-    let parsed = parse_value("dev", &document, &PROJECT.parse()?);
-    let parsed = parsed.map_err(|problems| {
-        anyhow::anyhow!(
-            "{}",
-            problems
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-                .join("; ")
-        )
-    })?;
-    let input = ApplyInput {
-        documents: vec![ApplyDocument {
-            parsed,
-            expected_revision: None,
-        }],
-        message: "the model that dev found".to_owned(),
-        ..ApplyInput::default()
-    };
-    roadstead_service::apply_documents(caller, &hub.store, &input)
-        .await
-        .context("the Model document of dev")?;
-    Ok(())
 }
 
 async fn start_agent(

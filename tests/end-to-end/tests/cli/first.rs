@@ -73,6 +73,43 @@ async fn the_printed_commands_work_without_the_tool_servers() -> Result<()> {
     laptop.down().await
 }
 
+/// A Model `default` with prices, and an agent whose cost limit needs them.
+const PRICED: &str = "\
+apiVersion: roadstead.dev/v1alpha1
+kind: Model
+metadata: {name: default}
+spec:
+  provider: openaiCompatible
+  model: mine
+  endpoint: http://127.0.0.1:9/v1
+  prices: {currency: USD, inputPerMillion: \"1\", outputPerMillion: \"2\"}
+---
+apiVersion: roadstead.dev/v1alpha1
+kind: Agent
+metadata: {name: careful}
+spec: {model: default, instructions: Be brief., limits: {cost: 1 USD}}
+";
+
+#[tokio::test]
+async fn a_model_of_ones_own_stays_over_a_restart() -> Result<()> {
+    let mut laptop = Laptop::new(&[("PATH", "/usr/bin:/bin")])?;
+    laptop.up().await?;
+    std::fs::write(laptop.path("own.yaml"), PRICED)?;
+    ok(&laptop.types("roadstead apply -f own.yaml")?);
+    laptop.down().await?;
+    let greeting = laptop.up().await?;
+    assert!(greeting.contains("somebody applied (revision 2)"), "{greeting}");
+    assert!(ok(&laptop.types("roadstead get model default -o yaml")?).contains("mine"));
+    // Back to what dev wrote: it is dev's again. The agent that needs prices goes first.
+    ok(&laptop.types("roadstead delete agent careful")?);
+    ok(&laptop.types("roadstead rollback model default --to 1")?);
+    laptop.down().await?;
+    let greeting = laptop.up().await?;
+    assert!(!greeting.contains("somebody applied"), "{greeting}");
+    assert!(ok(&laptop.types("roadstead get model default -o yaml")?).contains("roadstead-demo"));
+    laptop.down().await
+}
+
 #[tokio::test]
 async fn the_printed_commands_work_with_the_tool_servers() -> Result<()> {
     let Some(tools) = super::tools() else {
