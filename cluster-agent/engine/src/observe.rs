@@ -2,8 +2,8 @@
 //! names, counts, times and codes only.
 
 use crate::{journal::Counters, model::Model};
-use roadstead_telemetry::{Counter, Label, meter};
-use std::sync::OnceLock;
+use roadstead_telemetry::{Counter, Histogram, Label, meter};
+use std::{sync::OnceLock, time::Duration};
 use tracing::{Span, field::Empty, info_span};
 
 /// The span of a turn.
@@ -59,9 +59,17 @@ pub(crate) fn failed(span: &Span, kind: &str) {
 
 struct Instruments {
     tasks: Counter<u64>,
+    turns: Counter<u64>,
     tokens: Counter<u64>,
+    cost: Counter<u64>,
     tool_calls: Counter<u64>,
+    added: Histogram<f64>,
 }
+
+/// Of the time that an engine adds, in seconds: it aims at half a millisecond.
+const ADDED: [f64; 12] = [
+    0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5,
+];
 
 fn instruments() -> &'static Instruments {
     static INSTRUMENTS: OnceLock<Instruments> = OnceLock::new();
@@ -76,9 +84,31 @@ fn instruments() -> &'static Instruments {
                 .u64_counter("roadstead.engine.tokens")
                 .with_unit("{token}")
                 .build(),
+            turns: meter
+                .u64_counter("roadstead.engine.turns")
+                .with_description("Answers of models that tasks took, tries that failed left out.")
+                .build(),
+            cost: meter
+                .u64_counter("roadstead.engine.cost")
+                .with_description("Cost of model calls by the prices of their documents, in millionths of the currency.")
+                .build(),
             tool_calls: meter.u64_counter("roadstead.engine.tool_calls").build(),
+            added: meter
+                .f64_histogram("roadstead.engine.added")
+                .with_unit("s")
+                .with_description(
+                    "Time of a task from its start, or from a person's answer, to its end or the next question, less \
+                     what it waited for models and tools: what the engine itself adds.",
+                )
+                .with_boundaries(ADDED.to_vec())
+                .build(),
         }
     })
+}
+
+/// Counts what the engine itself added to the time of a task that ended or waits for a person.
+pub(crate) fn added(time: Duration) {
+    instruments().added.record(time.as_secs_f64(), &[]);
 }
 
 /// Counts a task that ended.
@@ -91,6 +121,11 @@ pub(crate) fn task_ended(outcome: &'static str, used: &Counters) {
     instruments
         .tokens
         .add(used.output_tokens, &[Label::new("gen_ai.token.type", "output")]);
+    instruments.turns.add(u64::from(used.model_calls), &[]);
+    if used.cost_micros > 0 {
+        let currency = Label::new("currency", used.currency.clone());
+        instruments.cost.add(used.cost_micros, &[currency]);
+    }
     for (tool, calls) in &used.tools {
         let good = u64::from(calls.calls.saturating_sub(calls.errors));
         let label = |error: bool| [Label::new("tool", tool.clone()), Label::new("error", error)];

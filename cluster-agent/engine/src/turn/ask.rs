@@ -103,8 +103,10 @@ impl Turn {
         self.request_mut().traceparent = propagate::traceparent();
         let mut stream = model.stream(Arc::clone(&self.request), deadline);
         loop {
-            let event = self.next_event(&mut stream, deadline).await?;
-            match event {
+            let asked = Instant::now();
+            let event = self.next_event(&mut stream, deadline).await;
+            self.waited += asked.elapsed();
+            match event? {
                 Some(Ok(event)) => {
                     let done = matches!(event, ModelEvent::Stop(_));
                     self.take_in(model.provider(), reply, event)?;
@@ -247,7 +249,8 @@ impl Turn {
         self.request_mut().messages.push(said);
     }
 
-    async fn sleep(&self, wait: Duration) -> Result<(), End> {
+    async fn sleep(&mut self, wait: Duration) -> Result<(), End> {
+        self.waited += wait;
         tokio::select! {
             () = self.live.cancel.cancelled() => Err(End::Canceled),
             () = tokio::time::sleep(wait) => Ok(()),

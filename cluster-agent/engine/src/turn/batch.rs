@@ -15,6 +15,7 @@ use crate::{
 };
 use roadstead_contract::documents::OnUnknownResult;
 use std::sync::Arc;
+use tokio::time::Instant;
 
 /// How often one tool may be called wrongly in a row before the task ends.
 const WRONG_CALLS: u32 = 3;
@@ -246,7 +247,9 @@ impl Turn {
         for planned in &mut batch {
             self.review(planned)?;
         }
+        let sent = Instant::now();
         self.make_calls(&mut batch).await;
+        self.waited += sent.elapsed();
         if self.live.cancel.is_cancelled() {
             return Err(End::Canceled);
         }

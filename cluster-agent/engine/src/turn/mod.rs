@@ -73,6 +73,8 @@ pub(crate) struct Turn {
     /// Answers that did not fit the output schema.
     misfits: u32,
     began: Instant,
+    /// For models and tools.
+    waited: Duration,
     active_before_ms: u64,
     /// Tools whose effect nobody knows, for the story of a cancelled task.
     unknown_effects: Vec<String>,
@@ -145,6 +147,7 @@ impl Turn {
             model: 0,
             misfits: 0,
             began: Instant::now(),
+            waited: Duration::ZERO,
             active_before_ms: 0,
             unknown_effects: Vec::new(),
         }
@@ -201,10 +204,12 @@ impl Turn {
         let asks = agent.questions == Questions::Ask;
         if asks || !(agent.tools.is_empty() && agent.agents.is_empty()) {
             let listing = revision.toolbox.list(Instant::now() + LIST_WAIT);
+            let asked = Instant::now();
             let listing = tokio::select! {
                 () = self.live.cancel.cancelled() => return Err(End::Canceled),
                 listing = listing => listing,
             };
+            self.waited += asked.elapsed();
             self.table = ToolTable::of(revision, listing, &self.services.journal).await;
             // Another agent's task: there is no person at the other end.
             if asks && self.live.origin.depth > 0 {
@@ -411,7 +416,10 @@ impl Turn {
             return Err(error);
         }
         let (state, code, detail, last) = match end {
-            End::Paused => return Ok(()),
+            End::Paused => {
+                self.tell_added();
+                return Ok(());
+            }
             End::Lost(error) => return Err(error),
             End::Completed(last) => (TaskState::Completed, "", String::new(), Some(last)),
             End::Failed { code, detail, last } => (TaskState::Failed, code, detail, last),
@@ -421,8 +429,13 @@ impl Turn {
         self.services.journal.finish(finish).await?;
         self.live.end_text(false);
         self.publish(state, code, detail);
+        self.tell_added();
         self.tell_outbox();
         Ok(())
+    }
+
+    fn tell_added(&self) {
+        observe::added(self.began.elapsed().saturating_sub(self.waited));
     }
 
     fn cancel_story(&self) -> String {

@@ -272,6 +272,10 @@ async fn one_trace_from_the_cli_to_model_and_tool_without_content_or_secrets() -
         let text = rotel.printed();
         let all = [
             "roadstead.engine.tasks",
+            "roadstead.engine.turns",
+            "roadstead.engine.tokens",
+            "roadstead.engine.tool_calls",
+            "roadstead.engine.added",
             "roadstead.agent.engines",
             "roadstead.hub.fleet.sessions.live",
         ];
