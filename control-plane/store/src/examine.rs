@@ -69,6 +69,7 @@ async fn connect(url: &str) -> Result<DatabaseConnection, Error> {
     Database::connect(evidence(url)).await.map_err(outward)
 }
 
+#[expect(clippy::disallowed_methods, reason = "of the database itself")]
 async fn text(connection: &DatabaseConnection, sql: &'static str) -> Result<String, Error> {
     let statement = Statement::from_string(connection.get_database_backend(), sql);
     let row = connection.query_one_raw(statement).await.map_err(outward)?;

@@ -386,6 +386,7 @@ pub(crate) async fn postgres(url: &str, read_only: bool) -> Result<DatabaseConne
 
 /// S34: the role must own no table and must be unable to step over row-level security, which every table of tenants
 /// must have.
+#[expect(clippy::disallowed_methods, reason = "of the connection itself")]
 pub(crate) async fn check_role(connection: &DatabaseConnection) -> Result<(), Error> {
     let sql = "SELECT (r.rolsuper OR r.rolbypassrls) AS above, current_user::text AS name,
         EXISTS (SELECT 1 FROM pg_roles b WHERE (b.rolsuper OR b.rolbypassrls)

@@ -45,8 +45,17 @@ macro_rules! values {
 pub(crate) use values;
 
 /// `true` when a statement of a tenant's transaction is bound to that tenant: it must compare or fill the tenant's
-/// column with `$1`, which the transaction itself binds.
+/// column with `$1`, which the transaction itself binds, and the comparison must not be one of several alternatives.
 pub(crate) fn is_scoped(text: &str) -> bool {
+    let alternative = [
+        "OR tenant_id = $",
+        "OR tenant.id = $",
+        "tenant_id = $1 OR ",
+        "tenant.id = $1 OR ",
+    ];
+    if alternative.iter().any(|or| text.contains(or)) {
+        return false;
+    }
     let compares = ["tenant_id = $1", "tenant.id = $1"]
         .iter()
         .any(|c| has_word(text, c));
@@ -91,9 +100,10 @@ mod tests {
         assert!(!is_scoped("SELECT x FROM object WHERE id = $1"));
         assert!(!is_scoped("INSERT INTO object (id, tenant_id) VALUES ($1, $2)"));
         assert!(!is_scoped("SELECT x FROM object WHERE tenant_id = $10"));
-        assert!(is_scoped(
-            "SELECT x FROM object WHERE tenant_id = $10 OR tenant_id = $1"
-        ));
+        assert!(is_scoped("SELECT $10 FROM object WHERE tenant_id = $1"));
+        for or in ["tenant_id = $2 OR tenant_id = $1", "tenant_id = $1 OR id = $2"] {
+            assert!(!is_scoped(&format!("SELECT x FROM object WHERE {or}")), "{or}");
+        }
     }
 
     #[test]

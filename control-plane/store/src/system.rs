@@ -90,6 +90,7 @@ impl SystemStore<'_> {
     }
 
     /// A reading transaction that sees tenants' names, and the row of one secret's hash.
+    #[expect(clippy::disallowed_methods, reason = "who calls is not known before it")]
     async fn look(&self, secret: Option<&[u8; 32]>) -> Result<DatabaseTransaction, Error> {
         let db = begin(&self.store.read, SqliteTransactionMode::Deferred).await?;
         if db.get_database_backend() == DbBackend::Postgres {
@@ -101,6 +102,7 @@ impl SystemStore<'_> {
         Ok(db)
     }
 
+    #[expect(clippy::disallowed_methods, reason = "who calls is not known before it")]
     async fn one<T: FromQueryResult>(
         &self,
         db: &DatabaseTransaction,
@@ -227,6 +229,7 @@ impl SystemStore<'_> {
     ///
     /// # Errors
     /// As [`Self::find_api_token`].
+    #[expect(clippy::disallowed_methods, reason = "the platform sees the names of all")]
     pub async fn tenants(&self) -> Result<Vec<TenantRecord>, Error> {
         self.only(&[SystemTask::VerifyAudit, SystemTask::Purge, SystemTask::Bootstrap])?;
         let db = self.look(None).await?;

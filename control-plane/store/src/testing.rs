@@ -162,6 +162,7 @@ impl TestDatabase {
     ///
     /// # Errors
     /// What the database says.
+    #[expect(clippy::disallowed_methods, reason = "what tests do past the store")]
     pub async fn try_as_hub(&self, sql: &str) -> Result<(), String> {
         let connection = connect(&self.url).await;
         let done = connection.execute_unprepared(sql).await;
@@ -280,6 +281,7 @@ async fn connect(url: &str) -> DatabaseConnection {
         .expect("the test database answers")
 }
 
+#[expect(clippy::disallowed_methods, reason = "what tests do past the store")]
 async fn ask(url: &str, sql: &str) -> Vec<String> {
     let connection = connect(url).await;
     let statement = Statement::from_string(connection.get_database_backend(), sql);
@@ -293,6 +295,7 @@ async fn ask(url: &str, sql: &str) -> Vec<String> {
     texts
 }
 
+#[expect(clippy::disallowed_methods, reason = "what tests do past the store")]
 async fn run(connection: &DatabaseConnection, sql: &str) {
     connection
         .execute_unprepared(sql)

@@ -510,6 +510,7 @@ mod tests {
     use std::sync::Arc;
 
     #[tokio::test]
+    #[expect(clippy::disallowed_methods, reason = "a test that looks at plans")]
     async fn sqlite_looks_up_what_is_listed_and_nothing_else() {
         let database = TestDatabase::sqlite();
         let random = Arc::new(SeededRandom::new(1));

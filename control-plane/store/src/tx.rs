@@ -143,6 +143,7 @@ pub(crate) async fn begin(
 }
 
 /// The second lock: PostgreSQL's policies show the rows of this tenant until the transaction ends.
+#[expect(clippy::disallowed_methods, reason = "what binds a transaction to its tenant")]
 pub(crate) async fn set_tenant(db: &DatabaseTransaction, tenant: TenantId) -> Result<(), Error> {
     if db.get_database_backend() != DbBackend::Postgres {
         return Ok(());
@@ -229,6 +230,10 @@ impl<'s> Tx<'s> {
         outward(error)
     }
 
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the way that all others take, checked here"
+    )]
     fn statement(&self, sql: Sql, values: Vec<Value>) -> Result<Statement, Error> {
         self.whole()?;
         let backend = self.db.get_database_backend();
