@@ -303,12 +303,19 @@ impl Identity {
     /// How long from now until it is renewed: at a random 40 to 60 % of its life (protocol.md §3 rule 10).
     pub(crate) fn renew_in(&self, clock: &dyn Clock, random: &dyn Random) -> Duration {
         let life = Duration::from_secs(self.not_after.abs_diff(self.not_before));
-        let at = between(random, life.mul_f64(0.4), life.mul_f64(0.6));
         let age_ms = clock
             .now_ms()
             .saturating_sub(self.not_before.saturating_mul(1_000));
-        at.saturating_sub(Duration::from_millis(u64::try_from(age_ms).unwrap_or(0)))
+        renew_after(
+            life,
+            Duration::from_millis(u64::try_from(age_ms).unwrap_or(0)),
+            random,
+        )
     }
+}
+
+fn renew_after(life: Duration, age: Duration, random: &dyn Random) -> Duration {
+    between(random, life.mul_f64(0.4), life.mul_f64(0.6)).saturating_sub(age)
 }
 
 /// Of a join token, to know it again.
@@ -352,5 +359,37 @@ impl fmt::Debug for Identity {
             .field("cluster", &self.cluster)
             .field("not_after", &self.not_after)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Given(u64);
+
+    impl Random for Given {
+        fn next(&self) -> u64 {
+            self.0
+        }
+    }
+
+    #[test]
+    fn s49_a_certificate_is_renewed_at_40_to_60_percent_of_its_life() {
+        let (hour, life) = (Duration::from_secs(3_600), Duration::from_secs(72 * 3_600));
+        let after =
+            |random: &dyn Random, age| renew_after(life, age, random).as_secs_f64() / life.as_secs_f64();
+        let drawn: Vec<f64> = (0..500)
+            .map(|_| after(&crate::clock::OsRandom, Duration::ZERO))
+            .collect();
+        assert!(drawn.iter().all(|at| (0.4..=0.6).contains(at)), "{drawn:?}");
+        assert!(
+            drawn.iter().any(|at| *at < 0.45) && drawn.iter().any(|at| *at > 0.55),
+            "{drawn:?}"
+        );
+        // What has passed counts, and what is overdue is done now.
+        assert!((after(&Given(0), 7 * hour) - (0.4 - 7.0 / 72.0)).abs() < 1e-6);
+        assert!(after(&Given(0), 71 * hour) == 0.0);
     }
 }

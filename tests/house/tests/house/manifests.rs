@@ -326,6 +326,34 @@ fn sources(member: &Crate) -> String {
         .join("\n")
 }
 
+/// Whether a source speaks of a crate: in a path (`name::`), an import or an attribute's string, as a whole word.
+fn names(text: &str, krate: &str) -> bool {
+    let word = |c: char| c.is_alphanumeric() || c == '_';
+    text.match_indices(krate).any(|(at, _)| {
+        let (before, after) = (&text[..at], &text[at + krate.len()..]);
+        let whole = !before.ends_with(word) && !after.starts_with(word);
+        let path = after.starts_with("::") && !before.ends_with("::") && !before.ends_with('.');
+        let import = before.ends_with("use ") && (after.starts_with(';') || after.starts_with(" as "));
+        whole && (path || import)
+    })
+}
+
+#[test]
+fn a_crate_is_named_by_its_paths() {
+    for text in ["use http::Uri;", "use http;", "http::status()", "use http as h;"] {
+        assert!(names(text, "http"), "{text}");
+    }
+    for text in [
+        "http://hub",
+        "self.http.get()",
+        "axum::http::Uri",
+        "http_body::Body",
+        "x.http::<u8>()",
+    ] {
+        assert!(!names(text, "http"), "{text}");
+    }
+}
+
 #[test]
 fn no_dependency_is_unused() {
     let mut used_somewhere = BTreeSet::new();
@@ -335,7 +363,7 @@ fn no_dependency_is_unused() {
         for name in member.all() {
             used_somewhere.insert(name.clone());
             let unseen = USED_UNSEEN.contains(&(member.name.as_str(), name.as_str()));
-            if !unseen && !text.contains(&name.replace('-', "_")) {
+            if !unseen && !names(&text, &name.replace('-', "_")) {
                 unused.push(format!("{}: {name}", member.folder));
             }
         }

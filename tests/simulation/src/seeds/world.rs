@@ -13,7 +13,11 @@ use crate::{
 };
 use roadstead_contract::fleet::JoinToken;
 use roadstead_domain::ClusterId;
-use roadstead_fleet::{Authority, memory::Memory, store::What};
+use roadstead_fleet::{
+    Authority,
+    memory::{Document, Memory},
+    store::What,
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -75,8 +79,9 @@ pub(super) struct Sight {
 #[derive(Debug, Default)]
 pub(super) struct Log {
     pub(super) clusters: Vec<Sight>,
-    /// Documents that were ever taken away from a cluster.
-    removed: BTreeSet<(usize, String)>,
+    /// Documents that were taken away from a cluster, with the last generation that was: what is gone beyond that is
+    /// gone without a reason.
+    removed: BTreeMap<(usize, String), u64>,
 }
 
 #[derive(Debug)]
@@ -338,10 +343,9 @@ impl World {
     fn change(&self, n: usize) {
         let mut changes = Vec::new();
         if self.random.chance(6) {
-            let all = (0..DOCUMENTS).map(|d| (format!("d{d}"), None));
-            let mut log = self.log.lock().expect("no panic holds it");
-            log.removed.extend(all.clone().map(|(uid, _)| (n, uid)));
-            self.model.place(id(n), &all.collect::<Vec<_>>());
+            let all: Vec<_> = (0..DOCUMENTS).map(|d| (format!("d{d}"), None)).collect();
+            self.note_removed(n, &all);
+            self.model.place(id(n), &all);
             return;
         }
         for _ in 0..=self.random.below(3) {
@@ -361,16 +365,21 @@ impl World {
                     Some(prompt(&uid, &"x".repeat(length)))
                 }
             };
-            if document.is_none() {
-                self.log
-                    .lock()
-                    .expect("no panic holds it")
-                    .removed
-                    .insert((n, uid.clone()));
-            }
             changes.push((uid, document));
         }
+        self.note_removed(n, &changes);
         self.model.place(id(n), &changes);
+    }
+
+    /// Before it is done: a cluster agent may be quick.
+    fn note_removed(&self, n: usize, changes: &[(String, Option<Document>)]) {
+        let rows = self.model.cluster(id(n)).expect("the cluster").rows;
+        let mut log = self.log.lock().expect("no panic holds it");
+        for (uid, _) in changes.iter().filter(|(_, document)| document.is_none()) {
+            if let Some(row) = rows.get(uid).filter(|row| row.document.is_some()) {
+                log.removed.insert((n, uid.clone()), row.generation);
+            }
+        }
     }
 
     /// What has lasted long enough ends.
@@ -531,10 +540,11 @@ pub(super) fn see(
         .map(|document| (document.uid.clone(), document.generation))
         .collect();
     let before = std::mem::take(&mut log.clusters[n].generations);
-    for uid in before.keys().filter(|uid| !now.contains_key(*uid)) {
+    for (uid, generation) in before.iter().filter(|(uid, _)| !now.contains_key(*uid)) {
+        let removed = log.removed.get(&(n, uid.clone()));
         assert!(
-            log.removed.contains(&(n, uid.clone())),
-            "{}: {uid} is gone without a tombstone",
+            removed.is_some_and(|removed| removed >= generation),
+            "{}: {uid} of generation {generation} is gone without a tombstone",
             CLUSTERS[n]
         );
     }

@@ -9,7 +9,6 @@ use roadstead_contract::fleet::{
 use roadstead_domain::{FakeClock, SystemClock};
 use roadstead_fleet::store::What;
 use roadstead_simulation::{
-    agent::ClusterAgent,
     cluster, eventually,
     hub::{Hub, Wishes},
     prompt, raw,
@@ -498,20 +497,4 @@ async fn a_cluster_agent_far_behind_is_held_not_refused() {
     };
     assert_eq!(welcome.mode(), Mode::Hold);
     assert!(welcome.reason.contains("upgrade"));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn s46_the_hub_keeps_no_cluster_credentials() {
-    let hub = Hub::start().await;
-    let agent = ClusterAgent::join(&hub.address.to_string(), &hub.token(1, "token"));
-    agent.connected().await;
-    let identity = std::fs::read_to_string(agent.folder().join("identity.json")).unwrap();
-    let key = serde_json::from_str::<serde_json::Value>(&identity).unwrap()["key"]
-        .as_str()
-        .unwrap()
-        .to_owned();
-    let kept = format!("{:?} {:?}", hub.store.cluster(cluster(1)), hub.store.events());
-    let body: String = key.lines().filter(|line| !line.starts_with('-')).collect();
-    assert!(!kept.contains(&body[..24]));
-    agent.stop().await.unwrap();
 }

@@ -4,6 +4,7 @@ crate::world::on_both!(
     s42_a_join_token_works_once_and_refusals_are_recorded,
     s51_refused_enrolments_are_counted_and_not_all_written,
     s43_a_request_that_asks_for_an_identity_is_recorded_and_costs_no_token,
+    s46_the_database_keeps_nothing_of_a_clusters_key,
     s49_a_renewed_certificate_is_kept_before_it_is_handed_out,
     s49_a_revocation_closes_a_live_session_within_5_s,
     s49_a_deleted_cluster_is_refused_when_it_comes_back,
@@ -133,6 +134,60 @@ mod tests {
                 .is_ok()
         );
         world.chains_hold().await;
+    }
+
+    /// Every row of every table as text, binary in hexadecimal digits; lower case.
+    async fn everything(world: &World) -> String {
+        let database = world.database();
+        let (tables, row) = if database.is_postgres() {
+            let tables = "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'";
+            (database.ask_all(tables).await, None)
+        } else {
+            let tables = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'";
+            (database.ask_all(tables).await, Some("quote"))
+        };
+        assert!(tables.iter().any(|table| table.contains("certificate")), "{tables:?}");
+        let mut all = Vec::new();
+        for table in tables {
+            let asked = match row {
+                None => format!("SELECT t::text FROM \"{table}\" t"),
+                Some(_) => {
+                    let columns =
+                        format!("SELECT 'quote(\"' || name || '\")' FROM pragma_table_info('{table}')");
+                    let columns = database.ask_all(&columns).await.join(" || ' ' || ");
+                    format!("SELECT {columns} FROM \"{table}\"")
+                }
+            };
+            all.extend(database.ask_all(&asked).await);
+        }
+        all.join("\n").to_lowercase()
+    }
+
+    pub(super) async fn s46_the_database_keeps_nothing_of_a_clusters_key(world: World) {
+        let hub = world.hub().await;
+        let agent = world.joined(&hub).await;
+        let identity = std::fs::read_to_string(agent.folder().join("identity.json")).unwrap();
+        let identity: serde_json::Value = serde_json::from_str(&identity).unwrap();
+        let pem = identity["key"].as_str().unwrap();
+        let base64: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
+        let key = rcgen::KeyPair::from_pem(pem).unwrap().serialize_der();
+        // The secret number of a P-256 key in PKCS#8, whose first 36 bytes are the same in each (RFC 5958, RFC 5915).
+        let hex: String = key[36..68].iter().map(|byte| format!("{byte:02x}")).collect();
+        let kept = everything(&world).await;
+        let detail = clusters::get(world.owner(), world.store(), world.edge())
+            .await
+            .unwrap();
+        assert!(
+            kept.contains(&detail.certificates[0].serial.to_lowercase()),
+            "it sees what is there"
+        );
+        for part in [&hex[..24], &hex[40..], &base64[52..76].to_lowercase()] {
+            assert!(!kept.contains(part));
+        }
+        for word in ["private key", "kubeconfig", "serviceaccount"] {
+            assert!(!kept.contains(word), "{word}");
+        }
+        agent.stop().await.unwrap();
     }
 
     pub(super) async fn s49_a_renewed_certificate_is_kept_before_it_is_handed_out(world: World) {
