@@ -11,7 +11,7 @@ use std::{
     io::{Read as _, Write as _},
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus},
     time::Duration,
 };
 use tokio::time::Instant;
@@ -202,12 +202,14 @@ async fn probes_are_for_this_machine_only() {
 struct Program(Child);
 
 impl Program {
+    /// Its log goes to the file `log` in its state folder.
     fn run(state: &Path) -> Self {
+        let log = fs::File::create(state.join("log")).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_roadstead-agent"))
             .args(["run", "--hub", NO_HUB, "--grace", "1", "--state"])
             .arg(state)
             .env("ROADSTEAD_ENGINE", fake_engine())
-            .stderr(Stdio::null())
+            .stderr(log)
             .spawn();
         Self(child.unwrap())
     }
@@ -289,8 +291,12 @@ async fn a_killed_cluster_agent_is_ready_again_and_leaves_no_process() {
             .filter(|_| !engines(&state).is_empty())
     };
     wait_for("the engine serves", Duration::from_secs(5), serving);
-    program.signal("-TERM");
     // No hub was ever joined, and that is what the exit code says.
+    wait_for("the hub is given up", Duration::from_secs(5), || {
+        let log = fs::read_to_string(state.join("log")).unwrap();
+        log.contains("the hub is not tried any more").then_some(())
+    });
+    program.signal("-TERM");
     assert_eq!(program.wait().code(), Some(1));
     assert!(engines(&state).is_empty());
     assert!(!address.exists());

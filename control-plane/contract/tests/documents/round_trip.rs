@@ -98,7 +98,9 @@ fn agent() -> impl Strategy<Value = Body> {
         reference().prop_map(ModelList::One),
         vec(reference(), 1..3).prop_map(|m| ModelList::Several(distinct(m)))
     ];
-    let tools = btree_map(reference(), (vec(text(), 1..3), any::<bool>()), 0..3).prop_map(|tools| {
+    // "*" stands alone.
+    let tool = text().prop_filter("a name", |name| name != "*");
+    let tools = btree_map(reference(), (vec(tool, 1..3), any::<bool>()), 0..3).prop_map(|tools| {
         let uses = tools.into_iter().map(|(server, (allow, approve))| {
             let allow = distinct(allow);
             let approve = if approve {

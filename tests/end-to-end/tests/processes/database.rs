@@ -7,6 +7,7 @@ use roadstead_end_to_end::{
     ask, counter,
     database::{Database, Postgres},
     disk::Disk,
+    random::Random,
     wait,
 };
 use serde_json::{Value, json};
@@ -20,14 +21,26 @@ use std::{
 /// For the hub to say that it is not ready.
 const RED: Duration = Duration::from_secs(30);
 
+/// What is to be refused: a full disk has free pages for small rows, and these come and go with what else is written.
+const REFUSED: &str = "refused";
+
+/// A text that does not fit into pages that are there, however it is compressed.
+fn bulk() -> String {
+    let mut random = Random::from_environment("a text");
+    (0..200_000)
+        .map(|_| char::from(*random.one_of(b"abcdefghijklmnopqrstuvwxyz0123456789")))
+        .collect()
+}
+
 fn set(name: &str) -> String {
+    let hi = if name == REFUSED { bulk() } else { "hi".to_owned() };
     let prompt = |name: &str, text: &str| {
         format!(
             "apiVersion: roadstead.dev/v1alpha1\nkind: Prompt\nmetadata: {{name: {name}}}\nspec: {{text: {text}}}\n"
         )
     };
     [
-        prompt(&format!("{name}-one"), "hi"),
+        prompt(&format!("{name}-one"), &format!("x{hi}")),
         prompt(&format!("{name}-two"), "ho"),
     ]
     .join("---\n")
@@ -43,7 +56,7 @@ fn prompts(apart: &Apart) -> Result<Vec<String>> {
 
 /// What must hold while the database does not work; `words` are part of what people are told.
 async fn fails_well(apart: &Apart, words: &str) -> Result<()> {
-    let refused = apart.cli.with(&["apply", "-f", "-"], &set("refused"))?;
+    let refused = apart.cli.with(&["apply", "-f", "-"], &set(REFUSED))?;
     assert_eq!(refused.code, Some(7), "unavailable: {refused:?}");
     assert!(refused.err.contains(words), "{words:?} in {refused:?}");
     let secret = apart.database.url.contains("canary") && refused.err.contains("canary");
@@ -53,7 +66,7 @@ async fn fails_well(apart: &Apart, words: &str) -> Result<()> {
     );
 
     let document = json!({"apiVersion": "roadstead.dev/v1alpha1", "kind": "Prompt", "metadata": {"name": "refused-three"},
-                          "spec": {"text": "hi"}});
+                          "spec": {"text": bulk()}});
     let body = json!({
         "query": "mutation($i: ApplyDocumentsInput!) { applyDocuments(input: $i) { errors { code message } } }",
         "variables": {"i": {"documents": [{"json": document}], "project": "default", "idempotencyKey": "one-two-three"}},
@@ -225,7 +238,7 @@ async fn full_and_back(apart: &mut Apart, disk: &Disk) -> Result<()> {
     for _ in 0..10 {
         let (status, said) = apart.probe("/readyz").await.context("an answer")?;
         assert!(status == 503 && said.contains("disk is full"), "{status}: {said}");
-        let refused = apart.cli.with(&["apply", "-f", "-"], &set("refused"))?;
+        let refused = apart.cli.with(&["apply", "-f", "-"], &set(REFUSED))?;
         assert_eq!(refused.code, Some(7), "{refused:?}");
     }
     assert_eq!(prompts(apart)?.len(), 2 * kept.len(), "readers go on");
