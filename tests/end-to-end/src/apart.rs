@@ -65,6 +65,8 @@ pub struct Apart {
     model: Option<Process>,
     pub database: Database,
     pub cli: Cli,
+    /// What hub and cluster agent needed for their first start, until they had met.
+    pub first_start: Duration,
     setup: Setup,
     ports: Ports,
     folder: tempfile::TempDir,
@@ -108,6 +110,7 @@ impl Apart {
             model: None,
             database,
             cli: Cli::new(config).environment(&setup.environment),
+            first_start: Duration::ZERO,
             setup,
             ports: Ports {
                 api: free_port(),
@@ -121,11 +124,11 @@ impl Apart {
         apart.start_model().await?;
         apart.create_tenant()?;
         apart.start_hub()?;
-        apart.hub_ready().await?;
+        let hub = apart.hub_ready().await?;
         apart.sign_in()?;
         apart.join()?;
         apart.start_agent()?;
-        apart.linked().await?;
+        apart.first_start = hub + apart.linked().await?;
         apart.write_model()?;
         Ok(apart)
     }
