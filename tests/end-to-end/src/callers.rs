@@ -175,7 +175,11 @@ pub struct Api {
 }
 
 impl Api {
-    async fn graphql(&self, query: &str, variables: Value) -> Result<Value> {
+    /// What it answers to a query.
+    ///
+    /// # Errors
+    /// When there is no answer, or an error in it.
+    pub async fn graphql(&self, query: &str, variables: Value) -> Result<Value> {
         let url = format!("{}/graphql", self.url);
         let body = json!({"query": query, "variables": variables});
         let (status, text) = ask::post(&url, &self.token, &body).await?;
