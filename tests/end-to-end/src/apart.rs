@@ -10,7 +10,7 @@ use crate::{
 };
 use anyhow::Context as _;
 use std::{
-    net::TcpListener,
+    net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicU16, Ordering},
@@ -65,6 +65,8 @@ pub struct Apart {
     model: Option<Process>,
     pub database: Database,
     pub cli: Cli,
+    /// What hub and cluster agent needed for their first start, until they had met.
+    pub first_start: Duration,
     setup: Setup,
     ports: Ports,
     folder: tempfile::TempDir,
@@ -108,6 +110,7 @@ impl Apart {
             model: None,
             database,
             cli: Cli::new(config).environment(&setup.environment),
+            first_start: Duration::ZERO,
             setup,
             ports: Ports {
                 api: free_port(),
@@ -121,11 +124,11 @@ impl Apart {
         apart.start_model().await?;
         apart.create_tenant()?;
         apart.start_hub()?;
-        apart.hub_ready().await?;
+        let hub = apart.hub_ready().await?;
         apart.sign_in()?;
         apart.join()?;
         apart.start_agent()?;
-        apart.linked().await?;
+        apart.first_start = hub + apart.linked().await?;
         apart.write_model()?;
         Ok(apart)
     }
@@ -139,6 +142,12 @@ impl Apart {
     #[must_use]
     pub fn api(&self) -> String {
         format!("http://127.0.0.1:{}", self.ports.api)
+    }
+
+    /// The hub's port for cluster agents.
+    #[must_use]
+    pub fn fleet(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.ports.fleet))
     }
 
     /// The port of the hub's metrics.
@@ -314,19 +323,33 @@ impl Apart {
     /// # Errors
     /// When the program does not start.
     pub fn start_agent(&mut self) -> anyhow::Result<()> {
-        let mut command = self.command("roadstead-agent");
-        command
-            .args(["run", "--hub", &format!("127.0.0.1:{}", self.ports.fleet)])
-            .args(["--metrics", &format!("127.0.0.1:{}", self.ports.agent)])
-            .args(["--allow-program", "python3", "--grace", "1", "--state"])
-            .arg(self.path("cluster"))
-            .arg("--join-token-file")
-            .arg(self.path("join-token"));
+        let mut command = self.agent_command(self.ports.agent, "cluster", "join-token");
         for (name, value) in &self.setup.offered {
             command.env(name, value).args(["--env", name]);
         }
         self.agent = Some(Process::start(&mut command, &self.path("agent.log"))?);
         Ok(())
+    }
+
+    /// Starts another cluster agent, with these names of its state's folder and of the file of its join token.
+    ///
+    /// # Errors
+    /// When the program does not start.
+    pub fn another_agent(&self, state: &str, token: &str) -> anyhow::Result<Process> {
+        let mut command = self.agent_command(free_port(), state, token);
+        Process::start(&mut command, &self.path(&format!("{state}.log")))
+    }
+
+    fn agent_command(&self, port: u16, state: &str, token: &str) -> Command {
+        let mut command = self.command("roadstead-agent");
+        command
+            .args(["run", "--hub", &self.fleet().to_string()])
+            .args(["--metrics", &format!("127.0.0.1:{port}")])
+            .args(["--allow-program", "python3", "--grace", "1", "--state"])
+            .arg(self.path(state))
+            .arg("--join-token-file")
+            .arg(self.path(token));
+        command
     }
 
     /// The hub's process.

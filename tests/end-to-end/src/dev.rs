@@ -1,6 +1,7 @@
 //! `roadstead-hub dev` and the CLI, as a person at a laptop uses them.
 
 use crate::{
+    apart::free_port,
     binary,
     cli::{Answer, Cli},
     processes::Process,
@@ -10,7 +11,7 @@ use anyhow::Context as _;
 use std::{
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// For dev to say that it is ready, on a busy machine.
@@ -23,6 +24,7 @@ pub struct Dev {
     model: Process,
     model_url: String,
     model_name: String,
+    listen: String,
     hub: Option<Process>,
 }
 
@@ -32,9 +34,28 @@ impl Dev {
     /// # Errors
     /// When one of them does not become ready.
     pub async fn start() -> anyhow::Result<Self> {
+        let mut dev = Self::scripted().await?;
+        dev.up().await?;
+        Ok(dev)
+    }
+
+    /// The same where it is found again after each [`Self::up`], for callers that go on meanwhile; how long dev's first
+    /// start took.
+    ///
+    /// # Errors
+    /// When one of them does not become ready.
+    pub async fn in_one_place() -> anyhow::Result<(Self, Duration)> {
+        let mut dev = Self::scripted().await?;
+        dev.listen = format!("127.0.0.1:{}", free_port());
+        let started = Instant::now();
+        dev.up().await?;
+        Ok((dev, started.elapsed()))
+    }
+
+    async fn scripted() -> anyhow::Result<Self> {
         let mut command = Command::new(binary("roadstead-model-server"));
         let address = |line: &str| Some(format!("{}/v1", line.strip_prefix("listening on ")?));
-        Self::with_model(&mut command, "script", address).await
+        Self::model_alone(&mut command, "script", address).await
     }
 
     /// The same with another model server; `url` finds its base URL in a line that it prints.
@@ -46,19 +67,28 @@ impl Dev {
         name: &str,
         url: impl Fn(&str) -> Option<String>,
     ) -> anyhow::Result<Self> {
+        let mut dev = Self::model_alone(server, name, url).await?;
+        dev.up().await?;
+        Ok(dev)
+    }
+
+    async fn model_alone(
+        server: &mut Command,
+        name: &str,
+        url: impl Fn(&str) -> Option<String>,
+    ) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let model = Process::start(server, &folder.path().join("model.log"))?;
         let found = || async { model.output().lines().find_map(&url) };
         let model_url = wait::until("the model server", READY, found).await?;
-        let mut dev = Self {
+        Ok(Self {
             folder,
             model,
             model_url,
             model_name: name.to_owned(),
+            listen: "127.0.0.1:0".to_owned(),
             hub: None,
-        };
-        dev.up().await?;
-        Ok(dev)
+        })
     }
 
     /// Starts dev on the state that is there.
@@ -66,11 +96,27 @@ impl Dev {
     /// # Errors
     /// When it does not become ready.
     pub async fn up(&mut self) -> anyhow::Result<()> {
+        self.begin()?;
+        let started = Instant::now();
+        let hub = self.hub()?;
+        while !hub.output().contains("Ctrl-C stops everything") {
+            anyhow::ensure!(hub.exited()?.is_none(), "dev ended:\n{}", hub.output());
+            anyhow::ensure!(started.elapsed() < READY, "dev is not ready:\n{}", hub.output());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    /// Starts dev on the state that is there, without waiting for anything.
+    ///
+    /// # Errors
+    /// When the program does not start.
+    pub fn begin(&mut self) -> anyhow::Result<()> {
         let log = self.folder.path().join("dev.log");
         let _ = std::fs::remove_file(&log);
         let mut command = Command::new(binary("roadstead-hub"));
         command
-            .args(["dev", "--listen", "127.0.0.1:0", "--state"])
+            .args(["dev", "--listen", &self.listen, "--state"])
             .arg(self.state())
             .env("ROADSTEAD_CONFIG", self.config())
             .env("ROADSTEAD_MODEL_URL", &self.model_url)
@@ -84,14 +130,7 @@ impl Dev {
         ] {
             command.env_remove(variable);
         }
-        let mut hub = Process::start(&mut command, &log)?;
-        let started = std::time::Instant::now();
-        while !hub.output().contains("Ctrl-C stops everything") {
-            anyhow::ensure!(hub.exited()?.is_none(), "dev ended:\n{}", hub.output());
-            anyhow::ensure!(started.elapsed() < READY, "dev is not ready:\n{}", hub.output());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        self.hub = Some(hub);
+        self.hub = Some(Process::start(&mut command, &log)?);
         Ok(())
     }
 
@@ -151,6 +190,12 @@ impl Dev {
         self.folder.path().join("config.toml")
     }
 
+    /// The CLI with the context that dev writes.
+    #[must_use]
+    pub fn shell(&self) -> Cli {
+        Cli::new(self.config())
+    }
+
     /// Runs the CLI with nothing on its standard input.
     ///
     /// # Errors
@@ -164,6 +209,6 @@ impl Dev {
     /// # Errors
     /// When the program does not start.
     pub fn cli_with(&self, args: &[&str], input: &str) -> anyhow::Result<Answer> {
-        Cli::new(self.config()).with(args, input)
+        self.shell().with(args, input)
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod apart;
 pub mod ask;
+pub mod callers;
 pub mod cli;
 pub mod counter;
 pub mod database;
@@ -10,6 +11,7 @@ pub mod dev;
 pub mod disk;
 pub mod processes;
 pub mod random;
+pub mod returns;
 pub mod rotel;
 pub mod wait;
 

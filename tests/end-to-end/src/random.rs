@@ -37,4 +37,14 @@ impl Random {
         let at = usize::try_from(self.below(all.len() as u64)).unwrap_or(0);
         all.get(at).expect("something to choose from")
     }
+
+    /// All of them, in some order (Fisher and Yates).
+    pub fn shuffled<T: Copy>(&mut self, all: &[T]) -> Vec<T> {
+        let mut deck = all.to_vec();
+        for last in (1..deck.len()).rev() {
+            let other = usize::try_from(self.below(last as u64 + 1)).unwrap_or(0);
+            deck.swap(last, other);
+        }
+        deck
+    }
 }

@@ -121,8 +121,21 @@ pub fn modest() -> rcgen::CertificateParams {
 /// # Errors
 /// The hub refuses.
 pub async fn enrol<S: Truth>(hub: &Hub<S>, secret: &str, csr: Vec<u8>) -> Result<EnrolResponse, Status> {
-    let tls = tls(&hub.authority.root_der(), None, &rustls::version::TLS13);
-    let channel = channel(hub.address, tls).await.expect("a connection");
+    enrol_at(hub.address, &hub.authority.root_der(), secret, csr).await
+}
+
+/// The same at a hub that is known by its address and its root alone.
+///
+/// # Errors
+/// The hub refuses.
+pub async fn enrol_at(
+    address: SocketAddr,
+    root: &[u8],
+    secret: &str,
+    csr: Vec<u8>,
+) -> Result<EnrolResponse, Status> {
+    let tls = tls(root, None, &rustls::version::TLS13);
+    let channel = channel(address, tls).await.expect("a connection");
     let request = EnrolRequest {
         proof: Some(Proof::Token(secret.to_owned())),
         csr,

@@ -16,6 +16,8 @@ const GIVEN_UP: Duration = Duration::from_secs(90);
 
 /// Longer than the longest wait between two attempts, 60 s.
 const MET_AGAIN: Duration = Duration::from_secs(90);
+/// For so long the hub is away, at least.
+const AWAY: Duration = Duration::from_secs(60);
 /// What the cluster agent logs of each attempt.
 const DIALLED: &str = "no session with the hub";
 
@@ -114,12 +116,14 @@ async fn engines_answer_while_the_hub_is_away_and_their_run_records_follow() -> 
     // Dialled in vain again and again, at growing distances.
     let dialled = |apart: &mut Apart| anyhow::Ok(apart.agent()?.output().matches(DIALLED).count());
     let before = dialled(&mut apart)?;
-    while dialled(&mut apart)? < before + 4 {
+    while dialled(&mut apart)? < before + 4 || away.elapsed() < AWAY {
         again.ask().await?;
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
 
     let absent = away.elapsed();
+    assert!(absent >= AWAY, "the hub was away for {absent:?} only");
+    assert!(again.asked > 0, "nobody asked while the hub was gone");
     apart.start_hub()?;
     apart.hub_ready().await?;
     let back = again.ask_until(&apart, "connected", MET_AGAIN).await?;

@@ -6,4 +6,5 @@ mod escape;
 mod kill;
 mod models;
 mod roots;
+mod strangers;
 mod trace;

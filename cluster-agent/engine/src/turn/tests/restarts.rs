@@ -38,22 +38,31 @@ pub(super) fn dies<A, B>(
     });
 }
 
-pub(super) async fn ended(rig: &Rig, uid: &str) -> TaskView {
+/// For a task of the process before to get where it should. Far more than it takes: what never gets there is to fail.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The task once it is as `holds` says.
+async fn becomes(rig: &Rig, uid: &str, what: &str, holds: impl Fn(&TaskView) -> bool) -> TaskView {
+    let began = tokio::time::Instant::now();
     loop {
-        match rig.engine.tasks.get(&alice(), uid).await {
-            Ok(view) if view.status.state.is_terminal() => return view,
-            _ => tokio::time::sleep(Duration::from_millis(2)).await,
+        let found = rig.engine.tasks.get(&alice(), uid).await;
+        match found {
+            Ok(view) if holds(&view) => return view,
+            found => assert!(
+                began.elapsed() < PATIENCE,
+                "waited in vain for a task that {what}: {found:?}"
+            ),
         }
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
 
+pub(super) async fn ended(rig: &Rig, uid: &str) -> TaskView {
+    becomes(rig, uid, "has ended", |view| view.status.state.is_terminal()).await
+}
+
 pub(super) async fn asks(rig: &Rig, uid: &str) -> TaskView {
-    loop {
-        match rig.engine.tasks.get(&alice(), uid).await {
-            Ok(view) if !view.status.waits_for.is_empty() => return view,
-            _ => tokio::time::sleep(Duration::from_millis(2)).await,
-        }
-    }
+    becomes(rig, uid, "asks", |view| !view.status.waits_for.is_empty()).await
 }
 
 #[tokio::test]
@@ -109,16 +118,18 @@ fn dies_in_a_call<B: Future<Output = ()>>(
             let sent = rig.send(message("commit")).await.expect("taken");
             until("both are called", || rig.tools.names().len() == 2).await;
             // The quick one's result is kept as it comes; a read sees everything that was written before it.
-            while rig
-                .engine
-                .journal
-                .entries(sent.view().uid)
-                .await
-                .expect("entries")[1]
-                .1[0]
-                .result
-                .is_none()
-            {
+            let began = tokio::time::Instant::now();
+            loop {
+                let entries = rig
+                    .engine
+                    .journal
+                    .entries(sent.view().uid)
+                    .await
+                    .expect("entries");
+                if entries[1].1[0].result.is_some() {
+                    break;
+                }
+                assert!(began.elapsed() < PATIENCE, "no result is kept: {entries:?}");
                 tokio::task::yield_now().await;
             }
             rig.tools.does.lock().clear();
