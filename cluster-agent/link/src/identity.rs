@@ -20,6 +20,9 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use zeroize::Zeroizing;
 
 const FILE: &str = "identity.json";
+/// Beside an identity of a version that did not remember join tokens: the hash of the one that it was first found with, or
+/// nothing. In a file of its own, so that the version before still reads the identity.
+const FOUND: &str = "join-token-found";
 /// Join tokens and pins that are remembered, so that they are refused.
 const REMEMBERED: usize = 8;
 /// Generations that one bundle may go on by. A rotation takes three; a number that no hub reaches would keep every later
@@ -62,6 +65,9 @@ pub struct Identity {
     used_tokens: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     dropped_pins: Vec<String>,
+    /// What [`FOUND`] holds.
+    #[serde(skip)]
+    found_token: Option<String>,
     pub trust_domain: String,
     /// Ids that the hub assigned.
     pub tenant: String,
@@ -111,33 +117,46 @@ impl Identity {
             })
     }
 
+    /// Whatever join token lies there when an identity of a version that remembered none is first loaded has most likely
+    /// brought it: it is taken for used. One that is given later is not.
+    pub(crate) fn remember_found(mut self, folder: &Path, token: Option<&JoinToken>) -> Self {
+        if !self.used_tokens.is_empty() {
+            return self;
+        }
+        let path = folder.join(FOUND);
+        let found = match fs::read_to_string(&path) {
+            Ok(found) => found,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let found = token.map(hash).unwrap_or_default();
+                // Until it can be kept each start does the same.
+                if let Err(error) = replace(folder, FOUND, found.as_bytes()) {
+                    tracing::warn!(%error, file = %path.display(), "the join token cannot be remembered as used");
+                }
+                found
+            }
+            // It may have been this one.
+            Err(error) => {
+                tracing::warn!(%error, file = %path.display(), "join tokens cannot be told from used ones");
+                token.map(hash).unwrap_or_default()
+            }
+        };
+        self.found_token = Some(found);
+        self
+    }
+
     /// Keeps it in `folder`; on disk when this returns.
     ///
     /// # Errors
     /// The folder cannot be written.
     pub fn save(&self, folder: &Path) -> Result<(), IdentityError> {
         let path = folder.join(FILE);
-        let fresh = folder.join(format!("{FILE}.new"));
         let text = serde_json::to_vec(self)
             .map(Zeroizing::new)
             .map_err(|error| IdentityError::Content {
                 path: path.display().to_string(),
                 detail: error.to_string(),
             })?;
-        let write = || {
-            let mut options = fs::OpenOptions::new();
-            // A file left by a crash may have other rights: start anew.
-            match fs::remove_file(&fresh) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-            let mut file = options.write(true).create_new(true).mode(0o600).open(&fresh)?;
-            file.write_all(&text)?;
-            file.sync_all()?;
-            fs::rename(&fresh, &path)?;
-            fs::File::open(folder)?.sync_all()
-        };
-        write().map_err(|error| file(&path, "written", error))
+        replace(folder, FILE, &text).map_err(|error| file(&path, "written", error))
     }
 
     /// What the hub's answer makes of a request.
@@ -160,6 +179,7 @@ impl Identity {
             trust_generation: trust.generation,
             used_tokens: vec![hash(token)],
             dropped_pins: Vec::new(),
+            found_token: None,
             trust_domain: trust.trust_domain.clone(),
             tenant,
             cluster,
@@ -181,7 +201,8 @@ impl Identity {
 
     /// Whether this join token may bring another identity for this cluster.
     pub(crate) fn admits(&self, token: &JoinToken) -> Result<(), LinkError> {
-        let why = if self.used_tokens.contains(&hash(token)) {
+        let hash = hash(token);
+        let why = if self.used_tokens.contains(&hash) || self.found_token.as_ref() == Some(&hash) {
             "it was used here before"
         } else if self.dropped_pins.contains(&token.pin.0.to_hex()) {
             "it is of a root that the hub has retired"
@@ -203,7 +224,9 @@ impl Identity {
         } else if found == kept && !fresh.has_roots_of(self) {
             format!("expected the roots that are kept of generation {kept}, found others")
         } else {
-            let mut used_tokens = [self.used_tokens.clone(), fresh.used_tokens.clone()].concat();
+            let found = self.found_token.iter().filter(|hash| !hash.is_empty()).cloned();
+            let kept = found.chain(self.used_tokens.clone());
+            let mut used_tokens: Vec<_> = kept.chain(fresh.used_tokens.clone()).collect();
             forget(&mut used_tokens);
             return Ok(Self {
                 used_tokens,
@@ -318,6 +341,22 @@ fn renew_after(life: Duration, age: Duration, random: &dyn Random) -> Duration {
     between(random, life.mul_f64(0.4), life.mul_f64(0.6)).saturating_sub(age)
 }
 
+/// Replaces a file as a whole; on disk when this returns.
+fn replace(folder: &Path, name: &str, text: &[u8]) -> io::Result<()> {
+    let fresh = folder.join(format!("{name}.new"));
+    let mut options = fs::OpenOptions::new();
+    // A file left by a crash may have other rights: start anew.
+    match fs::remove_file(&fresh) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = options.write(true).create_new(true).mode(0o600).open(&fresh)?;
+    file.write_all(text)?;
+    file.sync_all()?;
+    fs::rename(&fresh, folder.join(name))?;
+    fs::File::open(folder)?.sync_all()
+}
+
 /// Of a join token, to know it again.
 fn hash(token: &JoinToken) -> String {
     document_digest(token.expose_secret().as_bytes()).to_hex()
@@ -365,6 +404,7 @@ impl fmt::Debug for Identity {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use roadstead_contract::fleet::{CaPin, document_digest};
 
     #[derive(Debug)]
     struct Given(u64);
@@ -391,5 +431,52 @@ mod tests {
         // What has passed counts, and what is overdue is done now.
         assert!((after(&Given(0), 7 * hour) - (0.4 - 7.0 / 72.0)).abs() < 1e-6);
         assert!(after(&Given(0), 71 * hour) == 0.0);
+    }
+
+    fn token(secret: &str) -> JoinToken {
+        JoinToken::new(secret.to_owned(), CaPin(document_digest(b"a root"))).unwrap()
+    }
+
+    /// As a version wrote it that remembered no join tokens.
+    fn from_before(folder: &Path) -> Identity {
+        let kept = serde_json::json!({
+            "key": "a key", "chain": [], "roots": [], "trust_domain": "test", "tenant": "t", "cluster": "c",
+            "not_before": 0, "not_after": 1,
+        });
+        fs::write(folder.join(FILE), kept.to_string()).unwrap();
+        Identity::load(folder).unwrap().unwrap()
+    }
+
+    #[test]
+    fn s50_the_join_token_of_an_identity_from_before_brings_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let (first, later) = (token("first"), token("later"));
+        let identity = from_before(folder.path());
+        identity.admits(&first).unwrap();
+        let identity = identity.remember_found(folder.path(), Some(&first));
+        identity.admits(&first).unwrap_err();
+        identity.admits(&later).unwrap();
+        // The version before still reads what is kept, and what it writes forgets nothing.
+        identity.save(folder.path()).unwrap();
+        let text = fs::read_to_string(folder.path().join(FILE)).unwrap();
+        assert!(!text.contains("found") && !text.contains("used_tokens"), "{text}");
+        let again = from_before(folder.path()).remember_found(folder.path(), Some(&later));
+        again.admits(&first).unwrap_err();
+        again.admits(&later).unwrap();
+        let fresh = Identity {
+            used_tokens: vec![hash(&later)],
+            ..again.clone()
+        };
+        let joined = again.rejoined(fresh).unwrap();
+        assert_eq!(joined.used_tokens, [hash(&first), hash(&later)]);
+    }
+
+    #[test]
+    fn a_join_token_that_is_given_after_the_first_start_is_good() {
+        let folder = tempfile::tempdir().unwrap();
+        let identity = from_before(folder.path()).remember_found(folder.path(), None);
+        identity.admits(&token("later")).unwrap();
+        let again = from_before(folder.path()).remember_found(folder.path(), Some(&token("later")));
+        again.admits(&token("later")).unwrap();
     }
 }

@@ -308,7 +308,10 @@ async fn identify(
 ) -> Result<Option<Identity>, LinkError> {
     let kept = Identity::load(&settings.folder)?;
     let expired = match &kept {
-        Some(identity) if !identity.expired(&**clock) => return Ok(kept),
+        Some(identity) if !identity.expired(&**clock) => {
+            let (folder, token) = (&settings.folder, settings.join.as_ref());
+            return Ok(kept.map(|identity| identity.remember_found(folder, token)));
+        }
         Some(_) => LinkError::Expired,
         None => LinkError::NotEnrolled,
     };

@@ -287,8 +287,7 @@ fn one_that_somebody_traces_is_not_waited_for() {
     let there = |name: &str| tracer.folder.path().join(name).exists();
     eventually("it tries", || there("seized") || there("refused"));
     if there("refused") {
-        eprintln!("left out: this user may trace nobody here");
-        return;
+        return left_out("to trace another process");
     }
     leader.child.kill().unwrap();
     leader.child.wait().unwrap();
@@ -303,6 +302,15 @@ fn within_patience<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static)
     let (done, waits) = std::sync::mpsc::channel();
     std::thread::spawn(move || done.send(work()));
     waits.recv_timeout(PATIENCE).expect("it comes to an end")
+}
+
+/// For a test that cannot be made here.
+fn left_out(needed: &str) {
+    assert!(
+        std::env::var_os("ROADSTEAD_TEST_COMPLETE").is_none(),
+        "a complete run needs {needed}"
+    );
+    eprintln!("left out: it takes {needed}");
 }
 
 /// What a test of a whole process is told to be.
@@ -369,8 +377,7 @@ os.execv(sys.argv[1], sys.argv[1:])'";
         return;
     }
     if !rustix::process::geteuid().is_root() {
-        eprintln!("left out: it takes root to make what this user cannot kill");
-        return;
+        return left_out("root, who makes what this user cannot kill");
     }
     let folder = tempfile::tempdir().unwrap();
     // The folder is in its arguments: it ends with the others.
@@ -423,6 +430,7 @@ exec";
         let leader = Leader::start("if daemon(): here('daemon')\ntime.sleep(1000)");
         let daemon = leader.noted("daemon");
         kill(&leader.id.pid.to_string());
+        eventually("it is a stray", || look(daemon).is_some_and(|p| p.parent == own));
         assert_eq!(end(&[], PATIENCE).unwrap(), 0);
         assert!(!alive(daemon) && alive(orphan));
         return;
@@ -461,11 +469,7 @@ fn a_session_may_have_begun_outside_of_the_namespace() {
     };
     let (allowed, why) = inside(Path::new("true"), &[]);
     if !allowed {
-        assert!(
-            std::env::var_os("ROADSTEAD_TEST_COMPLETE").is_none(),
-            "a complete run needs to make a PID namespace: {why}"
-        );
-        return;
+        return left_out(&format!("to make a PID namespace: {why}"));
     }
     let own = std::env::current_exe().unwrap();
     for test in [

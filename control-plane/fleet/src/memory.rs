@@ -44,6 +44,9 @@ struct State {
     hints: BTreeMap<ClusterId, watch::Sender<u64>>,
     /// The database does not answer.
     away: bool,
+    /// Looks at a tenant's clusters that are to hang yet, and how many do now.
+    hang: BTreeMap<TenantId, usize>,
+    hanging: Arc<()>,
     /// How many calls it has not answered.
     unanswered: std::sync::atomic::AtomicU64,
 }
@@ -249,6 +252,35 @@ impl Memory {
     /// The database stops answering, or answers again.
     pub fn set_away(&self, away: bool) {
         self.state.lock().away = away;
+    }
+
+    /// So many of the looks from now on at how this tenant's clusters stand are never answered, as over a connection that
+    /// was cut without a word.
+    pub fn hang_looks_of(&self, tenant: TenantId, looks: usize) {
+        self.state.lock().hang.insert(tenant, looks);
+    }
+
+    /// How many looks wait for an answer that does not come.
+    #[must_use]
+    pub fn looks_that_hang(&self) -> usize {
+        Arc::strong_count(&self.state.lock().hanging) - 1
+    }
+
+    /// What a look is to hold for as long as it hangs.
+    fn hangs(&self, peers: &[PeerIdentity]) -> Option<Arc<()>> {
+        let mut state = self.state.lock();
+        let left = state.hang.get_mut(&peers.first()?.tenant)?;
+        *left = left.checked_sub(1)?;
+        Some(state.hanging.clone())
+    }
+
+    /// A certificate of a cluster, with the end of its time in milliseconds since the Unix epoch.
+    pub fn add_certificate(&self, peer: &PeerIdentity, not_after_ms: i64) {
+        self.with(peer.cluster, |cluster| {
+            cluster
+                .certificates
+                .insert(peer.serial.clone(), (not_after_ms, false));
+        });
     }
 
     /// A person lets the model's view of a cluster go on that is ahead of it.
@@ -656,6 +688,9 @@ impl FleetStore for Memory {
     }
 
     async fn standing(&self, peers: &[PeerIdentity]) -> Result<Vec<Option<Standing>>, StoreError> {
+        if let Some(_hanging) = self.hangs(peers) {
+            return std::future::pending().await;
+        }
         let now = self.clock.now_ms();
         let state = self.state.lock();
         state.answers()?;

@@ -95,12 +95,15 @@ struct State {
 }
 
 impl State {
-    fn told(&mut self, event: &Event) -> &mut Told {
+    /// Where the event is counted, and whether that is with those that nobody knows although it tells of somebody.
+    fn told(&mut self, event: &Event) -> (&mut Told, bool) {
         let (mut of, kind) = teller(event);
-        if self.events.len() >= TELLERS && !self.events.contains_key(&(of, kind)) {
+        let crowded = self.events.len() >= TELLERS && !self.events.contains_key(&(of, kind));
+        if crowded {
             of = None;
         }
-        self.events.entry((of, kind)).or_insert_with(Told::new)
+        let crowded = crowded && event.peer.is_some();
+        (self.events.entry((of, kind)).or_insert_with(Told::new), crowded)
     }
 }
 
@@ -131,9 +134,14 @@ impl Told {
         }
     }
 
-    fn count(&mut self, events: u64, last: &Event) {
+    /// Where it is crowded the count is of many: it belongs into nobody's log but the platform's.
+    fn count(&mut self, events: u64, last: &Event, crowded: bool) {
         self.counted += events;
-        self.last = Some(last.clone());
+        let mut last = last.clone();
+        if crowded {
+            last.peer = None;
+        }
+        self.last = Some(last);
     }
 }
 
@@ -274,19 +282,22 @@ impl Registry {
     /// is refused can come again and again; the log says so without growing with it. What is not written is counted.
     pub(crate) fn notes(&self, event: &Event) -> Option<u64> {
         let mut state = self.0.lock();
-        let told = state.told(event);
+        let (told, crowded) = state.told(event);
         if told.bucket.take().is_err() {
-            told.count(1, event);
+            told.count(1, event, crowded);
             return None;
         }
-        Some(std::mem::take(&mut told.counted))
+        match crowded {
+            true => Some(0),
+            false => Some(std::mem::take(&mut told.counted)),
+        }
     }
 
     /// These events could not be written: they are counted again.
     pub(crate) fn unwritten(&self, events: u64, last: &Event) {
         let mut state = self.0.lock();
-        let told = state.told(last);
-        told.count(events, last);
+        let (told, crowded) = state.told(last);
+        told.count(events, last, crowded);
     }
 
     /// What was counted and may be written now: how many events, and the last of them. With `all` whatever was counted.
@@ -545,6 +556,43 @@ mod tests {
         tokio::time::advance(Duration::from_secs(600)).await;
         assert_eq!(registry.counted(false), []);
         assert_eq!(known(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn s39_counts_of_others_are_written_into_no_tenants_log() {
+        let registry = Registry::default();
+        let (clock, random) = (FakeClock::at(1), SeededRandom::new(7));
+        let event = || Event {
+            peer: Some(PeerIdentity {
+                tenant: TenantId::generate(&clock, &random),
+                cluster: ClusterId::generate(&clock, &random),
+                serial: "a".to_owned(),
+            }),
+            source: None,
+            what: What::CertificateRefused,
+            detail: String::new(),
+        };
+        for _ in 0..TELLERS {
+            assert_eq!(registry.notes(&event()), Some(0));
+        }
+        // Beyond them each writes what is its own, and what is only counted is of many tenants.
+        let written = (0..40).filter(|_| registry.notes(&event()) == Some(0)).count();
+        assert_eq!(written, 24);
+        registry.unwritten(3, &event());
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert_eq!(
+            registry.notes(&event()),
+            Some(0),
+            "the others' count is not its own"
+        );
+        // Nobody's own events take the count with them: both are the platform's.
+        let platform = Event {
+            peer: None,
+            ..event()
+        };
+        assert_eq!(registry.notes(&platform), Some(16 + 3));
+        registry.unwritten(2, &event());
+        assert_eq!(registry.counted(true), [(2, platform)]);
     }
 
     #[tokio::test]

@@ -10,6 +10,7 @@ use crate::{
     registry::Registry,
     store::{Event, FleetStore, StoreError, What},
     sync, tls,
+    together::LONGEST,
     tunnel::{self, Tunnels},
 };
 use futures::{StreamExt as _, stream};
@@ -18,11 +19,11 @@ use roadstead_contract::fleet::{
     HubKeys, MAX_FRAME, TUNNEL_CHUNK, bulk_server::BulkServer, enrolment_server::EnrolmentServer,
     sync_server::SyncServer, tunnel_server::TunnelServer,
 };
-use roadstead_domain::{Clock, ClusterId};
-use std::{fmt, sync::Arc, time::Duration};
+use roadstead_domain::{Clock, ClusterId, TenantId};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 use tokio::{
-    sync::{mpsc, watch},
-    time::timeout,
+    sync::{Semaphore, mpsc, watch},
+    time::{error::Elapsed, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -34,8 +35,15 @@ use tonic::{
 /// How often live clusters are looked up in the database: hints that were lost, newer sessions on other replicas,
 /// revocations. A revocation must reach a session in 5 s (protocol.md §3 rule 10).
 const LOOK: Duration = Duration::from_secs(2);
-/// Looks at once, each of one tenant's clusters.
+/// Looks at once, each at one page of one tenant's clusters.
 const LOOKS: usize = 16;
+/// Pages of one tenant at once.
+const PAGES: usize = 4;
+/// Looks at one tenant's clusters that may be under way: another begins beside one that takes long, for it may wait for a
+/// connection that was cut while the others are good.
+const BESIDE: usize = 3;
+/// A database that has not answered a look by then is away.
+const LOOK_LIMIT: Duration = Duration::from_secs(10);
 /// Records of what was only counted that are written at once.
 const COUNTED_AT_ONCE: usize = 8;
 /// Clusters of one look.
@@ -139,6 +147,7 @@ pub(crate) struct Inner {
     pub(crate) snapshots: Bucket,
     pub(crate) renewals: Bucket,
     pub(crate) blobs: bulk::Blobs,
+    looks: Semaphore,
 }
 
 impl fmt::Debug for Inner {
@@ -172,6 +181,7 @@ impl Fleet {
             snapshots: Bucket::new(snapshots, snapshots),
             renewals: Bucket::new(renewals, renewals.max(1.0)),
             blobs: bulk::Blobs::new(parts.settings.stall),
+            looks: Semaphore::new(LOOKS),
         }))
     }
 
@@ -362,39 +372,38 @@ impl Inner {
             detail,
             ..event.clone()
         };
-        if let Err(error) = self.store.audit(record).await {
+        let written = timeout(LONGEST, self.store.audit(record)).await;
+        if let Err(error) = written.unwrap_or_else(late) {
             tracing::error!(action, %error, "an audit record is not written; it is counted");
             self.registry.unwritten(events, &event);
-        }
-    }
-
-    async fn look(&self) {
-        self.registry.end_expired(self.clock.now_ms());
-        let peers = self.registry.peers();
-        if !peers.is_empty() {
-            self.look_at(peers).await;
         }
     }
 
     /// Each tenant by itself and several at once: one that keeps its own turns at the database busy must not hide a
     /// revocation of another's.
     async fn look_at(&self, peers: Vec<PeerIdentity>) {
-        let looks = pages(peers).into_iter().map(|page| async move {
-            match self.store.standing(&page).await {
-                Ok(standings) => {
-                    for (peer, standing) in page.iter().zip(standings) {
-                        self.registry.stands(peer, standing);
-                    }
-                }
-                // Sessions stay up without the database (protocol.md §4).
-                Err(error) => {
-                    let tenant = page.first().map(|peer| peer.tenant.to_string());
-                    let clusters = page.len();
-                    tracing::warn!(tenant.id = tenant, clusters, %error, "live clusters cannot be looked up");
+        let looks = pages(peers).into_iter().map(|page| self.look_at_page(page));
+        stream::iter(looks).buffer_unordered(PAGES).collect::<()>().await;
+    }
+
+    async fn look_at_page(&self, page: Vec<PeerIdentity>) {
+        let Ok(_place) = self.looks.acquire().await else {
+            return;
+        };
+        let answered = timeout(LOOK_LIMIT, self.store.standing(&page)).await;
+        match answered.unwrap_or_else(late) {
+            Ok(standings) => {
+                for (peer, standing) in page.iter().zip(standings) {
+                    self.registry.stands(peer, standing);
                 }
             }
-        });
-        stream::iter(looks).buffer_unordered(LOOKS).collect::<()>().await;
+            // Sessions stay up without the database (protocol.md §4).
+            Err(error) => {
+                let tenant = page.first().map(|peer| peer.tenant.to_string());
+                let clusters = page.len();
+                tracing::warn!(tenant.id = tenant, clusters, %error, "live clusters cannot be looked up");
+            }
+        }
     }
 
     async fn flush_seen(&self) {
@@ -402,10 +411,15 @@ impl Inner {
         if seen.is_empty() {
             return;
         }
-        if let Err(error) = self.store.seen(seen).await {
+        let written = timeout(LONGEST, self.store.seen(seen)).await;
+        if let Err(error) = written.unwrap_or_else(late) {
             tracing::warn!(%error, "last-seen times are not written");
         }
     }
+}
+
+fn late<T>(elapsed: Elapsed) -> Result<T, StoreError> {
+    Err(StoreError::Unavailable(elapsed.to_string()))
 }
 
 /// Peers of one tenant each, at most [`PAGE`].
@@ -423,11 +437,27 @@ async fn audit_refusals(inner: Arc<Inner>, mut refusals: mpsc::Receiver<Event>) 
     }
 }
 
+/// Each tenant's look is a task of its own: one that waits for the database holds up no other's, nor the next turn.
 async fn look_around(inner: Arc<Inner>) {
+    let mut looks: BTreeMap<TenantId, Vec<AbortOnDropHandle<()>>> = BTreeMap::new();
     loop {
         tokio::time::sleep(LOOK).await;
-        inner.look().await;
+        inner.registry.end_expired(inner.clock.now_ms());
         inner.tunnels.tidy();
+        looks.retain(|_, begun| {
+            begun.retain(|look| !look.is_finished());
+            !begun.is_empty()
+        });
+        let mut peers = inner.registry.peers();
+        peers.sort_by_key(|peer| peer.tenant);
+        for peers in peers.chunk_by(|a, b| a.tenant == b.tenant) {
+            let begun = looks.entry(peers[0].tenant).or_default();
+            if begun.len() < BESIDE {
+                let (inner, peers) = (inner.clone(), peers.to_vec());
+                let look = async move { inner.look_at(peers).await };
+                begun.push(AbortOnDropHandle::new(tokio::spawn(look)));
+            }
+        }
     }
 }
 
@@ -449,8 +479,8 @@ async fn write_seen(inner: Arc<Inner>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use roadstead_domain::{FakeClock, SeededRandom, TenantId};
-    use std::collections::BTreeMap;
+    use crate::{keystore::Folder, memory::Memory, registry::Seat};
+    use roadstead_domain::{FakeClock, SeededRandom};
 
     #[test]
     fn s49_live_clusters_are_looked_up_by_tenant_in_pages_and_none_is_left_out() {
@@ -478,5 +508,80 @@ mod tests {
         serials.sort();
         serials.dedup();
         assert_eq!(serials.len(), peers.len());
+    }
+
+    struct World {
+        fleet: Fleet,
+        memory: Memory,
+        peers: [PeerIdentity; 3],
+        seats: [Arc<Seat>; 3],
+        _keys: tempfile::TempDir,
+    }
+
+    /// A replica with a session of three tenants' clusters each.
+    fn world() -> World {
+        let (clock, random) = (Arc::new(FakeClock::at(1)), Arc::new(SeededRandom::new(1)));
+        let memory = Memory::new(clock.clone());
+        let keys = tempfile::tempdir().unwrap();
+        let folder = Folder(keys.path().to_owned());
+        let peers = [(); 3].map(|()| PeerIdentity {
+            tenant: TenantId::generate(&*clock, &*random),
+            cluster: ClusterId::generate(&*clock, &*random),
+            serial: "01".to_owned(),
+        });
+        for peer in &peers {
+            memory.add_cluster(peer.tenant, peer.cluster);
+            memory.add_certificate(peer, i64::MAX);
+        }
+        let fleet = Fleet::new(Parts {
+            store: Arc::new(memory.clone()),
+            authority: Arc::new(Authority::open(&folder, "test", clock.clone(), random).unwrap()),
+            clock,
+            keys: HubKeys {
+                jwks: String::new(),
+                issuer: String::new(),
+            },
+            settings: Settings::new(Vec::new(), "1.0.0"),
+        });
+        let seat = |peer: &PeerIdentity| fleet.0.registry.seat(peer.clone(), 1).unwrap();
+        let seats = peers.each_ref().map(seat);
+        World {
+            fleet,
+            memory,
+            peers,
+            seats,
+            _keys: keys,
+        }
+    }
+
+    /// The time is simulated: it goes on when nothing else does.
+    #[tokio::test(start_paused = true)]
+    async fn s49_a_look_that_is_never_answered_hides_no_revocation() {
+        let World {
+            fleet,
+            memory,
+            peers: [hangs, other, third],
+            seats: [hung, ended, stays],
+            _keys,
+        } = world();
+        let _around = AbortOnDropHandle::new(tokio::spawn(look_around(fleet.0.clone())));
+        let within = Duration::from_secs(5);
+        // One of its connections is cut without a word. Others' revocations are seen all the same …
+        memory.hang_looks_of(hangs.tenant, 1);
+        tokio::time::sleep(LOOK + LOOK / 2).await;
+        memory.revoke(other.cluster);
+        timeout(within, ended.end.cancelled()).await.expect("in time");
+        // … and its own too: another look begins beside the one that waits.
+        memory.revoke(hangs.cluster);
+        timeout(within, hung.end.cancelled()).await.expect("in time");
+        fleet.0.registry.leave(&hung, 1);
+        // Where the whole database is away looks do not become more and more, and it is seen when it comes back.
+        memory.hang_looks_of(third.tenant, usize::MAX);
+        tokio::time::sleep(Duration::from_secs(300)).await;
+        assert!(memory.looks_that_hang() <= BESIDE, "{}", memory.looks_that_hang());
+        memory.hang_looks_of(third.tenant, 0);
+        memory.revoke(third.cluster);
+        let back = LOOK_LIMIT + LOOK + within;
+        timeout(back, stays.end.cancelled()).await.expect("seen");
     }
 }

@@ -3,7 +3,8 @@
 //!
 //! Requests of two tenants are never served together, nor two of one cluster, which stay in their order. What cannot be
 //! served together is served alone, beside the rest: one that fails, waits for a lock or is never answered by the
-//! database holds nobody up for longer than [`LONGEST`].
+//! database holds nobody up for longer than [`LONGEST`], once for those beside it and once for those that are served alone
+//! with it.
 
 use async_trait::async_trait;
 use futures::{StreamExt as _, stream};
@@ -15,7 +16,10 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::{sync::oneshot, time::timeout};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout, timeout_at},
+};
 
 /// Requests that are served together.
 const MOST: usize = 128;
@@ -26,7 +30,7 @@ const ALONE: usize = 4;
 
 /// Longer than a database works on a statement before it gives up (30 s). One that is away without a word, by a cut
 /// connection, would else keep the whole queue for as long as TCP does.
-const LONGEST: Duration = Duration::from_secs(35);
+pub(crate) const LONGEST: Duration = Duration::from_secs(35);
 
 /// A request of a cluster.
 pub(crate) trait Request: Send + Sync + 'static {
@@ -120,15 +124,21 @@ impl<S: Serve> Together<S> {
         }
     }
 
+    /// All of them within one time: the last of many waits no longer for its answer than the first.
     async fn each_alone(self: Arc<Self>, left: Vec<Waiting<S>>) {
         let together = &self;
+        let until = Instant::now() + LONGEST;
         let each = |(request, answer): Waiting<S>| async move {
             // Nobody waits for it any more.
             if answer.is_closed() {
                 return;
             }
+            let served = match Instant::now() < until {
+                true => timeout_at(until, together.serve.alone(request)).await.ok(),
+                false => None,
+            };
             // Who asked may be gone meanwhile.
-            drop(answer.send(together.alone(request).await));
+            drop(answer.send(served.unwrap_or_else(S::away)));
         };
         stream::iter(left).for_each_concurrent(ALONE, each).await;
     }
@@ -200,7 +210,7 @@ mod tests {
             self.0
         }
         fn weight(&self) -> usize {
-            1
+            usize::from(self.1 != HANGS)
         }
     }
 
@@ -344,6 +354,24 @@ mod tests {
         let answers = world.ask(&[(0, 0, 0), (0, 1, HANGS), (0, 0, 2)]).await;
         assert_eq!(answers, [Some((0, 1)), Some((AWAY, 0)), Some((2, 1))]);
         assert!(world.together.tenants.lock().is_empty(), "no queue is left");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_that_are_never_answered_hold_a_tenant_up_for_no_longer_than_one() {
+        let world = world();
+        world.allow(10);
+        let asks: Vec<_> = (0..10).map(|n| (0, n, HANGS)).collect();
+        let begun = Instant::now();
+        let answers = world.ask(&asks).await;
+        assert_eq!(answers, vec![Some((AWAY, 0)); 10]);
+        // Together, and then each alone.
+        assert!(begun.elapsed() < 2 * LONGEST + Duration::from_secs(1));
+        let begun = world.answers.alone.load(Ordering::Relaxed);
+        assert_eq!(
+            begun,
+            super::ALONE,
+            "what is answered so is not done later all the same"
+        );
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@
 use crate::authenticate;
 use crate::platform;
 use crate::stop::record as append;
-use roadstead_authz::{RequestInfo, SystemContext, SystemTask, TenantContext};
+use roadstead_authz::{RequestInfo, SystemContext, SystemTask, TenantContext, TenantRecord};
 use roadstead_domain::Error;
 use roadstead_store::{AuditEntry, ClusterTrust, HubReplica, Outcome, Store};
 use serde_json::{Map, Value as Json};
@@ -18,28 +18,64 @@ pub struct Holders {
     pub replicas: Vec<HubReplica>,
 }
 
+/// The tenants, by name.
+///
+/// # Errors
+/// [`Error::Unavailable`], [`Error::Internal`].
+pub async fn tenants(store: &Store) -> Result<Vec<TenantRecord>, Error> {
+    let system = SystemContext::new(SystemTask::Bootstrap);
+    let mut tenants = store.system(&system).tenants().await?;
+    tenants.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(tenants)
+}
+
+fn acting_for(tenant: TenantRecord) -> TenantContext {
+    let system = SystemContext::new(SystemTask::Bootstrap);
+    authenticate::system(&system, tenant, RequestInfo::default())
+}
+
+/// Looks at one tenant's clusters; at the hub's replicas where it is the platform. Writes nothing.
+///
+/// # Errors
+/// [`Error::Unavailable`], [`Error::Internal`].
+pub async fn holders_of(store: &Store, tenant: TenantRecord) -> Result<Holders, Error> {
+    let name = tenant.name.clone();
+    let ctx = acting_for(tenant);
+    let tx = store.tenant(&ctx).read().await?;
+    let replicas = match name == platform::PLATFORM {
+        true => tx.replicas().await?,
+        false => Vec::new(),
+    };
+    let clusters = tx.cluster_trust().await?.into_iter();
+    let clusters = clusters.map(|cluster| (name.clone(), cluster)).collect();
+    Ok(Holders { clusters, replicas })
+}
+
 /// Looks at every tenant's clusters and at the hub's replicas. Writes nothing.
 ///
 /// # Errors
 /// [`Error::Unavailable`], [`Error::Internal`].
 pub async fn holders(store: &Store) -> Result<Holders, Error> {
-    let system = SystemContext::new(SystemTask::Bootstrap);
-    let mut holders = Holders::default();
-    let mut tenants = store.system(&system).tenants().await?;
-    tenants.sort_by(|one, other| one.name.cmp(&other.name));
-    for tenant in tenants {
-        let name = tenant.name.clone();
-        let ctx = authenticate::system(&system, tenant, RequestInfo::default());
-        let tx = store.tenant(&ctx).read().await?;
-        if name == platform::PLATFORM {
-            holders.replicas = tx.replicas().await?;
-        }
-        let clusters = tx.cluster_trust().await?.into_iter();
-        holders
-            .clusters
-            .extend(clusters.map(|cluster| (name.clone(), cluster)));
+    let mut each = Vec::new();
+    for tenant in tenants(store).await? {
+        each.push(holders_of(store, tenant).await?);
     }
-    Ok(holders)
+    Ok(Holders::of(each))
+}
+
+impl Holders {
+    /// Of every tenant.
+    #[must_use]
+    pub fn of(each: Vec<Self>) -> Self {
+        let mut all = Self::default();
+        for mut of_one in each {
+            all.clusters.append(&mut of_one.clusters);
+            all.replicas.append(&mut of_one.replicas);
+        }
+        let place = |(tenant, cluster): &(String, ClusterTrust)| (tenant.clone(), cluster.name.clone());
+        all.clusters.sort_by_cached_key(place);
+        all
+    }
 }
 
 /// Appends an act of the operator to the platform's log, or with `failed` that it could not be done after all.
@@ -62,30 +98,21 @@ pub async fn record(
     append(&ctx, store, entry).await
 }
 
-/// Ends the join tokens that nobody has used, in every tenant; how many. Whoever stands between a cluster and the hub by
-/// a root that is not to be trusted any more may have read them. One tenant that it fails for keeps no other's.
+/// Ends a tenant's join tokens that nobody has used; how many. Whoever stands between a cluster and the hub by a root that
+/// is not to be trusted any more may have read them. Where there are none this only reads.
 ///
 /// # Errors
-/// [`Error::Unavailable`], [`Error::Internal`]: the first; those of the other tenants have ended.
-pub async fn end_join_tokens(store: &Store) -> Result<u64, Error> {
-    let system = SystemContext::new(SystemTask::Bootstrap);
-    let (mut all, mut failed) = (0, None);
-    for tenant in store.system(&system).tenants().await? {
-        let object = tenant.id.to_string();
-        let ctx = authenticate::system(&system, tenant, RequestInfo::default());
-        match end_tokens_of(&ctx, store, object).await {
-            Ok(ended) => all += ended,
-            Err(error) => failed = failed.or(Some(error)),
-        }
+/// [`Error::Unavailable`], [`Error::Internal`]: then they may still be good.
+pub async fn end_join_tokens(store: &Store, tenant: TenantRecord) -> Result<u64, Error> {
+    let object = tenant.id.to_string();
+    let ctx = acting_for(tenant);
+    if !store.tenant(&ctx).read().await?.has_join_tokens().await? {
+        return Ok(0);
     }
-    failed.map_or(Ok(all), Err)
-}
-
-async fn end_tokens_of(ctx: &TenantContext, store: &Store, tenant: String) -> Result<u64, Error> {
-    let mut tx = store.tenant(ctx).write_audited().await?;
+    let mut tx = store.tenant(&ctx).write_audited().await?;
     let ended = tx.end_join_tokens().await?;
     if ended > 0 {
-        let mut entry = AuditEntry::allowed("roots.retire.now", tenant, "operator of the hub");
+        let mut entry = AuditEntry::allowed("roots.retire.now", object, "operator of the hub");
         entry.detail.insert("join_tokens_ended".to_owned(), ended.into());
         tx.audit(entry).await?;
         tx.commit().await?;

@@ -28,6 +28,11 @@ pub struct NewJoinToken {
 }
 
 #[derive(Debug, FromQueryResult)]
+struct CountRow {
+    number: i64,
+}
+
+#[derive(Debug, FromQueryResult)]
 struct Row {
     serial: String,
     issued_ms: i64,
@@ -60,6 +65,17 @@ impl Tx<'_> {
         ];
         self.run(sql, values).await?;
         Ok(id)
+    }
+
+    /// Whether the tenant has join tokens that nobody has used and somebody might.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`], [`Error::Internal`].
+    pub async fn has_join_tokens(&self) -> Result<bool, Error> {
+        let sql = "SELECT COUNT(*) AS number FROM enrolment_token
+            WHERE tenant_id = $1 AND used_ms IS NULL AND expires_ms > $2";
+        let row: Option<CountRow> = self.one(sql, values![self.now_ms()]).await?;
+        Ok(row.is_some_and(|row| row.number > 0))
     }
 
     /// Ends the tenant's join tokens that nobody has used; how many.

@@ -13,6 +13,8 @@ mod audit;
 mod certificates;
 mod clusters;
 mod cursor;
+#[cfg(test)]
+mod cut_tests;
 mod desired;
 mod error;
 mod examine;

@@ -20,8 +20,13 @@ const BUSY: Duration = Duration::from_secs(3);
 const READERS: u32 = 4;
 /// A connection that has been idle for longer is tried before it is used: the server may have been restarted.
 const IDLE: Duration = Duration::from_secs(10);
+/// How long that trial may take: whoever waits for a connection then still has the time to open another.
+const TRIED: Duration = Duration::from_secs(2);
+/// How long a connection may take to be ready again after its use; one that takes longer is closed. Its place in the pool
+/// is taken until then.
+const RETURNED: Duration = Duration::from_secs(5);
 /// Connections to PostgreSQL of one replica.
-const CONNECTIONS: u32 = 16;
+pub(crate) const CONNECTIONS: u32 = 16;
 
 /// What one tenant may have at once, so that the others always find a connection free: on SQLite two writers in the
 /// queue, on PostgreSQL a quarter of the connections for writers and half of them for readers.
@@ -366,9 +371,24 @@ pub(crate) async fn postgres(url: &str, read_only: bool) -> Result<DatabaseConne
         .acquire_timeout(ACQUIRE)
         .connect_timeout(ACQUIRE)
         .test_before_acquire(false)
-        .test_before_acquire_if_idle_for(IDLE)
         .sqlx_logging(false);
     for_ever(&mut options);
+    options.map_sqlx_postgres_pool_opts(|pool| {
+        let pool = pool.before_acquire(|connection, meta| {
+            Box::pin(async move {
+                if meta.idle_for >= IDLE {
+                    answers(connection, TRIED).await?;
+                }
+                Ok(true)
+            })
+        });
+        pool.after_release(|connection, _| {
+            Box::pin(async move {
+                answers(connection, RETURNED).await?;
+                Ok(true)
+            })
+        })
+    });
     options.map_sqlx_postgres_opts(move |postgres| {
         let postgres = postgres.options([
             ("statement_timeout", "30s"),
@@ -382,6 +402,17 @@ pub(crate) async fn postgres(url: &str, read_only: bool) -> Result<DatabaseConne
         }
     });
     Database::connect(options).await.map_err(outward)
+}
+
+/// Whether the other side still says something. What is sent into a connection that was cut without a word (a firewall that
+/// has forgotten it, a machine that is gone) is unanswered for as long as TCP tries, a quarter of an hour, and sqlx (0.9)
+/// itself waits for that when a connection comes back to the pool. After an error it closes the connection without a word.
+async fn answers(connection: &mut sqlx::PgConnection, within: Duration) -> Result<(), sqlx::Error> {
+    use sqlx::Connection as _;
+    match tokio::time::timeout(within, connection.ping()).await {
+        Ok(answered) => answered,
+        Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
+    }
 }
 
 /// S34: the role must own no table and must be unable to step over row-level security, which every table of tenants

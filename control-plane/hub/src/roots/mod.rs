@@ -6,6 +6,7 @@
 
 mod follow;
 mod report;
+mod tenants;
 
 pub(crate) use follow::Follower;
 pub(crate) use report::{ages, progress, replicas, time_left};
@@ -24,9 +25,18 @@ use std::{
     fs,
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
+use tenants::{Left, each};
+
 const RETIRE_NOW: &str = "roots.retire.now";
+/// How long a root that somebody has may stay trusted so that join tokens end before it does.
+const BEFORE: Duration = Duration::from_secs(3);
+/// How long they are tried to end after it.
+const AFTER: Duration = Duration::from_secs(60);
+/// How long the database is asked who has which roots.
+const ASKED: Duration = Duration::from_secs(30);
 /// Names that one audit record holds; their number is in it in any case.
 const NAMED: usize = 100;
 
@@ -197,7 +207,7 @@ async fn decide_and_keep(
     let before = stored.ring.describe();
     let mut work = Work {
         stored,
-        holders: roots::holders(store).await.context("who has which roots")?,
+        holders: holders(store).await?,
         now_ms: SystemClock.now_ms(),
     };
     let step = step(&mut work)?;
@@ -217,14 +227,15 @@ async fn decide_and_keep(
         .await
         .context("the audit record")?;
     let now = action == RETIRE_NOW;
-    if now {
-        // What fails here is tried again below: nobody's audit log may keep a stolen root trusted.
-        match roots::end_join_tokens(store).await {
-            Ok(ended) => report::tokens(ended),
-            Err(error) => tracing::warn!(%error, "unused join tokens have not all ended yet"),
-        }
-    }
+    // What is left then is tried again below: no tenant's audit log may keep a stolen root trusted.
+    let mut ended = match now {
+        true => end_join_tokens(store, BEFORE).await.0,
+        false => 0,
+    };
     if let Err(error) = folder.save(&work.stored) {
+        if now {
+            report::tokens(ended);
+        }
         let why = Map::from_iter([("error".to_owned(), error.to_string().into())]);
         roots::record(store, action, true, root.as_str(), why).await?;
         return Err(error).with_context(|| {
@@ -239,15 +250,36 @@ async fn decide_and_keep(
         .context("tidying up failed; the next step repeats it")
         .err();
     if now {
-        // Those that were made meanwhile.
-        let ended = roots::end_join_tokens(store).await;
-        left = ended.context("unused join tokens").err().or(left);
+        // Those that are left, and those that were made meanwhile.
+        report::kept();
+        let (more, unended) = end_join_tokens(store, AFTER).await;
+        ended += more;
+        report::tokens(ended);
+        left = unended.map(report::unended).or(left);
     }
     Ok(Done {
         step,
         holders: work.holders,
         left,
     })
+}
+
+/// Ends unused join tokens in every tenant: how many, and where it could not be done in time.
+async fn end_join_tokens(store: &Store, within: Duration) -> (u64, Option<Left>) {
+    let end = async |tenant| roots::end_join_tokens(store, tenant).await;
+    let ended = each(within, async || roots::tenants(store).await, end).await;
+    (ended.done.into_iter().sum(), ended.left)
+}
+
+/// Who has which roots. One statement that fails is not the end of it, and one tenant's database that waits holds up no
+/// other's.
+async fn holders(store: &Store) -> anyhow::Result<Holders> {
+    let look = async |tenant| roots::holders_of(store, tenant).await;
+    let found = each(ASKED, async || roots::tenants(store).await, look).await;
+    match found.left {
+        None => Ok(Holders::of(found.done)),
+        Some(left) => Err(anyhow::Error::new(left.why).context("who has which roots")),
+    }
 }
 
 async fn list(place: &Place) -> anyhow::Result<()> {
@@ -270,9 +302,9 @@ pub(crate) async fn look(url: &str) -> anyhow::Result<Holders> {
     let store = Store::open(options)
         .await
         .context("the database cannot be used")?;
-    let holders = roots::holders(&store).await;
+    let holders = holders(&store).await;
     store.close().await;
-    Ok(holders?)
+    holders
 }
 
 /// Refuses a folder of keys that is older than what the hub has worked with before: it would bring back what was retired.
@@ -280,7 +312,7 @@ pub(crate) async fn look(url: &str) -> anyhow::Result<Holders> {
 /// # Errors
 /// It is, or the database does not say.
 pub(crate) async fn not_older(store: &Store, found: u64) -> anyhow::Result<()> {
-    let holders = roots::holders(store).await.context("who has which roots")?;
+    let holders = holders(store).await?;
     let heard = roots::heard(&holders, FOREIGN);
     anyhow::ensure!(
         found >= heard,

@@ -1,5 +1,6 @@
 //! What an operator is shown of a rotation.
 
+use super::tenants::Left;
 use anyhow::{Context as _, ensure};
 use roadstead_fleet::roots::{Phase, REPLICA_ENDED, Ring, Root, Step};
 use roadstead_service::roots::Holders;
@@ -29,6 +30,26 @@ pub(super) fn done(step: &Step, holders: &Holders, now_ms: i64) {
         lines(&others);
     }
     println!("next: {}", next(&step.ring));
+}
+
+/// What may take a minute begins.
+#[expect(clippy::print_stdout, reason = "the output of this command")]
+pub(super) fn kept() {
+    println!("the new roots count; unused join tokens end in all tenants");
+}
+
+/// What an operator does about join tokens that may still be good.
+pub(super) fn unended(left: Left) -> anyhow::Error {
+    let whose = match left.tenants.len() {
+        0 => "in some tenant".to_owned(),
+        number => format!("of {number} tenants ({})", short(&left.tenants)),
+    };
+    let advice = format!(
+        "unused join tokens {whose} may still be good, and whoever has read one can join with it, within an hour after it \
+         was made. Once the database answers, and before a cluster joins anew, run `roadstead-hub roots retire --now` once \
+         more (without --keep-new, with the same --cut-off): here that is allowed; it makes one more root and ends them"
+    );
+    anyhow::Error::new(left.why).context(advice)
 }
 
 /// How many join tokens ended with a step.
