@@ -11,6 +11,7 @@ mod m0001_spine;
 mod m0002_guards;
 mod m0003_timeline;
 mod m0004_roots;
+mod m0006_enrolled_by;
 
 pub use sea_orm_migration::MigratorTrait;
 use sea_orm_migration::prelude::*;
@@ -28,6 +29,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0002_guards::Migration),
             Box::new(m0003_timeline::Migration),
             Box::new(m0004_roots::Migration),
+            Box::new(m0006_enrolled_by::Migration),
         ]
     }
 }

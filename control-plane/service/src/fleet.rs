@@ -103,7 +103,9 @@ async fn consume(
     if !tx.consume_join_token(&join, version).await? {
         return Err(refused());
     }
-    let entry = AuditEntry::allowed("enrol", join.cluster, "join token").with("token", join.id.to_string());
+    let entry = AuditEntry::allowed("enrol", join.cluster, "join token")
+        .with("token", join.id.to_string())
+        .with("made_by", join.created_by.as_str());
     tx.audit(entry).await?;
     tx.commit().await?;
     Ok((join.tenant.id, join.cluster))

@@ -56,7 +56,7 @@ pub use status::{NewStatus, Status};
 pub use system::{JoinRecord, SystemStore};
 pub use timeline::{Difference, Timeline};
 pub use together::{Fence, Fenced, Marks, Since, Standing};
-pub use tokens::{ApiToken, NewToken};
+pub use tokens::{ApiToken, NewToken, RevokedIssued};
 pub use trust::{ClusterTrust, HubReplica};
 pub use tx::{TenantStore, Tx};
 
