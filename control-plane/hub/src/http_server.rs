@@ -124,7 +124,7 @@ async fn connection(io: Watched, app: Router, limits: Limits, stop: Cancellation
                 request.extensions_mut().insert(ConnectInfo(client));
                 Ok(app.call(request))
             }
-            Err(crowded) => Err(crowded.response()),
+            Err(crowded) => Err(crowded.response(request.method(), request.uri().path())),
         };
         async move {
             match answer {
