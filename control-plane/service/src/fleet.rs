@@ -60,6 +60,11 @@ pub(crate) fn own(ctx: &TenantContext) -> Result<ClusterId, Error> {
     Ok(cluster)
 }
 
+/// Counts a client certificate that TLS refused: of each there is a number, of many one record.
+pub fn refused_at_the_door() {
+    observe::refused();
+}
+
 /// Whose a join token is, good or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JoinOwner {
