@@ -1,6 +1,8 @@
 //! The hub, put together: store, fleet port and HTTP faces. `serve` and `dev` run the same.
 
-use crate::{engines::Engines, health, housekeeping, http_server, keys, lock, observe, proxy, roots};
+use crate::{
+    certificate, engines::Engines, health, housekeeping, http_server, keys, lock, observe, proxy, roots,
+};
 use anyhow::Context as _;
 use axum::{Router, extract::DefaultBodyLimit, middleware};
 use roadstead_contract::fleet::HubKeys;
@@ -19,6 +21,7 @@ use std::{
     time::Duration,
 };
 use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 /// For requests that are under way when the hub is told to stop.
@@ -43,6 +46,8 @@ pub(crate) struct Config {
     pub(crate) keys: PathBuf,
     /// `/metrics`, on a port of its own.
     pub(crate) metrics_listen: Option<SocketAddr>,
+    /// Certificate and key of the HTTP faces' port; plain HTTP where it is `None`.
+    pub(crate) tls: Option<certificate::Files>,
     /// Proxies before the HTTP faces whose `X-Forwarded-For` counts.
     pub(crate) proxies: proxy::Trusted,
 }
@@ -79,6 +84,8 @@ impl Hub {
     /// When the database, a key or a port cannot be had; nothing runs then.
     pub(crate) async fn start(config: &Config, metrics: Metrics) -> anyhow::Result<Self> {
         keys::folder(&config.keys)?;
+        let pair = config.tls.clone().map(certificate::Pair::open).transpose()?;
+        let acceptor = pair.as_ref().map(certificate::Pair::acceptor).transpose()?;
         let file = lock::database_file(&config.store.url);
         let lock = file.map(|file| lock::take(&file, config.who)).transpose()?;
         let store = Store::open(config.store.clone()).await.map_err(explained)?;
@@ -86,10 +93,10 @@ impl Hub {
         let address = listener.local_addr()?;
         let fleet_listener = bind(config.fleet_listen).await?;
         let fleet_address = fleet_listener.local_addr()?;
-        let public_url = config
-            .public_url
-            .clone()
-            .unwrap_or_else(|| format!("http://{address}"));
+        let public_url = config.public_url.clone().unwrap_or_else(|| match pair {
+            Some(_) => format!("https://{address}"),
+            None => format!("http://{address}"),
+        });
         let engine_keys = Arc::new(keys::engine_keys(&config.keys, &public_url)?);
         let authority = Arc::new(authority(&config.keys)?);
         roots::not_older(&store, authority.ring().generation).await?;
@@ -107,13 +114,17 @@ impl Hub {
         tasks.push(follower.spawn(stop.clone()));
         let engines = Engines::new(fleet, authority.clone());
         let app = faces(&store, engines, engine_keys, public_url, &stop);
-        tasks.push(serve_http(listener, app, config.proxies.clone(), stop.clone()));
+        if let Some(pair) = pair {
+            tasks.push(pair.spawn(stop.clone()));
+        }
+        let served = (app, acceptor);
+        tasks.push(serve_http(listener, served, config.proxies.clone(), stop.clone()));
         let mut metrics_address = None;
         if let Some(address) = config.metrics_listen {
             let listener = bind(address).await?;
             metrics_address = Some(listener.local_addr()?);
             let (app, proxies) = (health::metrics(metrics), proxy::Trusted::default());
-            tasks.push(serve_http(listener, app, proxies, stop.clone()));
+            tasks.push(serve_http(listener, (app, None), proxies, stop.clone()));
         }
         Ok(Self {
             metrics_address,
@@ -247,7 +258,7 @@ fn faces(
 
 fn serve_http(
     listener: TcpListener,
-    app: Router,
+    app: (Router, Option<TlsAcceptor>),
     proxies: proxy::Trusted,
     stop: CancellationToken,
 ) -> JoinHandle<anyhow::Result<()>> {

@@ -1,6 +1,7 @@
 //! `roadstead-hub`: the composition root of the control plane.
 
 mod audit;
+mod certificate;
 mod composition;
 mod dev;
 mod doctor;

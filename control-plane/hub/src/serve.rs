@@ -1,6 +1,7 @@
 //! `roadstead-hub serve`, and what an operator does before it.
 
 use crate::{
+    certificate::Files,
     composition::{Config, Hub},
     proxy::{Network, Trusted},
 };
@@ -101,6 +102,23 @@ pub(crate) struct Serve {
     /// Host name or address by which cluster agents reach that port. Repeat for more.
     #[arg(long = "fleet-name", value_name = "HOST", default_values = ["127.0.0.1", "localhost"])]
     fleet_names: Vec<String>,
+    /// Certificate of the API's port: PEM, the hub's own first, then those that lead to its root. With it the port speaks
+    /// TLS alone; without it plain HTTP, for a proxy on the same machine or network that does. Read again when it changes.
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "tls_key",
+        env = "ROADSTEAD_TLS_CERTIFICATE"
+    )]
+    tls_certificate: Option<PathBuf>,
+    /// Its private key: PEM, in a file that others than its owner and group cannot read.
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "tls_certificate",
+        env = "ROADSTEAD_TLS_KEY"
+    )]
+    tls_key: Option<PathBuf>,
     /// How people reach the API (`https://hub.example.com`); from --listen if left out.
     #[arg(long, value_name = "URL", env = "ROADSTEAD_PUBLIC_URL")]
     public_url: Option<String>,
@@ -136,6 +154,10 @@ pub(crate) async fn run(args: Serve, metrics: Metrics, stop: CancellationToken) 
         public_url: args.public_url.map(|url| url.trim_end_matches('/').to_owned()),
         keys: args.keys,
         metrics_listen: args.metrics,
+        tls: args
+            .tls_certificate
+            .zip(args.tls_key)
+            .map(|(certificate, key)| Files { certificate, key }),
         proxies: Trusted(args.trusted_proxies.into()),
     };
     let mut hub = Hub::start(&config, metrics).await?;

@@ -77,6 +77,7 @@ pub(crate) async fn run(args: Args, metrics: Metrics, stop: CancellationToken) -
         public_url: None,
         keys: state.keys(),
         metrics_listen: args.metrics,
+        tls: None,
         proxies: Trusted::default(),
     };
     let started = Hub::start(&config, metrics.clone()).await;
