@@ -12,6 +12,7 @@ mod m0002_guards;
 mod m0003_timeline;
 mod m0004_roots;
 mod m0006_enrolled_by;
+mod m0007_audit_indexes;
 
 pub use sea_orm_migration::MigratorTrait;
 use sea_orm_migration::prelude::*;
@@ -30,6 +31,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0003_timeline::Migration),
             Box::new(m0004_roots::Migration),
             Box::new(m0006_enrolled_by::Migration),
+            Box::new(m0007_audit_indexes::Migration),
         ]
     }
 }

@@ -10,6 +10,7 @@
 //! acts of one tenant in order by the lock on its audit head.
 
 mod audit;
+mod audit_search;
 mod certificates;
 mod clusters;
 mod cursor;
@@ -38,7 +39,8 @@ mod trust;
 mod turns;
 mod tx;
 
-pub use audit::{AuditEntry, AuditFilter, AuditRecord, AuditReport, Broken, Outcome, canonical_json};
+pub use audit::{AuditEntry, AuditRecord, AuditReport, Broken, Outcome, canonical_json};
+pub use audit_search::AuditFilter;
 pub use certificates::{Certificate, NewJoinToken};
 pub use clusters::{Cluster, NewCluster, Session};
 pub use desired::{Change, DesiredEntry, DesiredRow, Placed, Wanted};
