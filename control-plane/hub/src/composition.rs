@@ -1,7 +1,8 @@
 //! The hub, put together: store, fleet port and HTTP faces. `serve` and `dev` run the same.
 
 use crate::{
-    certificate, engines::Engines, health, housekeeping, http_server, keys, lock, observe, proxy, roots,
+    certificate, engines::Engines, health, housekeeping, http_server, keys, limits::Limits, lock, observe,
+    proxy, roots,
 };
 use anyhow::Context as _;
 use axum::{Router, extract::DefaultBodyLimit, middleware};
@@ -10,8 +11,8 @@ use roadstead_domain::{OsRandom, SystemClock};
 use roadstead_fleet::{Authority, Fleet, Folder};
 use roadstead_gateway::Gateway;
 use roadstead_graphql::Graphql;
-use roadstead_http::{Bodies, BodyLimits};
-use roadstead_login::{FailureLimit, Login, RequestLimit};
+use roadstead_http::Bodies;
+use roadstead_login::{FailureLimit, Login};
 use roadstead_store::{Store, StoreOptions};
 use roadstead_telemetry::Metrics;
 use std::{
@@ -48,6 +49,8 @@ pub(crate) struct Config {
     pub(crate) metrics_listen: Option<SocketAddr>,
     /// Certificate and key of the HTTP faces' port; plain HTTP where it is `None`.
     pub(crate) tls: Option<certificate::Files>,
+    /// Between tenants.
+    pub(crate) limits: Limits,
     /// Proxies before the HTTP faces whose `X-Forwarded-For` counts.
     pub(crate) proxies: proxy::Trusted,
 }
@@ -113,7 +116,7 @@ impl Hub {
         };
         tasks.push(follower.spawn(stop.clone()));
         let engines = Engines::new(fleet, authority.clone());
-        let app = faces(&store, engines, engine_keys, public_url, &stop);
+        let app = faces(&store, engines, engine_keys, (public_url, config.limits), &stop);
         if let Some(pair) = pair {
             tasks.push(pair.spawn(stop.clone()));
         }
@@ -216,16 +219,16 @@ fn faces(
     store: &Store,
     engines: Engines,
     keys: Arc<roadstead_gateway::EngineKeys>,
-    public_url: String,
+    (public_url, limits): (String, Limits),
     stop: &CancellationToken,
 ) -> Router {
     let engines = Arc::new(engines);
     let login = Arc::new(Login::new(
         store.clone(),
         FailureLimit::default(),
-        RequestLimit::default(),
+        limits.requests(),
     ));
-    let bodies = Bodies::new(BodyLimits::default());
+    let bodies = Bodies::new(limits.bodies());
     let gateway = Arc::new(Gateway {
         agents: Arc::new(roadstead_gateway::ServiceAgents(store.clone())),
         tunnel: engines.clone(),
@@ -241,7 +244,7 @@ fn faces(
         fleet: engines,
         authenticate: login.clone(),
         origins: vec![public_url],
-        limits: roadstead_graphql::Limits::default(),
+        limits: limits.graphql(),
         bodies,
         socket: roadstead_graphql::SocketLimits::default(),
         stop: stop.clone(),

@@ -11,6 +11,7 @@ mod health;
 mod housekeeping;
 mod http_server;
 mod keys;
+mod limits;
 mod lock;
 mod observe;
 mod proxy;

@@ -3,6 +3,7 @@
 use crate::{
     certificate::Files,
     composition::{Config, Hub},
+    limits::Limits,
     proxy::{Network, Trusted},
 };
 use anyhow::Context as _;
@@ -138,6 +139,8 @@ pub(crate) struct Serve {
         value_delimiter = ','
     )]
     trusted_proxies: Vec<Network>,
+    #[command(flatten)]
+    limits: Limits,
 }
 
 /// Serves until `stop`.
@@ -147,7 +150,11 @@ pub(crate) struct Serve {
 pub(crate) async fn run(args: Serve, metrics: Metrics, stop: CancellationToken) -> anyhow::Result<()> {
     let config = Config {
         who: "serve",
-        store: StoreOptions::new(args.database.url()?),
+        store: StoreOptions {
+            places: args.limits.places(),
+            ..StoreOptions::new(args.database.url()?)
+        },
+        limits: args.limits.check()?,
         listen: args.listen,
         fleet_listen: args.fleet_listen,
         fleet_names: args.fleet_names,

@@ -78,8 +78,19 @@ pub struct StoreOptions {
     pub random: Arc<dyn Random>,
     /// Only what is there, and only to look at it: nothing is made, migrated or written. For evidence.
     pub read_only: bool,
+    /// What one tenant may have at once.
+    pub places: TenantPlaces,
     /// For tests only.
     pub faults: Option<Arc<Faults>>,
+}
+
+/// Transactions of one tenant at once, of one replica; the usual numbers where they are `None`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TenantPlaces {
+    /// At most the readers that there are.
+    pub reading: Option<usize>,
+    /// On SQLite in the queue of its one writer.
+    pub writing: Option<usize>,
 }
 
 impl StoreOptions {
@@ -90,6 +101,7 @@ impl StoreOptions {
             clock: Arc::new(SystemClock),
             random: Arc::new(OsRandom),
             read_only: false,
+            places: TenantPlaces::default(),
             faults: None,
         }
     }

@@ -6,6 +6,7 @@ mod door;
 use crate::{
     certificate::Files,
     composition::{Config, Hub},
+    limits::Limits,
     proxy::Trusted,
 };
 use reqwest::{Client, RequestBuilder, Response};
@@ -58,6 +59,7 @@ impl World {
             keys: keys.path().join("keys"),
             metrics_listen: Some(loopback),
             tls,
+            limits: Limits::default(),
             proxies: Trusted::default(),
         };
         let hub = Hub::start(&config, Metrics::none()).await?;
