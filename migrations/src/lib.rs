@@ -16,6 +16,8 @@ mod m0001_spine;
 mod m0002_guards;
 mod m0003_timeline;
 mod m0004_roots;
+mod m0006_enrolled_by;
+mod m0007_audit_indexes;
 
 pub use sea_orm_migration::MigratorTrait;
 use sea_orm_migration::prelude::*;
@@ -33,6 +35,8 @@ impl MigratorTrait for Migrator {
             Box::new(m0002_guards::Migration),
             Box::new(m0003_timeline::Migration),
             Box::new(m0004_roots::Migration),
+            Box::new(m0006_enrolled_by::Migration),
+            Box::new(m0007_audit_indexes::Migration),
         ]
     }
 }

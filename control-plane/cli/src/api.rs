@@ -271,6 +271,8 @@ pub(crate) struct Cluster {
     #[serde(default)]
     pub(crate) last_seen_at: Option<DateTime<Utc>>,
     #[serde(default)]
+    pub(crate) enrolled_by: Option<String>,
+    #[serde(default)]
     pub(crate) version: Option<String>,
     #[serde(default)]
     pub(crate) agent_count: u64,
@@ -397,6 +399,13 @@ pub(crate) struct ApiTokenPayload {
     pub(crate) errors: Vec<UserError>,
 }
 
+/// A cluster that was let in by a token which is revoked now.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct EnrolledCluster {
+    pub(crate) id: String,
+    pub(crate) name: String,
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct RevokedTokenPayload {
@@ -404,6 +413,12 @@ pub(crate) struct RevokedTokenPayload {
     pub(crate) object: Option<ApiToken>,
     #[serde(default)]
     pub(crate) also_revoked: u64,
+    #[serde(default)]
+    pub(crate) join_tokens_ended: u64,
+    #[serde(default)]
+    pub(crate) enrolled_clusters: Vec<EnrolledCluster>,
+    #[serde(default)]
+    pub(crate) enrolled_cluster_count: u64,
     pub(crate) errors: Vec<UserError>,
 }
 

@@ -164,7 +164,7 @@ async fn hand_on(
             total: bytes.len() as u64,
         };
         let sent = tokio::select! {
-            () = guard.revoked.cancelled() => return,
+            () = guard.ended.cancelled() => return,
             sent = timeout(stall, chunks.send(Ok(chunk))) => sent,
         };
         if !matches!(sent, Ok(Ok(()))) || end == bytes.len() {

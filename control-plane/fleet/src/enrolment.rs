@@ -83,6 +83,7 @@ impl Enrolment for Service {
                 return Err(Status::invalid_argument(why));
             }
         };
+        self.0.not_behind().await?;
         let consumed = self
             .0
             .store
@@ -152,6 +153,29 @@ impl Service {
 }
 
 impl Inner {
+    /// A replica that has not followed a rotation yet would spend the token on a certificate that is worth nothing at the
+    /// others.
+    async fn not_behind(&self) -> Result<(), Status> {
+        let reported = self.store.replicas().await.map_err(|error| status(&error))?;
+        let heard = reported
+            .iter()
+            .map(|replica| replica.generation)
+            .max()
+            .unwrap_or(0);
+        let ours = self.authority.ring().generation;
+        if ours < heard {
+            tracing::error!(
+                ours,
+                heard,
+                "this replica's folder of keys is behind that of others: no cluster joins by it"
+            );
+            return Err(Status::unavailable(
+                "this replica of the hub has not followed a rotation of roots yet; try again",
+            ));
+        }
+        Ok(())
+    }
+
     /// Signs a checked request and notes the certificate before it is handed out. `of`: see [`crate::Authority::sign`].
     pub(crate) async fn issue(
         &self,

@@ -5,7 +5,7 @@
 
 use crate::store::{
     Ahead, Begun, Body, Changes, Content, Desired, DesiredEntry, Event, FleetStore, Held, Hello, Hints,
-    Observation, Report, Row, RunVerdict, Session, Standing, StoreError, Taken,
+    Observation, Report, Reported, Row, RunVerdict, Session, Standing, StoreError, Taken,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -42,6 +42,9 @@ struct State {
     runs: Vec<(ClusterId, RunRecord)>,
     audit: Vec<Event>,
     hints: BTreeMap<ClusterId, watch::Sender<u64>>,
+    /// What replicas say of their roots, and how often that was asked.
+    replicas: Vec<Reported>,
+    replicas_asked: u64,
     /// The database does not answer.
     away: bool,
     /// Looks at a tenant's clusters that are to hang yet, and how many do now.
@@ -228,6 +231,17 @@ impl Memory {
                 *revoked = true;
             }
         });
+    }
+
+    /// What replicas say of their roots.
+    pub fn set_replicas(&self, replicas: Vec<Reported>) {
+        self.state.lock().replicas = replicas;
+    }
+
+    /// How often somebody asked for that.
+    #[must_use]
+    pub fn replicas_asked(&self) -> u64 {
+        self.state.lock().replicas_asked
     }
 
     /// Deletes a cluster.
@@ -649,6 +663,13 @@ impl FleetStore for Memory {
             cluster.trust = (generation, root.to_owned());
             Ok(())
         })
+    }
+
+    async fn replicas(&self) -> Result<Vec<Reported>, StoreError> {
+        let mut state = self.state.lock();
+        state.answers()?;
+        state.replicas_asked += 1;
+        Ok(state.replicas.clone())
     }
 
     async fn record_runs(

@@ -153,6 +153,9 @@ struct Streams {
     peer: PeerIdentity,
     /// Seconds since the Unix epoch.
     not_after: i64,
+    /// The certificate is revoked: what runs is cut.
+    revoked: CancellationToken,
+    /// Nothing new begins: revoked too, or its time is over, or the replica drains.
     ended: CancellationToken,
     open: usize,
 }
@@ -231,7 +234,7 @@ impl Registry {
         found
     }
 
-    /// A token that is cancelled when the peer's certificate is revoked or its time is over; held for as long as the
+    /// Tokens that are cancelled when the peer's certificate is revoked, or its time is over; held for as long as the
     /// stream lives. `None` when the cluster has enough of them.
     pub(crate) fn stream(self: &Arc<Self>, peer: &PeerIdentity, not_after: i64) -> Option<StreamGuard> {
         let key = (peer.cluster, peer.serial.clone());
@@ -243,17 +246,22 @@ impl Registry {
         if own.map(|streams| streams.open).sum::<usize>() >= STREAMS {
             return None;
         }
-        let entry = state.streams.entry(key.clone()).or_insert_with(|| Streams {
-            peer: peer.clone(),
-            not_after,
-            ended: CancellationToken::new(),
-            open: 0,
+        let entry = state.streams.entry(key.clone()).or_insert_with(|| {
+            let revoked = CancellationToken::new();
+            Streams {
+                peer: peer.clone(),
+                not_after,
+                ended: revoked.child_token(),
+                revoked,
+                open: 0,
+            }
         });
         entry.open += 1;
         Some(StreamGuard {
             registry: self.clone(),
             key,
-            revoked: entry.ended.clone(),
+            revoked: entry.revoked.clone(),
+            ended: entry.ended.clone(),
         })
     }
 
@@ -345,7 +353,7 @@ impl Registry {
         let state = self.0.lock();
         let revoked = standing.is_none_or(|standing| standing.revoked);
         if revoked && let Some(streams) = state.streams.get(&(peer.cluster, peer.serial.clone())) {
-            streams.ended.cancel();
+            streams.revoked.cancel();
         }
         let Some(seat) = state.sessions.get(&peer.cluster) else {
             return;
@@ -361,7 +369,7 @@ impl Registry {
         }
     }
 
-    /// Ends every session, and lets none begin.
+    /// Ends every session, and lets none begin. Calls that run may end.
     pub(crate) fn drain(&self) {
         let mut state = self.0.lock();
         state.draining = true;
@@ -410,7 +418,10 @@ impl Registry {
 pub(crate) struct StreamGuard {
     registry: Arc<Registry>,
     key: PeerKey,
+    /// The certificate is revoked: a call that runs ends at once.
     pub(crate) revoked: CancellationToken,
+    /// The stream must begin nothing more; a call that runs may end. Cancelled by a revocation too.
+    pub(crate) ended: CancellationToken,
 }
 
 impl Drop for StreamGuard {
@@ -485,7 +496,7 @@ mod tests {
             frozen: false,
         };
         registry.stands(&peer("old"), Some(revoked));
-        assert!(old.revoked.is_cancelled());
+        assert!(old.revoked.is_cancelled() && old.ended.is_cancelled());
         assert!(!seat.end.is_cancelled());
         registry.stands(&peer("new"), None);
         assert_eq!(seat.reason(), Reason::Revoked);
@@ -524,7 +535,9 @@ mod tests {
             .collect::<Vec<_>>();
         assert_eq!(opened.len(), STREAMS);
         registry.end_expired(i64::MAX);
-        assert!(opened[0].revoked.is_cancelled());
+        assert!(opened[0].ended.is_cancelled());
+        registry.drain();
+        assert!(!opened[0].revoked.is_cancelled(), "what runs may end");
         drop(opened);
         let hellos = (0..9)
             .map_while(|_| registry.greeting(cluster))

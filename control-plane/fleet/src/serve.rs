@@ -216,7 +216,11 @@ impl Fleet {
     pub async fn serve(&self, listener: impl Listen, stop: CancellationToken) -> Result<(), ServeError> {
         let inner = self.0.clone();
         let (refused, refusals) = mpsc::channel(64);
-        let tls = tls::server_config(inner.authority.clone(), inner.settings.names.clone(), refused)?;
+        let tls = tls::server_config(
+            inner.authority.clone(),
+            inner.settings.names.clone(),
+            (refused, inner.registry.clone()),
+        )?;
         let (ready, connections) = mpsc::channel(16);
         let door = Door::new(inner.settings.admission);
         let accepting = accept(listener, tls, inner.authority.clone(), door, ready);

@@ -299,6 +299,14 @@ impl What {
     }
 }
 
+/// The roots that a replica of the hub works with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reported {
+    pub generation: u64,
+    /// Of the ring, in lower-case hex.
+    pub digest: String,
+}
+
 /// The hub's truth as sessions see it. Every read and write is of the peer's own cluster.
 #[async_trait]
 pub trait FleetStore: Send + Sync + fmt::Debug + 'static {
@@ -383,6 +391,12 @@ pub trait FleetStore: Send + Sync + fmt::Debug + 'static {
     /// # Errors
     /// See above.
     async fn trust_kept(&self, session: &Session, generation: u64, root: &str) -> Result<(), StoreError>;
+
+    /// The roots that replicas of the hub say they work with, this one too, within the last hour. Empty where nobody says.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn replicas(&self) -> Result<Vec<Reported>, StoreError>;
 
     /// Commits run records, each once, and says what became of each, in the same order.
     ///

@@ -2,11 +2,13 @@
 
 use crate::{
     pki::{Authority, PkiError, SERVER_LIFE},
+    registry::Registry,
     roots::{Ring, Root, RootId},
     store::{Event, What},
 };
 use parking_lot::Mutex;
 use roadstead_domain::Clock;
+use roadstead_service::fleet as service_fleet;
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig,
     SignatureScheme,
@@ -20,20 +22,22 @@ use rustls::{
     sign::CertifiedKey,
 };
 use std::{fmt, sync::Arc, time::Duration};
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TrySendError};
 
-/// The configuration of the port. Certificates that TLS refuses are told to `refused`.
+/// The configuration of the port. Certificates that TLS refuses are told to `refused`, and counted beside it when that is
+/// full.
 pub(crate) fn server_config(
     authority: Arc<Authority>,
     names: Vec<String>,
-    refused: mpsc::Sender<Event>,
+    refused: (mpsc::Sender<Event>, Arc<Registry>),
 ) -> Result<Arc<ServerConfig>, PkiError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let wrong = |error: &dyn fmt::Display| PkiError::Authority(error.to_string());
     let verifier = Arc::new(Recorder {
         schemes: provider.signature_verification_algorithms,
         authority: authority.clone(),
-        refused,
+        refused: refused.0,
+        counted: refused.1,
     });
     let clock = authority.clock();
     let certificates = Certificates {
@@ -208,6 +212,8 @@ struct Recorder {
     schemes: WebPkiSupportedAlgorithms,
     authority: Arc<Authority>,
     refused: mpsc::Sender<Event>,
+    /// Where those are counted that wait for no place in `refused`.
+    counted: Arc<Registry>,
 }
 
 impl Recorder {
@@ -279,8 +285,13 @@ impl ClientCertVerifier for Recorder {
         let verified = loaded.verifiers().verify(end_entity, intermediates, now);
         if let Err(error) = &verified {
             let event = self.refusal(loaded.verifiers(), end_entity, intermediates, error);
-            // Full: somebody tries many; the log has enough of them.
-            let _ = self.refused.try_send(event);
+            service_fleet::refused_at_the_door();
+            // Full: somebody tries many. One record says how many there were. Closed: the hub ends, and writes what was
+            // counted last.
+            if let Err(TrySendError::Full(event) | TrySendError::Closed(event)) = self.refused.try_send(event)
+            {
+                self.counted.unwritten(1, &event);
+            }
         }
         verified
     }
@@ -311,5 +322,45 @@ impl ClientCertVerifier for Recorder {
 impl fmt::Debug for Recorder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Recorder")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Folder;
+    use roadstead_domain::{OsRandom, SystemClock};
+
+    #[test]
+    fn s89_refusals_that_find_no_place_are_counted_and_one_record_says_how_many() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = Folder(folder.path().to_owned());
+        let authority = Authority::open(&folder, "test", Arc::new(SystemClock), Arc::new(OsRandom)).unwrap();
+        let (refused, mut waiting) = mpsc::channel(2);
+        let counted = Arc::new(Registry::default());
+        let recorder = Recorder {
+            schemes: aws_lc_rs::default_provider().signature_verification_algorithms,
+            authority: Arc::new(authority),
+            refused,
+            counted: counted.clone(),
+        };
+        let stranger = rcgen::generate_simple_self_signed(vec!["stranger".to_owned()]).unwrap();
+        let refuse = || {
+            let leaf = stranger.cert.der();
+            recorder
+                .verify_client_cert(leaf, &[], UnixTime::now())
+                .unwrap_err()
+        };
+        for _ in 0..100 {
+            refuse();
+        }
+        assert!(waiting.try_recv().is_ok() && waiting.try_recv().is_ok() && waiting.try_recv().is_err());
+        let written = counted.counted(false);
+        assert_eq!(written.len(), 1);
+        assert_eq!((written[0].0, written[0].1.what), (98, What::CertificateRefused));
+        // The last ones too, when the hub ends and nobody takes them any more.
+        drop(waiting);
+        refuse();
+        assert_eq!(counted.counted(true).first().map(|(events, _)| *events), Some(1));
     }
 }

@@ -26,7 +26,10 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tokio_util::{
+    sync::{CancellationToken, WaitForCancellationFutureOwned},
+    task::AbortOnDropHandle,
+};
 use tonic::{Request, Response, Status, Streaming};
 
 /// For a stream to be parked, while the cluster's session lives: a burst took them all, or the tunnel is being made.
@@ -85,6 +88,9 @@ pub enum TunnelError {
     /// The stream broke off in the middle: what came before is all there is.
     #[error("the connection to the cluster broke off: {0}")]
     Broken(String),
+    /// The cluster's certificate was revoked, or the cluster deleted, while the call ran.
+    #[error("the cluster's certificate was revoked")]
+    Revoked,
 }
 
 /// A body on its way to an agent.
@@ -107,13 +113,19 @@ impl fmt::Debug for TunnelResponse {
 
 /// The body of an answer. Dropping it before its end cancels the call in the cluster.
 pub struct TunnelBody {
+    /// `None` after the end: whatever it was, the cluster agent sees it then, and not when somebody drops this.
+    live: Option<Live>,
+    deadline: Pin<Box<tokio::time::Sleep>>,
+    revoked: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+/// A call that runs.
+struct Live {
     up: Streaming<TunnelUp>,
     // Held so that the cluster agent sees the call alive; dropped, it ends.
     _down: mpsc::Sender<Result<TunnelDown, Status>>,
     _pump: AbortOnDropHandle<()>,
     _guard: StreamGuard,
-    deadline: Pin<Box<tokio::time::Sleep>>,
-    done: bool,
 }
 
 impl fmt::Debug for TunnelBody {
@@ -126,35 +138,30 @@ impl Stream for TunnelBody {
     type Item = Result<Bytes, TunnelError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if self.done {
+        let this = &mut *self;
+        let Some(live) = &mut this.live else {
             return Poll::Ready(None);
-        }
-        let item = match self.up.poll_next_unpin(cx) {
-            Poll::Ready(Some(Ok(TunnelUp {
-                body: Some(tunnel_up::Body::Chunk(chunk)),
-            }))) => {
-                return Poll::Ready(Some(Ok(chunk)));
-            }
-            Poll::Ready(Some(Ok(TunnelUp {
-                body: Some(tunnel_up::Body::End(_)),
-            }))) => None,
-            Poll::Ready(other) => Some(Err(unexpected(other))),
-            Poll::Pending if self.deadline.as_mut().poll_elapsed(cx) => Some(Err(TunnelError::Deadline)),
-            Poll::Pending => return Poll::Pending,
         };
-        self.done = true;
+        // First: what a revoked cluster has still sent is nobody's to believe.
+        let item = if this.revoked.as_mut().poll(cx).is_ready() {
+            Some(Err(TunnelError::Revoked))
+        } else {
+            match live.up.poll_next_unpin(cx) {
+                Poll::Ready(Some(Ok(TunnelUp {
+                    body: Some(tunnel_up::Body::Chunk(chunk)),
+                }))) => return Poll::Ready(Some(Ok(chunk))),
+                Poll::Ready(Some(Ok(TunnelUp {
+                    body: Some(tunnel_up::Body::End(_)),
+                }))) => None,
+                Poll::Ready(other) => Some(Err(unexpected(other))),
+                Poll::Pending if this.deadline.as_mut().poll(cx).is_ready() => {
+                    Some(Err(TunnelError::Deadline))
+                }
+                Poll::Pending => return Poll::Pending,
+            }
+        };
+        this.live = None;
         Poll::Ready(item)
-    }
-}
-
-/// [`Future::poll`] of a timer as a question.
-trait Elapsed {
-    fn poll_elapsed(self, cx: &mut Context<'_>) -> bool;
-}
-
-impl Elapsed for Pin<&mut tokio::time::Sleep> {
-    fn poll_elapsed(self, cx: &mut Context<'_>) -> bool {
-        self.poll(cx).is_ready()
     }
 }
 
@@ -188,7 +195,7 @@ struct Parked {
 
 impl Parked {
     fn alive(&self) -> bool {
-        !self.down.is_closed() && !self.guard.revoked.is_cancelled() && !self.retired.is_cancelled()
+        !self.down.is_closed() && !self.guard.ended.is_cancelled() && !self.retired.is_cancelled()
     }
 }
 
@@ -232,44 +239,13 @@ impl Tunnels {
         deadline: Duration,
     ) -> Result<TunnelResponse, TunnelError> {
         let until = Instant::now() + deadline;
-        let Parked {
-            mut up, down, guard, ..
-        } = self.take(cluster, until).await?;
-        let call = wire(request, until.saturating_duration_since(Instant::now()));
-        let gone = || TunnelError::Broken("the stream closed".to_owned());
-        down.send(Ok(frame(tunnel_down::Body::Call(call))))
-            .await
-            .map_err(|_| gone())?;
-        let pump = AbortOnDropHandle::new(tokio::spawn(pump(body, down.clone())));
-        let first = timeout_at(until, up.next())
-            .await
-            .map_err(|_| TunnelError::Deadline)?;
-        match first {
-            Some(Ok(TunnelUp {
-                body: Some(tunnel_up::Body::Head(head)),
-            })) => {
-                let status = u16::try_from(head.status).unwrap_or(502);
-                let headers = head
-                    .headers
-                    .into_iter()
-                    .map(|header| (header.name, header.value))
-                    .collect();
-                let deadline = Box::pin(tokio::time::sleep_until(until));
-                let body = TunnelBody {
-                    up,
-                    _down: down,
-                    _pump: pump,
-                    _guard: guard,
-                    deadline,
-                    done: false,
-                };
-                Ok(TunnelResponse {
-                    status,
-                    headers,
-                    body,
-                })
-            }
-            other => Err(unexpected(other)),
+        let parked = self.take(cluster, until).await?;
+        // A drain lets a call end; a revocation does not.
+        let revoked = parked.guard.revoked.clone();
+        tokio::select! {
+            biased;
+            () = revoked.cancelled() => Err(TunnelError::Revoked),
+            begun = begin(parked, request, body, until) => begun,
         }
     }
 
@@ -327,6 +303,58 @@ impl Tunnels {
             // A waiter holds a clone.
             !waiting.parked.is_empty() || Arc::strong_count(&waiting.more) > 1
         });
+    }
+}
+
+/// Sends a call on a stream that was parked, and waits for the head of its answer.
+async fn begin(
+    parked: Parked,
+    request: TunnelRequest,
+    body: RequestBody,
+    until: Instant,
+) -> Result<TunnelResponse, TunnelError> {
+    let Parked {
+        mut up, down, guard, ..
+    } = parked;
+    let call = wire(request, until.saturating_duration_since(Instant::now()));
+    let gone = || TunnelError::Broken("the stream closed".to_owned());
+    down.send(Ok(frame(tunnel_down::Body::Call(call))))
+        .await
+        .map_err(|_| gone())?;
+    let pump = AbortOnDropHandle::new(tokio::spawn(pump(body, down.clone())));
+    let first = timeout_at(until, up.next())
+        .await
+        .map_err(|_| TunnelError::Deadline)?;
+    match first {
+        Some(Ok(TunnelUp {
+            body: Some(tunnel_up::Body::Head(head)),
+        })) => {
+            let status = u16::try_from(head.status).unwrap_or(502);
+            let headers = head
+                .headers
+                .into_iter()
+                .map(|header| (header.name, header.value))
+                .collect();
+            let deadline = Box::pin(tokio::time::sleep_until(until));
+            let revoked = Box::pin(guard.revoked.clone().cancelled_owned());
+            let live = Live {
+                up,
+                _down: down,
+                _pump: pump,
+                _guard: guard,
+            };
+            let body = TunnelBody {
+                live: Some(live),
+                deadline,
+                revoked,
+            };
+            Ok(TunnelResponse {
+                status,
+                headers,
+                body,
+            })
+        }
+        other => Err(unexpected(other)),
     }
 }
 
@@ -395,7 +423,7 @@ impl tunnel_server::Tunnel for Service {
         let retired = root.unwrap_or_default();
         tokio::spawn(async move {
             let first = tokio::select! {
-                () = guard.revoked.cancelled() => return,
+                () = guard.ended.cancelled() => return,
                 first = timeout(SAY_WITHIN, up.message()) => first,
             };
             let parked = matches!(

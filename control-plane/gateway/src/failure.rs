@@ -4,6 +4,7 @@
 
 use crate::TunnelError;
 use axum::response::{IntoResponse as _, Response};
+use bytes::Bytes;
 use chrono::SecondsFormat;
 use http::{HeaderValue, StatusCode, header};
 use roadstead_domain::Error;
@@ -136,28 +137,36 @@ impl Failure {
         )
     }
 
+    /// The certificate of the agent's cluster was revoked while the call ran. Trying again at once helps nobody.
+    pub(crate) fn revoked() -> Self {
+        let message = "the certificate of the agent's cluster was revoked, which ended the call; the agent may have acted";
+        let mut failure = Self::unavailable(message);
+        failure.retry_after = None;
+        failure
+    }
+
     pub(crate) fn unsupported_media() -> Self {
         let message = "expected content-type application/json";
         let rpc = a2a::error_code::CONTENT_TYPE_NOT_SUPPORTED;
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "INVALID", rpc, message)
     }
 
-    /// The answer. JSON-RPC errors travel with status 200, as the A2A binding has it.
-    pub(crate) fn response(&self, dialect: &Dialect, id: &RequestId) -> Response {
-        let Dialect::JsonRpc(rpc_id) = dialect else {
-            let problem = match self.status {
-                // With the challenge.
-                StatusCode::UNAUTHORIZED => unauthenticated(&self.message),
-                status => Problem::new(status, self.code, self.message.clone()),
-            };
-            let problem = match self.retry_after {
-                Some(after) => problem.retry_after(after),
-                None => problem,
-            };
-            return problem.response(id);
+    /// As a problem, with the challenge where the token is at fault.
+    fn problem(&self) -> Problem {
+        let problem = match self.status {
+            StatusCode::UNAUTHORIZED => unauthenticated(&self.message),
+            status => Problem::new(status, self.code, self.message.clone()),
         };
+        match self.retry_after {
+            Some(after) => problem.retry_after(after),
+            None => problem,
+        }
+    }
+
+    /// As a JSON-RPC answer.
+    fn json_rpc(&self, rpc_id: &Value, id: &RequestId) -> Value {
         // The shape of `data` in A2A 1.0 is google.rpc.ErrorInfo.
-        let body = json!({
+        json!({
             "jsonrpc": "2.0",
             "id": rpc_id,
             "error": {
@@ -170,8 +179,24 @@ impl Failure {
                     "metadata": {"requestId": id.as_str()},
                 }],
             },
-        });
-        let mut response = body.to_string().into_response();
+        })
+    }
+
+    /// The last event of a stream that the hub ends.
+    pub(crate) fn event(&self, dialect: &Dialect, id: &RequestId) -> Bytes {
+        let data = match dialect {
+            Dialect::JsonRpc(rpc_id) => self.json_rpc(rpc_id, id).to_string(),
+            Dialect::Http => self.problem().json(id),
+        };
+        format!("data: {data}\n\n").into()
+    }
+
+    /// The answer. JSON-RPC errors travel with status 200, as the A2A binding has it.
+    pub(crate) fn response(&self, dialect: &Dialect, id: &RequestId) -> Response {
+        let Dialect::JsonRpc(rpc_id) = dialect else {
+            return self.problem().response(id);
+        };
+        let mut response = self.json_rpc(rpc_id, id).to_string().into_response();
         let json = HeaderValue::from_static("application/json");
         response.headers_mut().insert(header::CONTENT_TYPE, json);
         if let Some(after) = self.retry_after {
@@ -206,6 +231,7 @@ impl From<TunnelError> for Failure {
             TunnelError::NotReady(why) => Self::unavailable(format!("the agent is not ready: {why}")),
             TunnelError::Deadline => Self::unavailable("the agent did not answer in time"),
             TunnelError::Broken(_) => Self::unavailable("the call to the agent broke off"),
+            TunnelError::Revoked => Self::revoked(),
         }
     }
 }

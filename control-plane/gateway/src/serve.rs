@@ -6,7 +6,7 @@ use crate::{
     headers,
     operation::{Operation, Refused, operation},
     request::{Address, Awaits, is_json, json_rpc, rest},
-    stream::{Watch, guarded},
+    stream::{Cut, Watch, guarded, told},
     tunnel::Chunks,
 };
 use axum::{
@@ -15,12 +15,12 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use bytes::{Bytes, BytesMut};
-use futures::{StreamExt as _, stream as streams};
+use futures::{StreamExt as _, TryStreamExt as _, stream as streams};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts};
 use roadstead_authz::TenantContext;
 use roadstead_http::{Caller, Problem, RECHECK, RequestId, Session, Share};
 use roadstead_service::approvals::Decided;
-use std::{pin::pin, sync::Arc};
+use std::{io, pin::pin, sync::Arc};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 /// Answers everything below `/a2a/`.
@@ -51,7 +51,7 @@ pub(crate) async fn serve(
         Err((failure, dialect)) => return failure.response(&dialect, &id),
     };
     let dialect = call.dialect.clone();
-    match gateway.call(&context, &address, &parts, call).await {
+    match gateway.call(&context, &address, &parts, call, &id).await {
         Ok(response) => response,
         Err(failure) => failure.response(&dialect, &id),
     }
@@ -141,6 +141,7 @@ impl Gateway {
         address: &Address<'_>,
         parts: &Parts,
         call: Call,
+        id: &RequestId,
     ) -> Result<Response, Failure> {
         let target = self.authorise(context, address).await?;
         let cluster = self.pick(&target.clusters).await?;
@@ -190,7 +191,10 @@ impl Gateway {
                     .ok_or_else(|| Failure::bad_answer("the agent's card is not a card"))?;
                 Ok(response(status, passed, Body::from(text)))
             }
-            _ => Ok(stream_back(answer, begun + whole, watch)),
+            _ => {
+                let last_words = (call.dialect, id.clone());
+                Ok(stream_back(answer, begun + whole, watch, last_words))
+            }
         }
     }
 
@@ -277,7 +281,10 @@ async fn collect(mut answer: EngineAnswer, deadline: Instant) -> Result<Bytes, F
         match timeout_at(deadline, answer.body.next()).await {
             Ok(Some(Ok(chunk))) if text.len() + chunk.len() <= CARD_BYTES => text.extend_from_slice(&chunk),
             Ok(Some(Ok(_))) => return Err(Failure::bad_answer("the agent's card is larger than 1 MiB")),
-            Ok(Some(Err(_))) => return Err(Failure::bad_answer("the agent's answer broke off")),
+            Ok(Some(Err(error))) => {
+                let told = Cut::of(error).failure();
+                return Err(told.unwrap_or_else(|| Failure::bad_answer("the agent's answer broke off")));
+            }
             Ok(None) => return Ok(text.freeze()),
             Err(_) => return Err(TunnelError::Deadline.into()),
         }
@@ -306,14 +313,25 @@ fn card_response(card: Vec<u8>, from: &HeaderMap) -> Response {
     response
 }
 
-/// Passes the answer on as it comes. Dropping the body, because the caller has gone, cancels the call.
-fn stream_back(answer: EngineAnswer, deadline: Instant, watch: Watch) -> Response {
+/// Passes the answer on as it comes. Dropping the body, because the caller has gone, cancels the call. `last_words` is how
+/// the caller of a stream is told that the hub has ended it.
+fn stream_back(
+    answer: EngineAnswer,
+    deadline: Instant,
+    watch: Watch,
+    last_words: (Dialect, RequestId),
+) -> Response {
     let mut passed = headers::outward(&answer.headers);
-    if headers::is_event_stream(&passed) {
+    let events = headers::is_event_stream(&passed);
+    if events {
         // Proxies in front of the hub must not collect events.
         passed.insert("x-accel-buffering", HeaderValue::from_static("no"));
     }
-    let body = Body::from_stream(guarded(answer.body, deadline, watch));
+    let chunks = guarded(answer.body, deadline, watch);
+    let body = match events {
+        true => Body::from_stream(told(chunks, last_words)),
+        false => Body::from_stream(chunks.map_err(io::Error::from)),
+    };
     response(answer.status, passed, body)
 }
 

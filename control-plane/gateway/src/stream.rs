@@ -3,15 +3,19 @@
 //!
 //! A task of its own carries the chunks, so that clock and checks go on whatever the caller's connection does.
 
-use crate::{Gateway, tunnel::Chunks};
+use crate::{
+    Gateway, TunnelError,
+    failure::{Dialect, Failure},
+    tunnel::Chunks,
+};
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _, stream};
 use roadstead_contract::documents::Name;
 use roadstead_domain::Error;
-use roadstead_http::{RECHECK, Session};
+use roadstead_http::{RECHECK, RequestId, Session};
 use std::{io, sync::Arc, time::Duration};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot},
     time::{Instant, sleep_until},
 };
 use tracing::Instrument as _;
@@ -49,14 +53,97 @@ impl Watch {
     }
 }
 
+/// Why an answer ends before its own end.
+#[derive(Debug)]
+pub(crate) enum Cut {
+    Deadline,
+    /// The caller does not read.
+    Slow,
+    /// The caller's token has ended, or allows the call no longer.
+    NotAllowed,
+    /// The agent's cluster has been revoked.
+    Revoked,
+    /// By accident.
+    Broken(io::Error),
+}
+
+impl Cut {
+    /// What the caller is told where the hub has ended the answer on purpose. An accident, and a deadline, are a stream
+    /// that breaks off: clients subscribe again then.
+    pub(crate) fn failure(&self) -> Option<Failure> {
+        match self {
+            Self::NotAllowed => Some(Failure::no_longer_allowed()),
+            Self::Revoked => Some(Failure::revoked()),
+            Self::Deadline | Self::Slow | Self::Broken(_) => None,
+        }
+    }
+
+    pub(crate) fn of(error: io::Error) -> Self {
+        let cause = error
+            .get_ref()
+            .and_then(|cause| cause.downcast_ref::<TunnelError>());
+        match cause {
+            Some(TunnelError::Revoked) => Self::Revoked,
+            _ => Self::Broken(error),
+        }
+    }
+}
+
+impl From<Cut> for io::Error {
+    fn from(cut: Cut) -> Self {
+        match cut {
+            Cut::Deadline | Cut::Slow => io::ErrorKind::TimedOut.into(),
+            Cut::NotAllowed | Cut::Revoked => io::ErrorKind::PermissionDenied.into(),
+            Cut::Broken(error) => error,
+        }
+    }
+}
+
+/// Server-sent events of which the last says so where the hub has ended them on purpose. In the middle of an event nothing
+/// can be said: then the stream breaks off.
+pub(crate) fn told(
+    chunks: impl Stream<Item = Result<Bytes, Cut>> + Send,
+    (dialect, id): (Dialect, RequestId),
+) -> impl Stream<Item = io::Result<Bytes>> + Send {
+    let mut tail = Tail::default();
+    chunks.map(move |chunk| match chunk {
+        Ok(chunk) => {
+            tail.push(&chunk);
+            Ok(chunk)
+        }
+        Err(cut) => match cut.failure() {
+            Some(failure) if tail.is_between_events() => Ok(failure.event(&dialect, &id)),
+            _ => Err(cut.into()),
+        },
+    })
+}
+
+/// The last bytes of a stream of events.
+#[derive(Debug, Default)]
+struct Tail(Vec<u8>);
+
+impl Tail {
+    fn push(&mut self, chunk: &[u8]) {
+        self.0.extend_from_slice(&chunk[chunk.len().saturating_sub(3)..]);
+        let more = self.0.len().saturating_sub(3);
+        self.0.drain(..more);
+    }
+
+    /// Nothing yet, or an empty line (WHATWG HTML §9.2.6).
+    fn is_between_events(&self) -> bool {
+        let ends = |line: &[u8]| self.0.ends_with(line);
+        self.0.is_empty() || ends(b"\n\n") || ends(b"\n\r\n") || ends(b"\r\r")
+    }
+}
+
 /// The same chunks; an error, and nothing after it, once `deadline` has passed or the caller may not have more.
 pub(crate) fn guarded(
     body: Chunks,
     deadline: Instant,
     watch: Watch,
-) -> impl Stream<Item = io::Result<Bytes>> + Send {
+) -> impl Stream<Item = Result<Bytes, Cut>> + Send {
     let (chunks, taken) = mpsc::channel(WAITING);
-    let (cut, is_cut) = watch::channel(None);
+    let (cut, is_cut) = oneshot::channel();
     let mut passing = Passing {
         body,
         watch,
@@ -66,25 +153,24 @@ pub(crate) fn guarded(
     let work = async move {
         // Said before the chunks end with `passing`: an answer that was cut must not look whole.
         if let Err(why) = passing.run().await {
-            cut.send_replace(Some(why));
+            // The caller may have gone.
+            drop(cut.send(why));
         }
         drop(passing);
     };
     tokio::spawn(work.in_current_span());
     stream::unfold(Some((taken, is_cut)), |state| async move {
         let (mut taken, mut is_cut) = state?;
-        let chunk = tokio::select! {
+        let next = tokio::select! {
             biased;
             // Before what waits: a caller who may not have more does not get the rest either.
-            Ok(_) = is_cut.wait_for(Option::is_some) => None,
-            chunk = taken.recv() => chunk,
+            Ok(why) = &mut is_cut, if !is_cut.is_terminated() => Err(why),
+            chunk = taken.recv() => Ok(chunk),
         };
-        let why = *is_cut.borrow();
-        match (why, chunk) {
-            (Some(why), _) => Some((Err(io::Error::from(why)), None)),
-            (None, Some(Err(error))) => Some((Err(error), None)),
-            (None, Some(chunk)) => Some((chunk, Some((taken, is_cut)))),
-            (None, None) => None,
+        match next {
+            Err(why) | Ok(Some(Err(why))) => Some((Err(why), None)),
+            Ok(Some(Ok(chunk))) => Some((Ok(chunk), Some((taken, is_cut)))),
+            Ok(None) => None,
         }
     })
 }
@@ -93,7 +179,7 @@ struct Passing {
     body: Chunks,
     watch: Watch,
     deadline: Instant,
-    chunks: mpsc::Sender<io::Result<Bytes>>,
+    chunks: mpsc::Sender<Result<Bytes, Cut>>,
 }
 
 impl Passing {
@@ -101,18 +187,18 @@ impl Passing {
     ///
     /// # Errors
     /// Why it was cut.
-    async fn run(&mut self) -> Result<(), io::ErrorKind> {
+    async fn run(&mut self) -> Result<(), Cut> {
         let mut check = Instant::now() + RECHECK;
-        let mut next: Option<io::Result<Bytes>> = None;
+        let mut next: Option<Result<Bytes, Cut>> = None;
         let mut patience = Instant::now();
         loop {
             tokio::select! {
                 biased;
                 () = self.chunks.closed() => return Ok(()),
-                () = sleep_until(self.deadline) => return Err(io::ErrorKind::TimedOut),
+                () = sleep_until(self.deadline) => return Err(Cut::Deadline),
                 () = sleep_until(check) => {
                     if !self.watch.still_allowed().await {
-                        return Err(io::ErrorKind::PermissionDenied);
+                        return Err(Cut::NotAllowed);
                     }
                     check = Instant::now() + RECHECK;
                 }
@@ -126,13 +212,14 @@ impl Passing {
                 }
                 () = sleep_until(patience), if next.is_some() => {
                     tracing::debug!("the caller has stopped reading");
-                    return Err(io::ErrorKind::TimedOut);
+                    return Err(Cut::Slow);
                 }
                 chunk = self.body.next(), if next.is_none() => {
-                    if chunk.is_none() {
-                        return Ok(());
-                    }
-                    next = chunk;
+                    let Some(chunk) = chunk else { return Ok(()) };
+                    next = Some(match chunk.map_err(Cut::of) {
+                        Err(Cut::Revoked) => return Err(Cut::Revoked),
+                        chunk => chunk,
+                    });
                     patience = Instant::now() + SLOW;
                 }
             }

@@ -7,7 +7,8 @@ use http::{HeaderMap, Method, StatusCode};
 use roadstead_domain::{AgentId, ClusterId};
 use std::{fmt, io, time::Duration};
 
-/// Bytes as they come; an error means that the other side broke off.
+/// Bytes as they come; an error means that the other side broke off. One that holds [`TunnelError::Revoked`] says that the
+/// hub has ended the call, which the caller is told.
 pub type Chunks = BoxStream<'static, io::Result<Bytes>>;
 
 /// One HTTP request to the engine of one agent.
@@ -62,6 +63,9 @@ pub enum TunnelError {
     /// The call broke off before an answer began.
     #[error("the call broke off: {0}")]
     Broken(String),
+    /// The certificate of the agent's cluster was revoked while the call ran.
+    #[error("the agent's cluster was revoked")]
+    Revoked,
 }
 
 /// Calls engines in their clusters. Dropping the future, or the answer's body, cancels the call at the engine.

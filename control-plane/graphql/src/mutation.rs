@@ -236,11 +236,18 @@ pub(crate) struct ApiTokenPayload {
 #[derive(InputObject, Clone, Debug)]
 pub(crate) struct RevokeApiTokenInput {
     pub(crate) id: ID,
-    /// The tokens that it issued stay good. Else they end with it, and those that these issued.
+    /// What it issued stays good. Else it ends with it: tokens, what these issued, and join tokens that nobody has used.
     #[graphql(default)]
     pub(crate) keep_issued: bool,
     /// 1 to 200 printable ASCII characters, new for each write: a repetition with it changes nothing.
     pub(crate) idempotency_key: Option<String>,
+}
+
+/// A cluster that joined by a join token which a revoked token had made.
+#[derive(SimpleObject)]
+pub(crate) struct EnrolledCluster {
+    pub(crate) id: ID,
+    pub(crate) name: String,
 }
 
 /// A token that was ended.
@@ -249,6 +256,13 @@ pub(crate) struct RevokedApiTokenPayload {
     pub(crate) object: Option<ApiToken>,
     /// How many tokens ended with it: which it had issued, or which these had. The audit log names each.
     pub(crate) also_revoked: u64,
+    /// How many join tokens ended with it: which it had made, or which these tokens had.
+    pub(crate) join_tokens_ended: u64,
+    /// Clusters that joined by a join token of one of them, by name, at most 100. They stay: revoke their certificates,
+    /// or delete them, where they should not.
+    pub(crate) enrolled_clusters: Vec<EnrolledCluster>,
+    /// How many there are.
+    pub(crate) enrolled_cluster_count: u64,
     pub(crate) errors: Vec<UserError>,
 }
 
@@ -496,7 +510,7 @@ impl Mutation {
         })
     }
 
-    /// Ends an API token at once, and the tokens that it issued. When the caller's own would end with it, that is a
+    /// Ends an API token at once, and what it issued: tokens and join tokens. Clusters that joined stay and are named. When the caller's own would end with it, that is a
     /// CONFLICT: `keepIssued`, or another token.
     #[graphql(complexity = "10 + child_complexity")]
     async fn revoke_api_token(
@@ -515,6 +529,16 @@ impl Mutation {
         Ok(RevokedApiTokenPayload {
             object: Some(ApiToken(revoked.token)),
             also_revoked: revoked.also,
+            join_tokens_ended: revoked.join_tokens,
+            enrolled_clusters: revoked
+                .clusters
+                .into_iter()
+                .map(|cluster| EnrolledCluster {
+                    id: cluster.id.to_string().into(),
+                    name: cluster.name,
+                })
+                .collect(),
+            enrolled_cluster_count: revoked.cluster_count,
             errors: Vec::new(),
         })
     }

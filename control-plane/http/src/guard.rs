@@ -12,7 +12,7 @@ use axum::{
     response::Response,
 };
 use futures::FutureExt as _;
-use http::{HeaderValue, StatusCode, request::Parts};
+use http::{HeaderValue, Method, StatusCode, request::Parts};
 use roadstead_domain::{OsRandom, Random as _};
 use std::{convert::Infallible, fmt, panic::AssertUnwindSafe, sync::Arc, time::Instant};
 use tracing::Instrument as _;
@@ -90,30 +90,49 @@ pub async fn guard(mut request: Request, next: Next) -> Response {
             let detail = "the hub failed; the request id leads to the reason in its log";
             Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", detail).response(&id)
         });
-        let status = response.status().as_u16();
-        span.record("http.response.status_code", status);
-        let took = begun.elapsed();
-        answered(route, &method, status, took);
-        let who = response.extensions_mut().remove::<Who>();
-        let (tenant, actor) = who.map(|who| (who.tenant, who.actor)).unzip();
-        let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-        match route {
-            // Asked every few seconds by whoever watches the hub.
-            Route::Health if status < 500 => {
-                tracing::debug!(%method, path, status, took_ms, "answered");
-            }
-            _ => tracing::info!(
-                %method, path, status, took_ms,
-                tenant.id = tenant, actor, request.id = %id,
-                "answered"
-            ),
-        }
+        span.record("http.response.status_code", response.status().as_u16());
+        told((&method, &path), &mut response, &id, begun);
         response
     });
+    named(&mut response, &id);
+    response
+}
+
+/// The answer to a request that is turned away before any face, and so before [`guard`]: measured, and in the request log,
+/// like any other.
+#[must_use]
+pub fn turn_away(method: &Method, path: &str, problem: &Problem) -> Response {
+    let id = RequestId::generate();
+    let mut response = problem.response(&id);
+    told((method, path), &mut response, &id, Instant::now());
+    named(&mut response, &id);
+    response
+}
+
+/// Measures an answer and writes the one line about it.
+fn told((method, path): (&Method, &str), response: &mut Response, id: &RequestId, begun: Instant) {
+    let (route, status, took) = (Route::of(path), response.status().as_u16(), begun.elapsed());
+    answered(route, method, status, took);
+    let who = response.extensions_mut().remove::<Who>();
+    let (tenant, actor) = who.map(|who| (who.tenant, who.actor)).unzip();
+    let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+    match route {
+        // Asked every few seconds by whoever watches the hub.
+        Route::Health if status < 500 => {
+            tracing::debug!(%method, path, status, took_ms, "answered");
+        }
+        _ => tracing::info!(
+            %method, path, status, took_ms,
+            tenant.id = tenant, actor, request.id = %id,
+            "answered"
+        ),
+    }
+}
+
+fn named(response: &mut Response, id: &RequestId) {
     if let Ok(value) = HeaderValue::from_str(id.as_str()) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
-    response
 }
 
 #[cfg(test)]
@@ -169,5 +188,50 @@ mod tests {
         assert_eq!(response.status(), 404);
         assert_eq!(response.headers()[REQUEST_ID].len(), 32);
         assert_eq!(body["request_id"].as_str().unwrap().len(), 32);
+    }
+
+    /// Keeps each event as its fields in text.
+    struct Lines(Arc<parking_lot::Mutex<Vec<String>>>);
+
+    struct Fields(String);
+
+    impl tracing::field::Visit for Fields {
+        fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn fmt::Debug) {
+            self.0.push_str(&format!("{field}={value:?} "));
+        }
+    }
+
+    impl tracing::Subscriber for Lines {
+        fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+            true
+        }
+        fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::Id {
+            tracing::Id::from_u64(1)
+        }
+        fn record(&self, _: &tracing::Id, _: &tracing::span::Record<'_>) {}
+        fn record_follows_from(&self, _: &tracing::Id, _: &tracing::Id) {}
+        fn event(&self, event: &tracing::Event<'_>) {
+            let mut fields = Fields(String::new());
+            event.record(&mut fields);
+            self.0.lock().push(fields.0);
+        }
+        fn enter(&self, _: &tracing::Id) {}
+        fn exit(&self, _: &tracing::Id) {}
+    }
+
+    #[test]
+    fn what_is_turned_away_is_in_the_request_log_and_has_an_id() {
+        let lines = Arc::new(parking_lot::Mutex::new(Vec::new()));
+        let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "LIMIT", "too many");
+        let response = tracing::subscriber::with_default(Lines(lines.clone()), || {
+            turn_away(&Method::POST, "/graphql", &problem)
+        });
+        assert_eq!(response.status(), 429);
+        let id = response.headers()[REQUEST_ID].to_str().unwrap().to_owned();
+        let lines = lines.lock();
+        let line = lines.iter().find(|line| line.contains("answered")).unwrap();
+        for said in ["method=POST", "/graphql", "status=429", &id] {
+            assert!(line.contains(said), "{said}: {line}");
+        }
     }
 }

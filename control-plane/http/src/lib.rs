@@ -23,7 +23,7 @@ mod trace;
 pub use authenticate::Authenticate;
 pub use bodies::{Bodies, BodyError, BodyLimits, MAX_JSON_TOKENS, Share, json_tokens};
 pub use caller::{Caller, unauthenticated};
-pub use guard::{RequestId, guard};
+pub use guard::{RequestId, guard, turn_away};
 pub use observe::Who;
 pub use problem::{Problem, method_not_allowed, not_found};
 pub use session::{RECHECK, Session};

@@ -69,9 +69,9 @@ impl Problem {
         self.code
     }
 
-    /// The answer to the request with this id.
+    /// The document itself, for the request with this id, on one line.
     #[must_use]
-    pub fn response(&self, id: &RequestId) -> Response {
+    pub fn json(&self, id: &RequestId) -> String {
         let body = Body {
             r#type: "about:blank",
             title: self.status.canonical_reason().unwrap_or("Error"),
@@ -80,8 +80,13 @@ impl Problem {
             detail: &self.detail,
             request_id: id.as_str(),
         };
-        let json = serde_json::to_vec(&body).unwrap_or_default();
-        let mut response = (self.status, json).into_response();
+        serde_json::to_string(&body).unwrap_or_default()
+    }
+
+    /// The answer to the request with this id.
+    #[must_use]
+    pub fn response(&self, id: &RequestId) -> Response {
+        let mut response = (self.status, self.json(id)).into_response();
         let headers = response.headers_mut();
         let media = HeaderValue::from_static("application/problem+json");
         headers.insert(header::CONTENT_TYPE, media);

@@ -1,6 +1,9 @@
 //! The hub, put together: store, fleet port and HTTP faces. `serve` and `dev` run the same.
 
-use crate::{engines::Engines, health, housekeeping, http_server, keys, lock, observe, proxy, roots};
+use crate::{
+    certificate, engines::Engines, health, housekeeping, http_server, keys, limits::Limits, lock, observe,
+    proxy, roots,
+};
 use anyhow::Context as _;
 use axum::{Router, extract::DefaultBodyLimit, middleware};
 use roadstead_contract::fleet::HubKeys;
@@ -8,8 +11,8 @@ use roadstead_domain::{OsRandom, SystemClock};
 use roadstead_fleet::{Authority, Fleet, Folder};
 use roadstead_gateway::Gateway;
 use roadstead_graphql::Graphql;
-use roadstead_http::{Bodies, BodyLimits};
-use roadstead_login::{FailureLimit, Login, RequestLimit};
+use roadstead_http::Bodies;
+use roadstead_login::{FailureLimit, Login};
 use roadstead_store::{Store, StoreOptions};
 use roadstead_telemetry::Metrics;
 use std::{
@@ -19,6 +22,7 @@ use std::{
     time::Duration,
 };
 use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 /// For requests that are under way when the hub is told to stop.
@@ -43,6 +47,10 @@ pub(crate) struct Config {
     pub(crate) keys: PathBuf,
     /// `/metrics`, on a port of its own.
     pub(crate) metrics_listen: Option<SocketAddr>,
+    /// Certificate and key of the HTTP faces' port; plain HTTP where it is `None`.
+    pub(crate) tls: Option<certificate::Files>,
+    /// Between tenants.
+    pub(crate) limits: Limits,
     /// Proxies before the HTTP faces whose `X-Forwarded-For` counts.
     pub(crate) proxies: proxy::Trusted,
 }
@@ -79,6 +87,8 @@ impl Hub {
     /// When the database, a key or a port cannot be had; nothing runs then.
     pub(crate) async fn start(config: &Config, metrics: Metrics) -> anyhow::Result<Self> {
         keys::folder(&config.keys)?;
+        let pair = config.tls.clone().map(certificate::Pair::open).transpose()?;
+        let acceptor = pair.as_ref().map(certificate::Pair::acceptor).transpose()?;
         let file = lock::database_file(&config.store.url);
         let lock = file.map(|file| lock::take(&file, config.who)).transpose()?;
         let store = Store::open(config.store.clone()).await.map_err(explained)?;
@@ -86,10 +96,10 @@ impl Hub {
         let address = listener.local_addr()?;
         let fleet_listener = bind(config.fleet_listen).await?;
         let fleet_address = fleet_listener.local_addr()?;
-        let public_url = config
-            .public_url
-            .clone()
-            .unwrap_or_else(|| format!("http://{address}"));
+        let public_url = config.public_url.clone().unwrap_or_else(|| match pair {
+            Some(_) => format!("https://{address}"),
+            None => format!("http://{address}"),
+        });
         let engine_keys = Arc::new(keys::engine_keys(&config.keys, &public_url)?);
         let authority = Arc::new(authority(&config.keys)?);
         roots::not_older(&store, authority.ring().generation).await?;
@@ -106,14 +116,18 @@ impl Hub {
         };
         tasks.push(follower.spawn(stop.clone()));
         let engines = Engines::new(fleet, authority.clone());
-        let app = faces(&store, engines, engine_keys, public_url, &stop);
-        tasks.push(serve_http(listener, app, config.proxies.clone(), stop.clone()));
+        let app = faces(&store, engines, engine_keys, (public_url, config.limits), &stop);
+        if let Some(pair) = pair {
+            tasks.push(pair.spawn(stop.clone()));
+        }
+        let served = (app, acceptor);
+        tasks.push(serve_http(listener, served, config.proxies.clone(), stop.clone()));
         let mut metrics_address = None;
         if let Some(address) = config.metrics_listen {
             let listener = bind(address).await?;
             metrics_address = Some(listener.local_addr()?);
             let (app, proxies) = (health::metrics(metrics), proxy::Trusted::default());
-            tasks.push(serve_http(listener, app, proxies, stop.clone()));
+            tasks.push(serve_http(listener, (app, None), proxies, stop.clone()));
         }
         Ok(Self {
             metrics_address,
@@ -205,16 +219,16 @@ fn faces(
     store: &Store,
     engines: Engines,
     keys: Arc<roadstead_gateway::EngineKeys>,
-    public_url: String,
+    (public_url, limits): (String, Limits),
     stop: &CancellationToken,
 ) -> Router {
     let engines = Arc::new(engines);
     let login = Arc::new(Login::new(
         store.clone(),
         FailureLimit::default(),
-        RequestLimit::default(),
+        limits.requests(),
     ));
-    let bodies = Bodies::new(BodyLimits::default());
+    let bodies = Bodies::new(limits.bodies());
     let gateway = Arc::new(Gateway {
         agents: Arc::new(roadstead_gateway::ServiceAgents(store.clone())),
         tunnel: engines.clone(),
@@ -230,7 +244,7 @@ fn faces(
         fleet: engines,
         authenticate: login.clone(),
         origins: vec![public_url],
-        limits: roadstead_graphql::Limits::default(),
+        limits: limits.graphql(),
         bodies,
         socket: roadstead_graphql::SocketLimits::default(),
         stop: stop.clone(),
@@ -247,7 +261,7 @@ fn faces(
 
 fn serve_http(
     listener: TcpListener,
-    app: Router,
+    app: (Router, Option<TlsAcceptor>),
     proxies: proxy::Trusted,
     stop: CancellationToken,
 ) -> JoinHandle<anyhow::Result<()>> {

@@ -6,8 +6,8 @@
 
 use crate::proxy::Trusted;
 use axum::response::Response;
-use http::{HeaderMap, StatusCode};
-use roadstead_http::{Problem, RequestId};
+use http::{HeaderMap, Method, StatusCode};
+use roadstead_http::{Problem, turn_away};
 use std::{
     collections::HashMap,
     net::{IpAddr, Ipv6Addr, SocketAddr},
@@ -61,11 +61,10 @@ pub(crate) struct Place {
 pub(crate) struct Crowded;
 
 impl Crowded {
-    pub(crate) fn response(&self) -> Response {
+    pub(crate) fn response(&self, method: &Method, path: &str) -> Response {
         let detail = "this client has as many requests and streams open as one may have";
-        Problem::new(StatusCode::TOO_MANY_REQUESTS, "LIMIT", detail)
-            .retry_after(AGAIN)
-            .response(&RequestId::generate())
+        let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "LIMIT", detail).retry_after(AGAIN);
+        turn_away(method, path, &problem)
     }
 }
 

@@ -3,12 +3,12 @@
 
 use bytes::{Bytes, BytesMut};
 use chrono::DateTime;
-use futures::{StreamExt as _, stream};
+use futures::{StreamExt as _, stream, stream::BoxStream};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use roadstead_contract::{fleet::JoinToken, logs};
 use roadstead_domain::{ClusterId, Error};
 use roadstead_fleet as fleet;
-use roadstead_gateway::{Chunks, EngineAnswer, EngineCall, Tunnel, TunnelError};
+use roadstead_gateway::{EngineAnswer, EngineCall, Tunnel, TunnelError};
 use roadstead_graphql::{LogLine, LogLines, LogRequest};
 use roadstead_telemetry::{Histogram, Label, SECONDS, meter};
 use secrecy::{ExposeSecret as _, SecretString};
@@ -78,6 +78,7 @@ impl Engines {
             Err(fleet::TunnelError::Unavailable(_)) => "unavailable",
             Err(fleet::TunnelError::Deadline) => "deadline",
             Err(fleet::TunnelError::Broken(_)) => "broken",
+            Err(fleet::TunnelError::Revoked) => "revoked",
         };
         let labels = [Label::new("kind", kind), Label::new("outcome", outcome)];
         self.duration.record(began.elapsed().as_secs_f64(), &labels);
@@ -112,9 +113,14 @@ impl Tunnel for Engines {
         Ok(EngineAnswer {
             status,
             headers: headers(answer.headers),
-            body: chunks(answer.body),
+            body: answer.body.map(|chunk| chunk.map_err(broken)).boxed(),
         })
     }
+}
+
+/// Why an answer ends early, so that the gateway can tell a revocation from an accident.
+fn broken(error: fleet::TunnelError) -> io::Error {
+    io::Error::other(failed(error))
 }
 
 fn headers(pairs: Vec<(String, Vec<u8>)>) -> HeaderMap {
@@ -128,10 +134,6 @@ fn headers(pairs: Vec<(String, Vec<u8>)>) -> HeaderMap {
     headers
 }
 
-fn chunks(body: fleet::TunnelBody) -> Chunks {
-    body.map(|chunk| chunk.map_err(io::Error::other)).boxed()
-}
-
 fn failed(error: fleet::TunnelError) -> TunnelError {
     match error {
         fleet::TunnelError::Away { since_ms } => TunnelError::Away {
@@ -142,6 +144,7 @@ fn failed(error: fleet::TunnelError) -> TunnelError {
         }
         fleet::TunnelError::Deadline => TunnelError::Deadline,
         fleet::TunnelError::Broken(why) => TunnelError::Broken(why),
+        fleet::TunnelError::Revoked => TunnelError::Revoked,
     }
 }
 
@@ -194,12 +197,12 @@ impl roadstead_graphql::Fleet for Engines {
                 io::Error::other(format!("status {}", answer.status)),
             ));
         }
-        Ok(lines(chunks(answer.body)))
+        Ok(lines(answer.body.boxed()))
     }
 }
 
 /// Cuts a body into lines. What is no line of the contract is passed on as it is, for people; what is too long is cut.
-fn lines(body: Chunks) -> LogLines {
+fn lines(body: BoxStream<'static, Result<Bytes, fleet::TunnelError>>) -> LogLines {
     let pending = Pending {
         body,
         held: BytesMut::new(),
@@ -214,7 +217,7 @@ fn lines(body: Chunks) -> LogLines {
 
 /// A body on its way into lines.
 struct Pending {
-    body: Chunks,
+    body: BoxStream<'static, Result<Bytes, fleet::TunnelError>>,
     held: BytesMut,
     /// How much of what is held has no line end: nothing is looked at twice.
     searched: usize,
@@ -242,7 +245,10 @@ impl Pending {
                     self.body = stream::empty().boxed();
                     self.held.clear();
                     (self.searched, self.ended) = (0, true);
-                    return Some(Err(Error::unavailable("the log broke off", error)));
+                    return Some(Err(Error::unavailable(
+                        format!("the log broke off: {error}"),
+                        error,
+                    )));
                 }
                 None => (self.searched, self.ended) = (0, true),
             }
@@ -275,7 +281,7 @@ mod tests {
     async fn read(chunks: &[&'static str]) -> Vec<String> {
         let chunks: Vec<_> = chunks
             .iter()
-            .map(|c| Ok(Bytes::from_static(c.as_bytes())))
+            .map(|c| Ok::<_, fleet::TunnelError>(Bytes::from_static(c.as_bytes())))
             .collect();
         let lines = lines(stream::iter(chunks).boxed());
         lines
@@ -289,6 +295,19 @@ mod tests {
         assert_eq!(read(&["a\nb", "c\n", "\nlast"]).await, ["a", "bc", "", "last"]);
         assert_eq!(read(&[r#"{"atMs":1,"te"#, "xt\":\"hi\"}\n"]).await, ["hi"]);
         assert!(read(&[]).await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn s49_a_log_says_that_its_cluster_was_revoked() {
+        let chunks = [
+            Ok(Bytes::from_static(b"a\nhalf")),
+            Err(fleet::TunnelError::Revoked),
+        ];
+        let read: Vec<_> = lines(stream::iter(chunks).boxed()).collect().await;
+        assert_eq!(read.len(), 2);
+        assert_eq!(read[0].as_ref().expect("a line").line, "a");
+        let error = read[1].as_ref().expect_err("the end").to_string();
+        assert!(error.contains("certificate was revoked"), "{error}");
     }
 
     #[tokio::test]

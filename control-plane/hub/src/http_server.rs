@@ -1,15 +1,19 @@
-//! The hub's HTTP server: HTTP/1.1, with an end to everything that a client may draw out.
+//! The hub's HTTP server: HTTP/1.1, over TLS where the operator gives a certificate ([`crate::certificate`]), with an end
+//! to everything that a client may draw out.
 //!
 //! axum's own server waits for ever: for the rest of a request's head, for a reader, for a free file descriptor. Here
 //! a head has a deadline, a connection that takes nothing is closed, and there are so many connections and so many of
-//! one client ([`crate::doors`]). HTTP/2 is not spoken: a proxy in front speaks HTTP/1.1 to the hub, and each stream inside a connection
+//! one client ([`crate::doors`]), which count before a handshake begins. HTTP/2 is not spoken: a proxy in front speaks HTTP/1.1 to the hub, and each stream inside a connection
 //! would need all of these limits again. What the faces do with a body has deadlines of its own.
+
+mod secured;
 
 use crate::{
     doors::{Doors, Place},
     proxy::Trusted,
 };
 use axum::{Router, extract::ConnectInfo};
+use http::{HeaderValue, header::STRICT_TRANSPORT_SECURITY};
 use hyper::{Request, body::Incoming, server::conn::http1, service::Service as _, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -28,11 +32,14 @@ use tokio::{
     task::JoinSet,
     time::{Sleep, sleep},
 };
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 /// What clients may take of the server.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
+    /// For a TLS handshake.
+    pub(crate) handshake: Duration,
     /// For the head of a request, and between two requests of a connection.
     pub(crate) head: Duration,
     /// In which a reader must take [`TAKEN`] bytes, or all that waits.
@@ -55,6 +62,7 @@ impl Default for Limits {
     fn default() -> Self {
         let connections = (descriptors().unwrap_or(1_024) / 2).clamp(64, 4_096);
         Self {
+            handshake: Duration::from_secs(10),
             head: Duration::from_secs(10),
             stalled: Duration::from_secs(30),
             connections,
@@ -72,10 +80,10 @@ fn descriptors() -> Option<usize> {
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// Serves until `stop`, then lets the requests under way finish.
+/// Serves until `stop`, then lets the requests under way finish; over TLS where there is an acceptor.
 pub(crate) async fn serve(
     listener: TcpListener,
-    app: Router,
+    (app, tls): (Router, Option<TlsAcceptor>),
     limits: Limits,
     trusted: Trusted,
     stop: CancellationToken,
@@ -93,7 +101,16 @@ pub(crate) async fn serve(
             Ok((stream, peer)) => {
                 if let Some(place) = doors.enter(peer) {
                     let io = Watched::new(stream, limits.stalled, place);
-                    connections.spawn(connection(io, app.clone(), limits, stop.clone()));
+                    let served = Served {
+                        app: app.clone(),
+                        place: Arc::clone(&io.place),
+                        limits,
+                        stop: stop.clone(),
+                    };
+                    match &tls {
+                        None => connections.spawn(connection(io, served, None)),
+                        Some(acceptor) => connections.spawn(secured::serve(acceptor.clone(), io, served)),
+                    };
                 }
             }
             Err(error) if is_of_connection(&error) => {}
@@ -115,22 +132,44 @@ fn is_of_connection(error: &io::Error) -> bool {
     )
 }
 
-async fn connection(io: Watched, app: Router, limits: Limits, stop: CancellationToken) {
+/// What a connection is served with.
+struct Served {
+    app: Router,
+    place: Arc<Place>,
+    limits: Limits,
+    stop: CancellationToken,
+}
+
+async fn connection(
+    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    served: Served,
+    hsts: Option<HeaderValue>,
+) {
+    let Served {
+        app,
+        place,
+        limits,
+        stop,
+    } = served;
     let app = TowerToHyperService::new(app);
-    let place = Arc::clone(&io.place);
     let service = service_fn(move |mut request: Request<Incoming>| {
         let answer = match place.client(request.headers()) {
             Ok(client) => {
                 request.extensions_mut().insert(ConnectInfo(client));
                 Ok(app.call(request))
             }
-            Err(crowded) => Err(crowded.response()),
+            Err(crowded) => Err(crowded.response(request.method(), request.uri().path())),
         };
+        let hsts = hsts.clone();
         async move {
-            match answer {
+            let mut answer = match answer {
                 Ok(answer) => answer.await,
                 Err(refusal) => Ok(refusal),
+            };
+            if let (Ok(answer), Some(hsts)) = (&mut answer, hsts) {
+                answer.headers_mut().insert(STRICT_TRANSPORT_SECURITY, hsts);
             }
+            answer
         }
     });
     let mut http = http1::Builder::new();
@@ -248,6 +287,8 @@ impl AsyncWrite for Watched {
 
 #[cfg(test)]
 mod tests {
+    mod tls;
+
     use super::*;
     use axum::{
         body::{Body, Bytes},
@@ -269,6 +310,7 @@ mod tests {
 
     fn limits() -> Limits {
         Limits {
+            handshake: Duration::from_millis(500),
             head: Duration::from_millis(200),
             stalled: Duration::from_millis(200),
             connections: 100,
@@ -276,26 +318,26 @@ mod tests {
         }
     }
 
-    struct Served {
+    struct Running {
         address: SocketAddr,
         stop: CancellationToken,
         task: tokio::task::JoinHandle<()>,
     }
 
-    async fn served(app: Router, limits: Limits) -> Served {
+    async fn served(app: Router, limits: Limits) -> Running {
         served_behind(app, limits, &[]).await
     }
 
-    async fn served_behind(app: Router, limits: Limits, proxies: &[&str]) -> Served {
+    async fn served_behind(app: Router, limits: Limits, proxies: &[&str]) -> Running {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let stop = CancellationToken::new();
         let trusted = Trusted(proxies.iter().map(|n| n.parse().expect("a network")).collect());
-        let task = tokio::spawn(serve(listener, app, limits, trusted, stop.clone()));
-        Served { address, stop, task }
+        let task = tokio::spawn(serve(listener, (app, None), limits, trusted, stop.clone()));
+        Running { address, stop, task }
     }
 
-    impl Served {
+    impl Running {
         async fn connect(&self) -> TcpStream {
             TcpStream::connect(self.address).await.expect("connected")
         }

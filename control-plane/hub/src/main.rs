@@ -1,6 +1,7 @@
 //! `roadstead-hub`: the composition root of the control plane.
 
 mod audit;
+mod certificate;
 mod composition;
 mod dev;
 mod doctor;
@@ -10,6 +11,7 @@ mod health;
 mod housekeeping;
 mod http_server;
 mod keys;
+mod limits;
 mod lock;
 mod observe;
 mod proxy;

@@ -1,7 +1,9 @@
 //! `roadstead-hub serve`, and what an operator does before it.
 
 use crate::{
+    certificate::Files,
     composition::{Config, Hub},
+    limits::Limits,
     proxy::{Network, Trusted},
 };
 use anyhow::Context as _;
@@ -101,6 +103,23 @@ pub(crate) struct Serve {
     /// Host name or address by which cluster agents reach that port. Repeat for more.
     #[arg(long = "fleet-name", value_name = "HOST", default_values = ["127.0.0.1", "localhost"])]
     fleet_names: Vec<String>,
+    /// Certificate of the API's port: PEM, the hub's own first, then those that lead to its root. With it the port speaks
+    /// TLS alone; without it plain HTTP, for a proxy on the same machine or network that does. Read again when it changes.
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "tls_key",
+        env = "ROADSTEAD_TLS_CERTIFICATE"
+    )]
+    tls_certificate: Option<PathBuf>,
+    /// Its private key: PEM, in a file that others than its owner and group cannot read.
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "tls_certificate",
+        env = "ROADSTEAD_TLS_KEY"
+    )]
+    tls_key: Option<PathBuf>,
     /// How people reach the API (`https://hub.example.com`); from --listen if left out.
     #[arg(long, value_name = "URL", env = "ROADSTEAD_PUBLIC_URL")]
     public_url: Option<String>,
@@ -120,6 +139,8 @@ pub(crate) struct Serve {
         value_delimiter = ','
     )]
     trusted_proxies: Vec<Network>,
+    #[command(flatten)]
+    limits: Limits,
 }
 
 /// Serves until `stop`.
@@ -129,13 +150,21 @@ pub(crate) struct Serve {
 pub(crate) async fn run(args: Serve, metrics: Metrics, stop: CancellationToken) -> anyhow::Result<()> {
     let config = Config {
         who: "serve",
-        store: StoreOptions::new(args.database.url()?),
+        store: StoreOptions {
+            places: args.limits.places(),
+            ..StoreOptions::new(args.database.url()?)
+        },
+        limits: args.limits.check()?,
         listen: args.listen,
         fleet_listen: args.fleet_listen,
         fleet_names: args.fleet_names,
         public_url: args.public_url.map(|url| url.trim_end_matches('/').to_owned()),
         keys: args.keys,
         metrics_listen: args.metrics,
+        tls: args
+            .tls_certificate
+            .zip(args.tls_key)
+            .map(|(certificate, key)| Files { certificate, key }),
         proxies: Trusted(args.trusted_proxies.into()),
     };
     let mut hub = Hub::start(&config, metrics).await?;

@@ -3,6 +3,7 @@
 use crate::idempotency::{Idempotency, recall, remember};
 use crate::placement;
 use crate::stop::{Stop, allow, first, settle, viewing};
+use crate::tokens;
 use roadstead_authz::{Authorized, Object, SecretKind, TenantContext, act, mint};
 use roadstead_contract::documents::Name;
 use roadstead_domain::{ClusterId, ConflictReason, Error, Page, PageRequest, Problem};
@@ -141,7 +142,7 @@ async fn register(
     let registered = if joinable {
         let id = cluster.id;
         let cluster = allow::<act::ManageClusters, _>(ctx, cluster, || id.to_string())?;
-        Registered::Joining(Joining::Done(join_in(&mut tx, store, cluster).await?))
+        Registered::Joining(Joining::Done(join_in(ctx, &mut tx, store, cluster).await?))
     } else {
         Registered::Plain(cluster)
     };
@@ -189,7 +190,7 @@ pub async fn join_token_once(
         let cluster = find(&tx, id).await?;
         let cluster = allow::<act::ManageClusters, _>(ctx, cluster, || id.to_string())?;
         remember(idempotency.as_ref(), &tx, &*cluster).await?;
-        let joinable = join_in(&mut tx, store, cluster).await?;
+        let joinable = join_in(ctx, &mut tx, store, cluster).await?;
         tx.commit().await?;
         Ok::<_, Stop>(Joining::Done(joinable))
     };
@@ -198,10 +199,13 @@ pub async fn join_token_once(
 }
 
 async fn join_in(
+    ctx: &TenantContext,
     tx: &mut Tx<'_>,
     store: &Store,
     cluster: Authorized<Cluster, act::ManageClusters>,
 ) -> Result<Joinable, Error> {
+    // What a token makes ends with it, so one that has ended meanwhile makes nothing.
+    tokens::still_good(ctx, tx).await?;
     let (secret, hash) = mint(SecretKind::JoinToken, &**store.random());
     let lifetime = i64::try_from(JOIN_WITHIN.as_millis()).unwrap_or(i64::MAX);
     let expires_ms = store.clock().now_ms().saturating_add(lifetime);

@@ -60,6 +60,11 @@ pub(crate) fn own(ctx: &TenantContext) -> Result<ClusterId, Error> {
     Ok(cluster)
 }
 
+/// Counts a client certificate that TLS refused: of each there is a number, of many one record.
+pub fn refused_at_the_door() {
+    observe::refused();
+}
+
 /// Whose a join token is, good or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JoinOwner {
@@ -103,7 +108,9 @@ async fn consume(
     if !tx.consume_join_token(&join, version).await? {
         return Err(refused());
     }
-    let entry = AuditEntry::allowed("enrol", join.cluster, "join token").with("token", join.id.to_string());
+    let entry = AuditEntry::allowed("enrol", join.cluster, "join token")
+        .with("token", join.id.to_string())
+        .with("made_by", join.created_by.as_str());
     tx.audit(entry).await?;
     tx.commit().await?;
     Ok((join.tenant.id, join.cluster))

@@ -8,6 +8,7 @@ struct Instruments {
     certificates: Counter<u64>,
     sessions: Counter<u64>,
     events: Counter<u64>,
+    refused: Counter<u64>,
     runs: Counter<u64>,
 }
 
@@ -34,6 +35,10 @@ fn instruments() -> &'static Instruments {
                 "roadstead.hub.fleet.events",
                 "What the fleet wrote to audit logs.",
             ),
+            refused: counter(
+                "roadstead.hub.fleet.tls.refused",
+                "Client certificates that TLS refused on the cluster agents' port.",
+            ),
             runs: counter(
                 "roadstead.hub.run_records",
                 "Run records that came in, by verdict.",
@@ -58,6 +63,10 @@ pub(crate) fn session() {
 pub(crate) fn event(accepted: bool) {
     let outcome = if accepted { "accepted" } else { "refused" };
     instruments().events.add(1, &[label("outcome", outcome)]);
+}
+
+pub(crate) fn refused() {
+    instruments().refused.add(1, &[]);
 }
 
 pub(crate) fn runs(kept: u64, refused: u64) {

@@ -129,6 +129,16 @@ pub fn heard(holders: &Holders, foreign: u64) -> u64 {
     replicas.chain(clusters).max().unwrap_or(0)
 }
 
+/// The hub's replicas of the last hour, newest first.
+///
+/// # Errors
+/// [`Error::Unavailable`], [`Error::Internal`].
+pub async fn replicas(store: &Store) -> Result<Vec<HubReplica>, Error> {
+    let ctx = platform::context(store).await?;
+    let tx = store.tenant(&ctx).read().await?;
+    tx.replicas().await
+}
+
 /// This replica works with the roots of this generation.
 ///
 /// # Errors

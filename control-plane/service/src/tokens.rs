@@ -3,8 +3,8 @@
 use crate::idempotency::{Idempotency, recall, remember};
 use crate::stop::{Stop, allow, first, record, settle};
 use roadstead_authz::{ActorKind, Object, Role, Scope, SecretKind, TenantContext, act, mint};
-use roadstead_domain::{ConflictReason, Error, Page, PageRequest, Problem, TokenId};
-use roadstead_store::{ApiToken, AuditEntry, NewToken, Outcome, Store, Tx};
+use roadstead_domain::{ClusterId, ConflictReason, Error, Page, PageRequest, Problem, TokenId};
+use roadstead_store::{ApiToken, AuditEntry, NewToken, Outcome, RevokedIssued, Store, Tx};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -161,7 +161,7 @@ pub(crate) async fn issue_in(
 #[derive(Clone, Debug)]
 pub struct RevokeInput {
     pub token: TokenId,
-    /// The tokens that it issued stay good, and those that these issued.
+    /// What it issued stays good: tokens, those that these issued, and join tokens.
     pub keep_issued: bool,
     /// Under this key the answer is remembered for 24 h.
     pub idempotency_key: Option<String>,
@@ -183,12 +183,35 @@ pub struct Revoked {
     pub token: ApiToken,
     /// How many tokens ended with it: which it had issued, or which these had.
     pub also: u64,
+    /// How many join tokens ended with it: which it had made, or which these tokens had.
+    #[serde(default)]
+    pub join_tokens: u64,
+    /// Clusters that joined by a join token of one of them, by name, at most [`NAMED`]. They stay: see [`revoke`].
+    #[serde(default)]
+    pub clusters: Vec<EnrolledCluster>,
+    /// How many there are.
+    #[serde(default)]
+    pub cluster_count: u64,
+}
+
+/// The most clusters that the answer to a revocation names.
+pub const NAMED: usize = 100;
+
+/// A cluster that was let in by a token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnrolledCluster {
+    pub id: ClusterId,
+    pub name: String,
 }
 
 /// Ends a token, and what it issued: their next use is refused. Whoever stole a token may have made others with it, and
 /// nobody should have to find them; its end by time ends nothing else. Ending one that has ended changes nothing of
 /// itself. Nobody ends a token with more rights than their own: an administrator could shut all owners out. (What a
 /// token issued never has more rights than it.)
+///
+/// Join tokens end with their makers. Clusters that joined by one stay: they run their tenant's agents, tokens are
+/// mostly revoked because somebody leaves, and a cluster that ends takes conversations with it. So a person decides about
+/// each; the answer and the audit log name them.
 ///
 /// # Errors
 /// [`Error::NotFound`], [`Error::Forbidden`]; [`Error::Conflict`] when the caller's own token would end with it, which
@@ -216,8 +239,11 @@ async fn end(ctx: &TenantContext, store: &Store, input: &RevokeInput) -> Result<
         record(ctx, store, entry).await?;
         return Err(Error::forbidden(reason).into());
     }
-    let ended = match input.keep_issued {
-        true => Vec::new(),
+    let RevokedIssued { ended, labels } = match input.keep_issued {
+        true => RevokedIssued {
+            ended: Vec::new(),
+            labels: vec![ActorKind::token_label(id)],
+        },
         false => tx.revoke_issued(&token).await?,
     };
     if let ActorKind::Token { token: own, .. } = ctx.actor().kind()
@@ -225,9 +251,25 @@ async fn end(ctx: &TenantContext, store: &Store, input: &RevokeInput) -> Result<
     {
         return Err(own_token(&token).into());
     }
-    if tx.revoke_token(&token).await? {
-        tx.audit(AuditEntry::allowed("revoke token", id, token.grant()))
-            .await?;
+    let join_tokens = match input.keep_issued {
+        true => 0,
+        false => tx.end_join_tokens_of(&labels).await?,
+    };
+    let mut clusters = tx.clusters_enrolled_by(&labels).await?;
+    let cluster_count = clusters.len() as u64;
+    clusters.truncate(NAMED);
+    if tx.revoke_token(&token).await? || join_tokens > 0 {
+        let mut entry = AuditEntry::allowed("revoke token", id, token.grant());
+        if join_tokens > 0 {
+            entry = entry.with("join_tokens", join_tokens);
+        }
+        if cluster_count > 0 {
+            let ids: Vec<String> = clusters.iter().map(|(id, _)| id.to_string()).collect();
+            entry = entry
+                .with("enrolled_clusters", cluster_count)
+                .with("clusters_kept", ids);
+        }
+        tx.audit(entry).await?;
     }
     for (ended, issuer) in &ended {
         let entry = AuditEntry::allowed("revoke token", ended, token.grant())
@@ -238,6 +280,12 @@ async fn end(ctx: &TenantContext, store: &Store, input: &RevokeInput) -> Result<
     let after = Revoked {
         token: tx.token(id).await?.ok_or_else(missing)?,
         also: ended.len() as u64,
+        join_tokens,
+        clusters: clusters
+            .into_iter()
+            .map(|(id, name)| EnrolledCluster { id, name })
+            .collect(),
+        cluster_count,
     };
     remember(idempotency.as_ref(), &tx, &after).await?;
     tx.commit().await?;
@@ -255,7 +303,7 @@ fn own_token(token: &ApiToken) -> Error {
 
 /// A token that ended between its request's beginning and now issues nothing: that would be missed when what it issued
 /// ends with it.
-async fn still_good(ctx: &TenantContext, tx: &Tx<'_>) -> Result<(), Error> {
+pub(crate) async fn still_good(ctx: &TenantContext, tx: &Tx<'_>) -> Result<(), Error> {
     let ActorKind::Token { token, .. } = ctx.actor().kind() else {
         return Ok(());
     };

@@ -5,11 +5,10 @@
 //! so that a cut end is seen as well. Whoever can rewrite the whole chain and its head is beyond this check: exports
 //! with a signed head are the answer to that.
 
-use crate::cursor::Listing;
 use crate::error::corrupt;
 use crate::sql::{locking, values};
 use crate::tx::Tx;
-use roadstead_domain::{AuditId, Error, Page, PageRequest, TenantId};
+use roadstead_domain::{AuditId, Error, TenantId};
 use sea_orm::FromQueryResult;
 use serde_json::{Map, Value as Json, json};
 use sha2::{Digest as _, Sha256};
@@ -117,20 +116,6 @@ pub struct AuditRecord {
     pub hash: [u8; 32],
 }
 
-/// What a list of records is narrowed to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct AuditFilter {
-    pub actor: Option<String>,
-    pub action: Option<String>,
-    pub object: Option<String>,
-    /// `allow`, `deny`, `refuse`.
-    pub decision: Option<String>,
-    /// Written at this moment or later; milliseconds since the Unix epoch, UTC.
-    pub since_ms: Option<i64>,
-    /// Written before this moment.
-    pub until_ms: Option<i64>,
-}
-
 /// One tenant's chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditReport {
@@ -180,7 +165,7 @@ struct HeadRow {
 }
 
 #[derive(Debug, FromQueryResult)]
-struct Row {
+pub(crate) struct Row {
     seq: i64,
     id: Uuid,
     at_ms: i64,
@@ -231,7 +216,7 @@ impl Row {
             .into()
     }
 
-    fn record(self) -> Result<AuditRecord, Error> {
+    pub(crate) fn record(self) -> Result<AuditRecord, Error> {
         Ok(AuditRecord {
             seq: self.seq.cast_unsigned(),
             id: AuditId::from_uuid(self.id),
@@ -352,38 +337,6 @@ impl Tx<'_> {
         let sql = "UPDATE audit_head SET seq = $2, hash = $3 WHERE tenant_id = $1";
         self.run(sql, values![head.seq, head.hash.to_vec()]).await?;
         Ok(())
-    }
-
-    /// The tenant's records, newest first.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] for a foreign cursor; [`Error::Unavailable`], [`Error::Internal`].
-    pub async fn audit_records(
-        &self,
-        filter: &AuditFilter,
-        page: &PageRequest,
-    ) -> Result<Page<AuditRecord>, Error> {
-        let listing = Listing::new(self.tenant(), "audit", filter);
-        let before: Option<i64> = listing.open(page.after.as_deref())?;
-        let size = page.size()?;
-        let sql = "SELECT seq, id, at_ms, actor, on_behalf_of, action, object, revision, decision, grant_by, source_ip,
-            source_client, trace_id, request_id, detail, prev_hash, hash
-            FROM audit WHERE tenant_id = $1 AND seq < $2 AND ($3 IS NULL OR actor = $3)
-            AND ($4 IS NULL OR action = $4) AND ($5 IS NULL OR object = $5) AND ($6 IS NULL OR decision = $6)
-            AND at_ms >= $7 AND at_ms < $8 ORDER BY seq DESC LIMIT $9";
-        let values = values![
-            before.unwrap_or(i64::MAX),
-            filter.actor.clone(),
-            filter.action.clone(),
-            filter.object.clone(),
-            filter.decision.clone(),
-            filter.since_ms.unwrap_or(i64::MIN),
-            filter.until_ms.unwrap_or(i64::MAX),
-            i64::from(size) + 1
-        ];
-        let rows: Vec<Row> = self.all(sql, values).await?;
-        let records: Result<Vec<AuditRecord>, Error> = rows.into_iter().map(Row::record).collect();
-        Ok(listing.page(records?, size, |r: &AuditRecord| r.seq))
     }
 
     async fn audit_rows(&self, after: i64, limit: i64) -> Result<Vec<Row>, Error> {

@@ -54,14 +54,15 @@ impl Tx<'_> {
         let sql = "DELETE FROM enrolment_token WHERE tenant_id = $1 AND cluster_id = $2 AND used_ms IS NULL";
         self.run(sql, values![cluster.id.as_uuid()]).await?;
         let id = EnrolmentTokenId::generate(&*self.store.clock, &*self.store.random);
-        let sql = "INSERT INTO enrolment_token (tenant_id, id, cluster_id, hash, created_ms, expires_ms)
-            VALUES ($1, $2, $3, $4, $5, $6)";
+        let sql = "INSERT INTO enrolment_token (tenant_id, id, cluster_id, hash, created_ms, expires_ms, created_by)
+            VALUES ($1, $2, $3, $4, $5, $6, $7)";
         let values = values![
             id.as_uuid(),
             cluster.id.as_uuid(),
             new.hash.to_vec(),
             self.now_ms(),
-            new.expires_ms
+            new.expires_ms,
+            self.ctx.actor().label()
         ];
         self.run(sql, values).await?;
         Ok(id)
@@ -76,6 +77,20 @@ impl Tx<'_> {
             WHERE tenant_id = $1 AND used_ms IS NULL AND expires_ms > $2";
         let row: Option<CountRow> = self.one(sql, values![self.now_ms()]).await?;
         Ok(row.is_some_and(|row| row.number > 0))
+    }
+
+    /// Ends the join tokens of these makers, by their labels, that nobody has used; how many.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`], [`Error::Internal`].
+    pub async fn end_join_tokens_of(&self, makers: &[String]) -> Result<u64, Error> {
+        let sql = "UPDATE enrolment_token SET expires_ms = $2
+            WHERE tenant_id = $1 AND created_by = $3 AND used_ms IS NULL AND expires_ms > $2";
+        let mut ended = 0;
+        for maker in makers {
+            ended += self.run(sql, values![self.now_ms(), maker.as_str()]).await?;
+        }
+        Ok(ended)
     }
 
     /// Ends the tenant's join tokens that nobody has used; how many.
@@ -98,7 +113,7 @@ impl Tx<'_> {
         let sql = "UPDATE enrolment_token SET used_ms = $3
             WHERE tenant_id = $1 AND id = $2 AND used_ms IS NULL AND expires_ms > $3";
         let used = self.run(sql, values![join.id.as_uuid(), self.now_ms()]).await? > 0;
-        let joined = used && self.join_cluster(join.cluster, version).await?;
+        let joined = used && self.join_cluster(join, version).await?;
         if joined {
             self.revoke_all(join.cluster).await?;
         }

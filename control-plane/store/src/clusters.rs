@@ -5,6 +5,7 @@
 use crate::error::corrupt;
 use crate::objects::labels_text;
 use crate::sql::{locking, values};
+use crate::system::JoinRecord;
 use crate::timeline::Timeline;
 use crate::tx::Tx;
 use crate::{cursor::Listing, own_cluster};
@@ -13,7 +14,7 @@ use roadstead_contract::documents::Name;
 use roadstead_domain::{ClusterId, ConflictReason, Error, Page, PageRequest, TenantId};
 use sea_orm::FromQueryResult;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use uuid::Uuid;
 
 /// A workload cluster as the hub knows it.
@@ -48,6 +49,9 @@ pub struct Cluster {
     pub last_seen_ms: Option<i64>,
     /// The cluster is ahead of this database.
     pub timeline: Option<Timeline>,
+    /// The label of whoever made the join token by which it joined last; empty before that.
+    #[serde(default)]
+    pub enrolled_by: String,
 }
 
 impl Resource for Cluster {
@@ -95,6 +99,14 @@ struct Row {
     last_seen_ms: Option<i64>,
     timeline_cursor: Option<i64>,
     timeline: Option<String>,
+    enrolled_by: String,
+}
+
+#[derive(Debug, FromQueryResult)]
+struct Enrolled {
+    id: Uuid,
+    name: String,
+    enrolled_by: String,
 }
 
 #[derive(Debug, FromQueryResult)]
@@ -123,6 +135,7 @@ impl Tx<'_> {
             created_ms: row.created_ms,
             last_seen_ms: row.last_seen_ms,
             timeline: Timeline::read(row.timeline_cursor, row.timeline.as_deref())?,
+            enrolled_by: row.enrolled_by,
         })
     }
 
@@ -133,7 +146,7 @@ impl Tx<'_> {
     pub async fn cluster(&self, id: ClusterId) -> Result<Option<Cluster>, Error> {
         let sql = "SELECT id, name, labels, state, incarnation, version, epoch, revision, tombstone_floor, persisted,
             applied, held_revision, held_deletes, approved_deletes, created_ms, last_seen_ms,
-            timeline_cursor, timeline
+            timeline_cursor, timeline, enrolled_by
             FROM cluster WHERE tenant_id = $1 AND id = $2 AND deleted_ms IS NULL";
         let row: Option<Row> = self.one(sql, values![id.as_uuid()]).await?;
         row.map(|row| self.cluster_of(row)).transpose()
@@ -146,7 +159,7 @@ impl Tx<'_> {
     pub async fn cluster_by_name(&self, name: &Name) -> Result<Option<Cluster>, Error> {
         let sql = "SELECT id, name, labels, state, incarnation, version, epoch, revision, tombstone_floor, persisted,
             applied, held_revision, held_deletes, approved_deletes, created_ms, last_seen_ms,
-            timeline_cursor, timeline
+            timeline_cursor, timeline, enrolled_by
             FROM cluster WHERE tenant_id = $1 AND name = $2 AND deleted_ms IS NULL";
         let row: Option<Row> = self.one(sql, values![name.as_str()]).await?;
         row.map(|row| self.cluster_of(row)).transpose()
@@ -179,7 +192,7 @@ impl Tx<'_> {
     async fn cluster_rows(&self, after: String, limit: i64) -> Result<Vec<Cluster>, Error> {
         let sql = "SELECT id, name, labels, state, incarnation, version, epoch, revision, tombstone_floor, persisted,
             applied, held_revision, held_deletes, approved_deletes, created_ms, last_seen_ms,
-            timeline_cursor, timeline
+            timeline_cursor, timeline, enrolled_by
             FROM cluster WHERE tenant_id = $1 AND name > $2 AND deleted_ms IS NULL ORDER BY name LIMIT $3";
         let rows: Vec<Row> = self.all(sql, values![after, limit]).await?;
         rows.into_iter().map(|row| self.cluster_of(row)).collect()
@@ -277,7 +290,7 @@ impl Tx<'_> {
         let sql = locking!(
             "SELECT id, name, labels, state, incarnation, version, epoch, revision, tombstone_floor, persisted,
             applied, held_revision, held_deletes, approved_deletes, created_ms, last_seen_ms,
-            timeline_cursor, timeline
+            timeline_cursor, timeline, enrolled_by
             FROM cluster WHERE tenant_id = $1 AND id = $2 AND deleted_ms IS NULL",
             "FOR UPDATE"
         );
@@ -355,11 +368,27 @@ impl Tx<'_> {
         Ok(row.number.cast_unsigned())
     }
 
-    /// Marks the cluster as joined.
-    pub(crate) async fn join_cluster(&self, cluster: ClusterId, version: &str) -> Result<bool, Error> {
-        let sql = "UPDATE cluster SET state = 'joined', version = $3
+    /// Marks the cluster as joined, by a join token that is kept.
+    pub(crate) async fn join_cluster(&self, join: &JoinRecord, version: &str) -> Result<bool, Error> {
+        let sql = "UPDATE cluster SET state = 'joined', version = $3, enrolled_by = $4
             WHERE tenant_id = $1 AND id = $2 AND deleted_ms IS NULL";
-        Ok(self.run(sql, values![cluster.as_uuid(), version]).await? > 0)
+        let values = values![join.cluster.as_uuid(), version, join.created_by.as_str()];
+        Ok(self.run(sql, values).await? > 0)
+    }
+
+    /// The clusters whose last join token one of these made, by their labels: ids and names, by name.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`], [`Error::Internal`].
+    pub async fn clusters_enrolled_by(&self, makers: &[String]) -> Result<Vec<(ClusterId, String)>, Error> {
+        let sql = "SELECT id, name, enrolled_by FROM cluster
+            WHERE tenant_id = $1 AND enrolled_by LIKE 'token:%' AND deleted_ms IS NULL ORDER BY name";
+        let makers: HashSet<&str> = makers.iter().map(String::as_str).collect();
+        let rows: Vec<Enrolled> = self.all(sql, values![]).await?;
+        let own = rows
+            .into_iter()
+            .filter(|row| makers.contains(row.enrolled_by.as_str()));
+        Ok(own.map(|row| (ClusterId::from_uuid(row.id), row.name)).collect())
     }
 }
 

@@ -10,6 +10,7 @@
 //! acts of one tenant in order by the lock on its audit head.
 
 mod audit;
+mod audit_search;
 mod certificates;
 mod clusters;
 mod cursor;
@@ -40,7 +41,8 @@ mod trust;
 mod turns;
 mod tx;
 
-pub use audit::{AuditEntry, AuditFilter, AuditRecord, AuditReport, Broken, Outcome, canonical_json};
+pub use audit::{AuditEntry, AuditRecord, AuditReport, Broken, Outcome, canonical_json};
+pub use audit_search::AuditFilter;
 pub use certificates::{Certificate, NewJoinToken};
 pub use clusters::{Cluster, NewCluster, Session};
 pub use desired::{Change, DesiredEntry, DesiredRow, Placed, Wanted};
@@ -58,7 +60,7 @@ pub use status::{NewStatus, Status};
 pub use system::{JoinRecord, SystemStore};
 pub use timeline::{Difference, Timeline};
 pub use together::{Fence, Fenced, Marks, Since, Standing};
-pub use tokens::{ApiToken, NewToken};
+pub use tokens::{ApiToken, NewToken, RevokedIssued};
 pub use trust::{ClusterTrust, HubReplica};
 pub use tx::{TenantStore, Tx};
 
@@ -78,8 +80,19 @@ pub struct StoreOptions {
     pub random: Arc<dyn Random>,
     /// Only what is there, and only to look at it: nothing is made, migrated or written. For evidence.
     pub read_only: bool,
+    /// What one tenant may have at once.
+    pub places: TenantPlaces,
     /// For tests only.
     pub faults: Option<Arc<Faults>>,
+}
+
+/// Transactions of one tenant at once, of one replica; the usual numbers where they are `None`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TenantPlaces {
+    /// At most the readers that there are.
+    pub reading: Option<usize>,
+    /// On SQLite in the queue of its one writer.
+    pub writing: Option<usize>,
 }
 
 impl StoreOptions {
@@ -90,6 +103,7 @@ impl StoreOptions {
             clock: Arc::new(SystemClock),
             random: Arc::new(OsRandom),
             read_only: false,
+            places: TenantPlaces::default(),
             faults: None,
         }
     }

@@ -4,7 +4,7 @@ use crate::error::outward;
 use crate::repeats::Repeats;
 use crate::signal::Signals;
 use crate::turns::{Places, Turns};
-use crate::{Store, StoreOptions};
+use crate::{Store, StoreOptions, TenantPlaces};
 use roadstead_domain::{Error, Problem};
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, Statement};
 use std::path::PathBuf;
@@ -30,16 +30,17 @@ pub(crate) const CONNECTIONS: u32 = 16;
 
 /// What one tenant may have at once, so that the others always find a connection free: on SQLite two writers in the
 /// queue, on PostgreSQL a quarter of the connections for writers and half of them for readers.
-fn places(url: &str) -> Places {
-    if url.starts_with("sqlite:") {
-        return Places {
-            reading: READERS as usize - 1,
-            writing: 2,
-        };
-    }
+fn places(url: &str, wanted: TenantPlaces) -> Places {
+    let (readers, reading, writing) = match url.starts_with("sqlite:") {
+        true => (READERS, READERS - 1, 2),
+        false => (CONNECTIONS, CONNECTIONS / 2, CONNECTIONS as usize / 4),
+    };
     Places {
-        reading: CONNECTIONS as usize / 2,
-        writing: CONNECTIONS as usize / 4,
+        reading: wanted
+            .reading
+            .unwrap_or(reading as usize)
+            .clamp(1, readers as usize),
+        writing: wanted.writing.unwrap_or(writing).clamp(1, CONNECTIONS as usize),
     }
 }
 
@@ -90,7 +91,7 @@ impl Store {
     /// migrations are missing, when the role on PostgreSQL could get around row-level security (S34), or when what is
     /// only to be read is no hub's database.
     pub async fn open(options: StoreOptions) -> Result<Self, Error> {
-        let places = places(&options.url);
+        let places = places(&options.url, options.places);
         readable(&options.url)?;
         let (write, read, file) = if is_postgres(&options.url) {
             let pool = postgres(&options.url, options.read_only).await?;

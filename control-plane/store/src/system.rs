@@ -32,6 +32,8 @@ pub struct JoinRecord {
     pub tenant: TenantRecord,
     pub cluster: ClusterId,
     pub id: EnrolmentTokenId,
+    /// The label of whoever made it.
+    pub created_by: String,
 }
 
 #[derive(Debug, FromQueryResult)]
@@ -59,6 +61,7 @@ struct JoinRow {
     tenant_name: String,
     id: Uuid,
     cluster_id: Uuid,
+    created_by: String,
 }
 
 #[derive(Debug, FromQueryResult)]
@@ -158,7 +161,7 @@ impl SystemStore<'_> {
             return Ok(None);
         }
         let db = self.look(Some(presented.hash())).await?;
-        let sql = "SELECT e.tenant_id, n.name AS tenant_name, e.id, e.cluster_id
+        let sql = "SELECT e.tenant_id, n.name AS tenant_name, e.id, e.cluster_id, e.created_by
             FROM enrolment_token e JOIN tenant n ON n.id = e.tenant_id WHERE e.hash = $1";
         let row: Option<JoinRow> = self.one(&db, sql, vec![presented.hash().to_vec().into()]).await?;
         Ok(row.map(|row| JoinRecord {
@@ -168,6 +171,7 @@ impl SystemStore<'_> {
             },
             cluster: ClusterId::from_uuid(row.cluster_id),
             id: EnrolmentTokenId::from_uuid(row.id),
+            created_by: row.created_by,
         }))
     }
 

@@ -49,6 +49,15 @@ pub struct NewToken {
     pub expires_ms: i64,
 }
 
+/// What ended with a token.
+#[derive(Clone, Debug, Default)]
+pub struct RevokedIssued {
+    /// Those that were good until now, issuers first, each with its issuer's label.
+    pub ended: Vec<(TokenId, String)>,
+    /// The labels of the token and of all that came of it, ended before or now.
+    pub labels: Vec<String>,
+}
+
 #[derive(Debug, FromQueryResult)]
 struct Row {
     id: Uuid,
@@ -178,14 +187,14 @@ impl Tx<'_> {
     }
 
     /// Ends every token that `issuer` issued, and those that these issued, and so on, through tokens that have ended
-    /// before too; answers with those that were good until now, issuers first, each with its issuer's label.
+    /// before too.
     ///
     /// # Errors
     /// [`Error::Unavailable`], [`Error::Internal`].
     pub async fn revoke_issued(
         &self,
         issuer: &Authorized<ApiToken, act::ManageTokens>,
-    ) -> Result<Vec<(TokenId, String)>, Error> {
+    ) -> Result<RevokedIssued, Error> {
         self.check_proof(&**issuer)?;
         let sql = "SELECT id, created_by, expires_ms FROM api_token WHERE tenant_id = $1 ORDER BY id";
         let mut issued: HashMap<String, Vec<Issued>> = HashMap::new();
@@ -193,20 +202,21 @@ impl Tx<'_> {
             issued.entry(token.created_by.clone()).or_default().push(token);
         }
         let mut issuers = VecDeque::from([ActorKind::token_label(issuer.id)]);
-        let mut ended = Vec::new();
+        let mut revoked_issued = RevokedIssued::default();
         let end =
             "UPDATE api_token SET revoked_ms = $3 WHERE tenant_id = $1 AND id = $2 AND revoked_ms IS NULL";
         while let Some(label) = issuers.pop_front() {
+            revoked_issued.labels.push(label.clone());
             for token in issued.remove(&label).unwrap_or_default() {
                 let id = TokenId::from_uuid(token.id);
                 issuers.push_back(ActorKind::token_label(id));
                 let revoked = self.run(end, values![token.id, self.now_ms()]).await? > 0;
                 if revoked && token.expires_ms > self.now_ms() {
-                    ended.push((id, token.created_by));
+                    revoked_issued.ended.push((id, token.created_by));
                 }
             }
         }
-        Ok(ended)
+        Ok(revoked_issued)
     }
 
     /// Notes when tokens were last used; never backwards.

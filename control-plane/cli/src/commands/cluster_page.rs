@@ -101,6 +101,7 @@ fn page(cluster: &Cluster, changes: &[String], now: DateTime<Utc>) -> String {
     fact("Id", &cluster.id);
     fact("State", &cluster.state.to_lowercase().replace('_', " "));
     fact("Last seen", &cluster.last_seen_at.map(ago).unwrap_or_default());
+    fact("Enrolled by", cluster.enrolled_by.as_deref().unwrap_or_default());
     fact("Version", cluster.version.as_deref().unwrap_or_default());
     fact("Labels", &clusters::labels(cluster));
     fact("Agents", &cluster.agent_count.to_string());

@@ -125,7 +125,8 @@ async fn revoke(client: &Client, common: &Common, args: &TokenRevoke, shell: &mu
     let token = payload.object.ok_or_else(secret::neither_yes_nor_no)?;
     let also = payload.also_revoked;
     if common.output != Format::Table {
-        let value = json!({"token": token, "alsoRevoked": also});
+        let value = json!({"token": token, "alsoRevoked": also, "joinTokensEnded": payload.join_tokens_ended,
+            "enrolledClusters": payload.enrolled_clusters, "enrolledClusterCount": payload.enrolled_cluster_count});
         return render::value(shell, common.output, &value);
     }
     let others = match also {
@@ -142,6 +143,26 @@ async fn revoke(client: &Client, common: &Common, args: &TokenRevoke, shell: &mu
         writeln!(
             shell.err,
             "roadstead audit names each; roadstead tokens shows who issued which (BY)"
+        )?;
+    }
+    match payload.join_tokens_ended {
+        0 => {}
+        1 => writeln!(shell.err, "a join token that nobody had used ended with it")?,
+        many => writeln!(shell.err, "{many} join tokens that nobody had used ended with it")?,
+    }
+    for cluster in &payload.enrolled_clusters {
+        let name = line(&cluster.name);
+        writeln!(
+            shell.err,
+            "cluster {name} joined by it and stays; to shut it out: roadstead clusters revoke {name}"
+        )?;
+    }
+    let named = payload.enrolled_clusters.len() as u64;
+    if payload.enrolled_cluster_count > named {
+        let more = payload.enrolled_cluster_count - named;
+        writeln!(
+            shell.err,
+            "{more} more clusters joined by it and stay; roadstead describe cluster says by whom (Enrolled by)"
         )?;
     }
     Ok(())

@@ -287,6 +287,31 @@ async fn a_revoked_token_says_what_ends_with_it() {
 }
 
 #[tokio::test]
+async fn a_revoked_token_names_the_clusters_that_it_let_in() {
+    let hub = Hub::start().await;
+    let cluster = json!({"id": "clu_1", "name": "edge\u{1b}[2J"});
+    let answer = json!({"revokeApiToken": {"object": token(), "alsoRevoked": 0, "joinTokensEnded": 2,
+        "enrolledClusters": [cluster], "enrolledClusterCount": 3, "errors": []}});
+    hub.graphql("RevokeApiToken", answer.clone());
+    hub.graphql("RevokeApiToken", answer);
+    let mut user = User::of(&hub);
+    let left = user.runs("tokens revoke tok_1").await;
+    assert_eq!(left.out, "token tok_1 (ci) revoked\n");
+    for said in [
+        "2 join tokens that nobody had used ended with it",
+        "joined by it and stays; to shut it out: roadstead clusters revoke edge",
+        "2 more clusters joined by it and stay",
+    ] {
+        assert!(left.err.contains(said), "{said}: {}", left.err);
+    }
+    assert!(!left.err.contains('\u{1b}'), "{}", left.err);
+    let left = user.runs("tokens revoke tok_1 -o json").await;
+    let value: Value = serde_json::from_str(&left.out).unwrap();
+    assert_eq!(value["joinTokensEnded"], 2);
+    assert_eq!(value["enrolledClusters"][0]["id"], "clu_1");
+}
+
+#[tokio::test]
 async fn projects_and_the_audit_log_are_shown() {
     let hub = Hub::start().await;
     let project = json!({"id": "prj_1", "name": "web", "createdAt": "2026-01-02T11:00:00Z"});

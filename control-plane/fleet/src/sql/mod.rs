@@ -8,7 +8,7 @@ mod served;
 use crate::pki::CLIENT_LIFE;
 use crate::store::{
     Ahead, Begun, Body, Changes, Content, Desired, DesiredEntry, Difference, Event, FleetStore, Hello, Hints,
-    Observation, Report, Row, RunVerdict, Session, Standing, StoreError, What,
+    Observation, Report, Reported, Row, RunVerdict, Session, Standing, StoreError, What,
 };
 use crate::together::Together;
 use async_trait::async_trait;
@@ -21,7 +21,7 @@ use roadstead_contract::{
     run::RunRecord,
 };
 use roadstead_domain::{ClusterId, ConflictReason, Error, ObjectId, TenantId};
-use roadstead_service::{authenticate, fleet, platform, together};
+use roadstead_service::{authenticate, fleet, platform, roots, together};
 use roadstead_store::{Change, Marks, NewStatus, Store, Timeline};
 use served::{Asks, Reads, Says, Writes};
 use std::{
@@ -404,6 +404,15 @@ impl FleetStore for Sql {
         let context = self.context(&session.peer).await?;
         let kept = fleet::trust_kept(&context, &self.store, session.epoch, generation, root).await;
         kept.map_err(|error| wire(&error))
+    }
+
+    async fn replicas(&self) -> Result<Vec<Reported>, StoreError> {
+        let replicas = roots::replicas(&self.store).await.map_err(|error| wire(&error))?;
+        let reported = replicas.into_iter().map(|replica| Reported {
+            generation: replica.generation,
+            digest: replica.digest,
+        });
+        Ok(reported.collect())
     }
 
     async fn record_runs(

@@ -293,9 +293,13 @@ impl Session {
                 self.forged(&what).await
             }
             // The revocation, or the deletion of the cluster, is in the audit log; that it took effect is no event.
-            StoreError::Refused(_) => End::last(Body::Revoked(Revoked {
-                reason: error.to_string(),
-            })),
+            StoreError::Refused(_) => {
+                // The cluster agent goes once it is told: its calls must not look broken off by chance.
+                self.hub.registry.stands(&self.fence.peer, None);
+                End::last(Body::Revoked(Revoked {
+                    reason: error.to_string(),
+                }))
+            }
             StoreError::Unknown(_) | StoreError::Superseded | StoreError::Unavailable(_) => {
                 End::Status(status(&error))
             }

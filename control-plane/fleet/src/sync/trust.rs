@@ -10,7 +10,7 @@ use crate::{
     pki::Authority,
     roots::FOREIGN,
     serve::RETIRED,
-    store::{StoreError, What},
+    store::{Reported, StoreError, What},
 };
 use roadstead_contract::fleet::{RenewNow, Revoked, TrustKept, hub_frame::Body};
 use std::time::Duration;
@@ -37,8 +37,8 @@ pub(super) struct Trust {
     renew_at: Option<Instant>,
     /// The generation that it keeps, while the database does not know it, and when that is tried again.
     owed: Option<(u64, Instant)>,
-    /// A bundle that is not this hub's, and when that is true of every replica.
-    foreign: Option<(u64, Instant)>,
+    /// A bundle that is not this replica's, and when the others are asked whether it is theirs.
+    foreign: Option<(Reported, Instant)>,
     pub(super) said: Bucket,
 }
 
@@ -63,7 +63,7 @@ impl Trust {
 
     pub(super) fn due_at(&self) -> Option<Instant> {
         let owed = self.owed.map(|(_, at)| at);
-        let foreign = self.foreign.map(|(_, at)| at);
+        let foreign = self.foreign.as_ref().map(|(_, at)| *at);
         [self.renew_at, owed, foreign].into_iter().flatten().min()
     }
 }
@@ -104,11 +104,8 @@ impl Session {
         {
             self.keep_trust(generation).await?;
         }
-        if let Some((generation, at)) = self.trust.foreign
-            && now >= at
-        {
-            self.trust.foreign = None;
-            self.trust_foreign(generation).await?;
+        if let Some((kept, _)) = self.trust.foreign.take_if(|(_, at)| now >= *at) {
+            self.trust_foreign(kept).await?;
         }
         if self.trust.renew_at.is_some_and(|at| now >= at) {
             // The moment is random; the bucket holds if chance puts too many into one.
@@ -139,19 +136,44 @@ impl Session {
         if kept.generation != ring.generation || kept.digest != ring.digest().0 {
             let (generation, ours) = (kept.generation, ring.generation);
             tracing::debug!(cluster.id = %cluster, generation, ours, "a cluster agent keeps another trust bundle");
-            let foreign = (generation >= ours).then(|| (generation, Instant::now() + BEHIND));
-            self.trust.foreign = self.trust.foreign.or(foreign);
+            if generation >= ours {
+                let digest = hex::encode(&kept.digest);
+                // The moment stays that of the first word of it.
+                let at = self.trust.foreign.take().map(|(_, at)| at);
+                let at = at.unwrap_or_else(|| Instant::now() + BEHIND);
+                self.trust.foreign = Some((Reported { generation, digest }, at));
+            }
             return Ok(());
         }
         self.trust.foreign = None;
         self.keep_trust(kept.generation).await
     }
 
-    /// After a while it still is: no rotation that this replica has not followed yet. A replica that has followed sends
+    /// After a while it still is. That may be a rotation which this replica has not followed, because its copy of the folder
+    /// of keys comes late: then another replica has said that it works with this bundle. A replica that has followed sends
     /// its bundle, and hears again.
-    async fn trust_foreign(&mut self, generation: u64) -> Result<(), End> {
-        let ours = self.hub.authority.ring().generation;
+    async fn trust_foreign(&mut self, kept: Reported) -> Result<(), End> {
+        let (ours, generation) = (self.hub.authority.ring().generation, kept.generation);
         if generation < ours {
+            return Ok(());
+        }
+        let again = match self.hub.store.replicas().await {
+            Ok(reported) if !reported.contains(&kept) => None,
+            Ok(_) => {
+                tracing::error!(
+                    ours,
+                    generation,
+                    "this replica's folder of keys is behind that of others: clusters have their roots already"
+                );
+                Some(BEHIND)
+            }
+            Err(error) => {
+                tracing::debug!(%error, "which roots other replicas have is not known");
+                Some(RETRY)
+            }
+        };
+        if let Some(again) = again {
+            self.trust.foreign = Some((kept, Instant::now() + again));
             return Ok(());
         }
         let detail = format!(

@@ -1,6 +1,7 @@
 //! Answers that last: streams, deadlines, tokens that end meanwhile.
 
 use super::*;
+use http::header;
 
 #[tokio::test]
 async fn events_come_through_one_by_one_and_leaving_cancels_the_call() {
@@ -90,6 +91,103 @@ async fn s14_a_stream_ends_within_five_seconds_of_the_tokens_revocation() {
         let mut body = edge.send(request).await.into_body().into_data_stream();
         body.next().await.unwrap().unwrap_err();
         assert!(begun.elapsed() <= Duration::from_secs(5), "{why}");
+    }
+}
+
+fn events() -> HeaderMap {
+    HeaderMap::from_iter([(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/event-stream"),
+    )])
+}
+
+/// The problem, or JSON-RPC answer, in the one event that this is.
+fn event(chunk: &Bytes) -> Value {
+    let text = std::str::from_utf8(chunk).unwrap();
+    let data = text.strip_prefix("data: ").unwrap().strip_suffix("\n\n").unwrap();
+    serde_json::from_str(data).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn s14_a_stream_of_events_says_that_its_token_was_revoked() {
+    let edge = Edge::new();
+    for (path, body) in [
+        (NOTES.to_owned(), rpc("SendStreamingMessage")),
+        (
+            format!("{NOTES}/message:stream"),
+            json!({"message": {}}).to_string(),
+        ),
+    ] {
+        let gone = Arc::new(AtomicBool::new(false));
+        let guard = Dropped(gone.clone());
+        let first = stream::once(async { Ok(Bytes::from_static(b"data: 1\n\n")) });
+        let rest = stream::poll_fn(move |_| {
+            let _ = &guard;
+            std::task::Poll::Pending
+        });
+        edge.script(Script::Answer(
+            StatusCode::OK,
+            events(),
+            first.chain(rest).boxed(),
+        ));
+        let mut request = edge.request("POST", &path, body);
+        request.extensions_mut().insert(edge.session(REVOKED));
+        let begun = tokio::time::Instant::now();
+        let mut body = edge.send(request).await.into_body().into_data_stream();
+        assert_eq!(body.next().await.unwrap().unwrap(), "data: 1\n\n");
+        let told = event(&body.next().await.unwrap().unwrap());
+        assert!(begun.elapsed() <= Duration::from_secs(5));
+        if path == NOTES {
+            assert_eq!(told["id"], 7, "{told}");
+            assert_eq!(told["error"]["data"][0]["reason"], "UNAUTHENTICATED", "{told}");
+        } else {
+            assert_eq!(told["code"], "UNAUTHENTICATED", "{told}");
+            assert_eq!(told["status"], 401, "{told}");
+        }
+        assert!(body.next().await.is_none());
+        assert!(gone.load(Ordering::SeqCst), "the call goes on for nobody");
+    }
+}
+
+#[tokio::test]
+async fn s49_a_stream_of_events_says_that_its_cluster_was_revoked() {
+    let revoked = || Err(io::Error::other(TunnelError::Revoked));
+    let whole = Ok(Bytes::from_static(b"data: 1\r\n\r\n"));
+    let half = Ok(Bytes::from_static(b"data: 1\n\ndata: 2\n"));
+    let edge = Edge::new();
+    for (answer, is_told) in [
+        (vec![whole, revoked()], true),
+        (vec![revoked()], true),
+        // Nothing can be said in the middle of an event.
+        (vec![half, revoked()], false),
+        (
+            vec![Err(io::Error::other(TunnelError::Broken(String::new())))],
+            false,
+        ),
+    ] {
+        let (send, mut receive) = mpsc::channel::<io::Result<Bytes>>(1);
+        let body = stream::poll_fn(move |cx| receive.poll_recv(cx)).boxed();
+        edge.script(Script::Answer(StatusCode::OK, events(), body));
+        let request = edge.request("POST", NOTES, rpc("SendStreamingMessage"));
+        let mut body = edge.send(request).await.into_body().into_data_stream();
+        for chunk in answer {
+            let given = chunk.as_ref().ok().cloned();
+            send.send(chunk).await.unwrap();
+            if let Some(given) = given {
+                assert_eq!(body.next().await.unwrap().unwrap(), given);
+            }
+        }
+        let last = body.next().await.unwrap();
+        match is_told {
+            true => {
+                let told = event(&last.unwrap());
+                assert_eq!(told["error"]["data"][0]["reason"], "UNAVAILABLE", "{told}");
+                let message = told["error"]["message"].as_str().unwrap();
+                assert!(message.contains("revoked"), "{told}");
+            }
+            false => drop(last.unwrap_err()),
+        }
+        assert!(body.next().await.is_none());
     }
 }
 

@@ -65,6 +65,11 @@ impl Cluster {
     async fn version(&self) -> Option<&str> {
         (!self.0.version.is_empty()).then_some(self.0.version.as_str())
     }
+    /// Who made the join token by which it joined last, as the audit log names them; null before that. Revoking that token
+    /// leaves the cluster as it is.
+    async fn enrolled_by(&self) -> Option<&str> {
+        (!self.0.enrolled_by.is_empty()).then_some(self.0.enrolled_by.as_str())
+    }
     /// Counts the changes of what should be on the cluster.
     async fn wanted_revision(&self) -> u64 {
         self.0.revision

@@ -10,6 +10,7 @@ mod state;
 
 use crate::{
     composition::{Config, Hub},
+    limits::Limits,
     proxy::Trusted,
 };
 use anyhow::{Context as _, bail};
@@ -79,6 +80,8 @@ pub(crate) async fn run(args: Args, metrics: Metrics, stop: CancellationToken) -
         public_url: None,
         keys: state.keys(),
         metrics_listen: args.metrics,
+        tls: None,
+        limits: Limits::default(),
         proxies: Trusted::default(),
     };
     let started = Hub::start(&config, metrics.clone()).await;

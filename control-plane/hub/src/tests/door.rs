@@ -1,10 +1,15 @@
 //! What answers without a token: `/livez` and `/readyz`, and nothing else of what the hub really serves.
 
 use super::World;
+use crate::certificate::tests as certificate;
 use futures::{SinkExt as _, StreamExt as _};
 use reqwest::Method;
+use roadstead_store::testing::TestDatabase;
 use serde_json::Value;
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 use tokio::net::TcpStream;
 use tokio_tungstenite::{
     WebSocketStream, client_async,
@@ -155,6 +160,47 @@ async fn metrics_have_a_port_of_their_own_with_nothing_else_on_it() -> anyhow::R
     for path in ["/", "/graphql", "/livez", AGENT] {
         assert_eq!(ask(path).await?.status(), 404, "{path}");
     }
+    world.hub.stop().await;
+    Ok(())
+}
+
+/// A client that trusts this certificate alone.
+fn trusting(certificate: &[u8]) -> anyhow::Result<reqwest::Client> {
+    let root = reqwest::Certificate::from_der(certificate)?;
+    let client = reqwest::Client::builder().no_proxy().tls_certs_only([root]);
+    Ok(client.pool_max_idle_per_host(0).build()?)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_api_is_served_over_tls_and_a_renewed_certificate_is_taken_up() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let first = certificate::write(folder.path(), "one")?;
+    let files = certificate::files(folder.path());
+    let world = World::with(TestDatabase::sqlite(), None, Some(files)).await?;
+    let url = |path: &str| format!("https://localhost:{}{path}", world.hub.address.port());
+    let live = trusting(&first)?.get(url("/livez")).send().await?;
+    assert_eq!(live.status(), 200);
+    assert_eq!(live.headers()["strict-transport-security"], "max-age=31536000");
+    let asked = trusting(&first)?
+        .post(url("/graphql"))
+        .bearer_auth(&world.token)
+        .header("content-type", "application/json")
+        .body(r#"{"query": "{ viewer { tenant } }"}"#);
+    assert_eq!(asked.send().await?.status(), 200);
+    let plain = world.get("/livez").await?;
+    assert_eq!(plain.status(), 400);
+    assert!(plain.text().await?.contains("https://"));
+    let second = certificate::write(folder.path(), "two")?;
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while trusting(&second)?.get(url("/livez")).send().await.is_err() {
+        anyhow::ensure!(Instant::now() < deadline, "the new certificate is not taken up");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    trusting(&first)?
+        .get(url("/livez"))
+        .send()
+        .await
+        .expect_err("the one before");
     world.hub.stop().await;
     Ok(())
 }

@@ -4,7 +4,9 @@ mod database;
 mod door;
 
 use crate::{
+    certificate::Files,
     composition::{Config, Hub},
+    limits::Limits,
     proxy::Trusted,
 };
 use reqwest::{Client, RequestBuilder, Response};
@@ -33,6 +35,14 @@ impl World {
     }
 
     async fn on(database: TestDatabase, faults: Option<Arc<Faults>>) -> anyhow::Result<Self> {
+        Self::with(database, faults, None).await
+    }
+
+    async fn with(
+        database: TestDatabase,
+        faults: Option<Arc<Faults>>,
+        tls: Option<Files>,
+    ) -> anyhow::Result<Self> {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let keys = tempfile::tempdir()?;
         let loopback = "127.0.0.1:0".parse()?;
@@ -48,6 +58,8 @@ impl World {
             public_url: None,
             keys: keys.path().join("keys"),
             metrics_listen: Some(loopback),
+            tls,
+            limits: Limits::default(),
             proxies: Trusted::default(),
         };
         let hub = Hub::start(&config, Metrics::none()).await?;

@@ -2,6 +2,7 @@
 
 crate::support::on_both!(
     every_accepted_write_is_in_the_chain,
+    a_filter_finds_what_a_look_at_every_record_finds,
     a_changed_row_is_found,
     a_changed_detail_is_found,
     a_removed_row_is_found,
@@ -17,9 +18,10 @@ crate::support::on_both!(
 
 mod tests {
     use crate::support::{World, model};
+    use roadstead_authz::{Role, Scope};
     use roadstead_domain::PageRequest;
     use roadstead_service::audit;
-    use roadstead_store::{AuditReport, Broken, Store, StoreOptions};
+    use roadstead_store::{AuditFilter, AuditRecord, AuditReport, Broken, Store, StoreOptions};
 
     async fn written(world: &World) -> u64 {
         for text in ["m1", "m2", "m3", "m4"] {
@@ -54,6 +56,105 @@ mod tests {
             .tamper(&sql.replace("$own", &format!("tenant_id = {own}")))
             .await;
         report(world).await.broken.expect("seen")
+    }
+
+    pub(super) async fn a_filter_finds_what_a_look_at_every_record_finds(world: World) {
+        written(&world).await;
+        let (owner, store) = (&world.acme.owner, &world.store);
+        let viewer = world.holder(Role::Viewer, &[Scope::Admin]).await;
+        world.clock.advance(crate::support::HOUR);
+        drop(
+            audit::list(&viewer, store, &PageRequest::default())
+                .await
+                .expect_err("denied"),
+        );
+        written(&world).await;
+        let all = audit::list(owner, store, &PageRequest::default())
+            .await
+            .expect("listed")
+            .items;
+        let denial = all
+            .iter()
+            .find(|r| r.decision == "deny")
+            .expect("a denial")
+            .clone();
+        let some = |text: &str| Some(text.to_owned());
+        let (object, none) = (&all[0].object, AuditFilter::default);
+        let filters = [
+            AuditFilter {
+                actor: some(&denial.actor),
+                ..none()
+            },
+            AuditFilter {
+                action: some("update document"),
+                ..none()
+            },
+            AuditFilter {
+                object: some(object),
+                ..none()
+            },
+            AuditFilter {
+                object: some(object),
+                until_ms: Some(denial.at_ms),
+                ..none()
+            },
+            AuditFilter {
+                decision: some("deny"),
+                ..none()
+            },
+            AuditFilter {
+                decision: some("allow"),
+                ..none()
+            },
+            AuditFilter {
+                decision: some("allow"),
+                action: some("issue token"),
+                ..none()
+            },
+            AuditFilter {
+                since_ms: Some(denial.at_ms),
+                ..none()
+            },
+            AuditFilter {
+                until_ms: Some(denial.at_ms),
+                ..none()
+            },
+            AuditFilter {
+                since_ms: Some(denial.at_ms),
+                until_ms: Some(denial.at_ms),
+                ..none()
+            },
+            AuditFilter {
+                actor: some("nobody"),
+                ..none()
+            },
+        ];
+        for filter in filters {
+            let fits = |r: &&AuditRecord| {
+                let is = |wanted: &Option<String>, found: &str| wanted.as_deref().is_none_or(|w| w == found);
+                is(&filter.actor, &r.actor)
+                    && is(&filter.action, &r.action)
+                    && is(&filter.object, &r.object)
+                    && is(&filter.decision, &r.decision)
+                    && filter.since_ms.is_none_or(|since| r.at_ms >= since)
+                    && filter.until_ms.is_none_or(|until| r.at_ms < until)
+            };
+            let wanted: Vec<u64> = all.iter().filter(fits).map(|r| r.seq).collect();
+            let (mut found, mut after) = (Vec::new(), None);
+            loop {
+                let page = PageRequest {
+                    first: Some(3),
+                    after,
+                };
+                let page = audit::search(owner, store, &filter, &page).await.expect("found");
+                found.extend(page.items.iter().map(|r| r.seq));
+                after = page.next;
+                if after.is_none() {
+                    break;
+                }
+            }
+            assert_eq!(found, wanted, "{filter:?}");
+        }
     }
 
     pub(super) async fn every_accepted_write_is_in_the_chain(world: World) {

@@ -13,6 +13,7 @@ crate::support::on_both!(
     s39_one_tenants_crowd_does_not_hold_up_another,
     s14_a_stolen_token_takes_what_it_issued_with_it,
     s14_a_token_that_ended_a_moment_ago_issues_nothing,
+    s14_a_stolen_tokens_join_tokens_end_with_it_and_its_clusters_are_named,
     s14_what_a_token_issued_is_found_through_tokens_that_ended_before,
     a_token_that_ends_by_time_ends_nothing_else,
     nobody_ends_the_token_that_they_use_by_its_issuer,
@@ -22,9 +23,9 @@ crate::support::on_both!(
 
 mod tests {
     use crate::support::{HOUR, World, pair, present};
-    use roadstead_authz::{ActorKind, Role, Scope, TenantContext, act};
+    use roadstead_authz::{ActorKind, RequestInfo, Role, Scope, TenantContext, act};
     use roadstead_domain::{Error, PageRequest, TokenId};
-    use roadstead_service::{audit, projects, tokens};
+    use roadstead_service::{audit, clusters, fleet, projects, tokens};
     use roadstead_store::NewToken;
     use secrecy::ExposeSecret as _;
     use serde_json::json;
@@ -326,6 +327,70 @@ mod tests {
             .await
             .expect("listed");
         assert!(tokens.items.iter().all(|t| t.created_by != thief.actor().label()));
+    }
+
+    pub(super) async fn s14_a_stolen_tokens_join_tokens_end_with_it_and_its_clusters_are_named(world: World) {
+        let (owner, store) = (&world.acme.owner, &world.store);
+        let made = |n: u8| clusters::CreateInput {
+            name: crate::support::name(&format!("c{n}")),
+            labels: Default::default(),
+            idempotency_key: None,
+        };
+        let join = async |ctx: &TenantContext, n| match clusters::create_joinable(ctx, store, made(n)).await {
+            Ok(clusters::Joining::Done(joinable)) => Ok(joinable),
+            Ok(clusters::Joining::Before(_)) => panic!("made before"),
+            Err(error) => Err(error),
+        };
+        let enrol = async |secret: &clusters::Joinable| {
+            let secret = secret.secret.expose_secret();
+            fleet::consume_join_token(store, secret, "1", RequestInfo::default()).await
+        };
+        let issuer = tokens::issue(owner, store, wish(Role::Owner, &[Scope::Admin]))
+            .await
+            .expect("issued");
+        let thief = present(store, issuer.secret.expose_secret()).await.expect("good");
+        let second = crate::support::holder(store, &thief, Role::Owner, &[Scope::Admin]).await;
+        let (joined, waiting) = (
+            join(&thief, 1).await.expect("made"),
+            join(&thief, 2).await.expect("made"),
+        );
+        let of_second = join(&second, 3).await.expect("made");
+        let own = join(owner, 4).await.expect("made");
+        enrol(&joined).await.expect("joined");
+        let shown = clusters::get(owner, store, joined.cluster.id)
+            .await
+            .expect("there");
+        assert_eq!(shown.cluster.enrolled_by, ActorKind::token_label(issuer.token.id));
+
+        let revoked = tokens::revoke(owner, store, &issuer.token.id.into())
+            .await
+            .expect("revoked");
+        assert_eq!(
+            (revoked.also, revoked.join_tokens, revoked.cluster_count),
+            (1, 2, 1)
+        );
+        assert_eq!(revoked.clusters[0].id, joined.cluster.id);
+        for ended in [&waiting, &of_second] {
+            assert!(matches!(enrol(ended).await, Err(Error::Unauthenticated { .. })));
+        }
+        enrol(&own).await.expect("somebody else's");
+        // A request that was under way makes none that the revocation has not seen.
+        assert!(matches!(
+            join(&thief, 5).await,
+            Err(Error::Unauthenticated { .. })
+        ));
+        let log = audit::list(owner, store, &PageRequest::default())
+            .await
+            .expect("listed");
+        let told = |action: &str| log.items.iter().find(|r| r.action == action).expect("told");
+        assert_eq!(told("enrol").detail["made_by"], owner.actor().label());
+        let record = log
+            .items
+            .iter()
+            .find(|r| r.action == "revoke token" && r.object == issuer.token.id.to_string());
+        let detail = &record.expect("recorded").detail;
+        assert_eq!(detail["join_tokens"], 2);
+        assert_eq!(detail["clusters_kept"], json!([joined.cluster.id.to_string()]));
     }
 
     pub(super) async fn s14_what_a_token_issued_is_found_through_tokens_that_ended_before(world: World) {

@@ -10,8 +10,8 @@ use roadstead_fleet::{
     FleetStore,
     memory::Memory,
     store::{
-        Ahead, Begun, Changes, Desired, Event, Hello, Hints, Report, Row, RunVerdict, Session, Standing,
-        StoreError,
+        Ahead, Begun, Changes, Desired, Event, Hello, Hints, Report, Reported, Row, RunVerdict, Session,
+        Standing, StoreError,
     },
 };
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, sync::Mutex, time::Duration};
@@ -125,6 +125,10 @@ impl FleetStore for Moody {
         self.model.trust_kept(session, generation, root).await?;
         self.witness(session);
         Ok(())
+    }
+    async fn replicas(&self) -> Result<Vec<Reported>, StoreError> {
+        self.mood().await?;
+        self.model.replicas().await
     }
     async fn record_runs(
         &self,

@@ -8,7 +8,7 @@ use roadstead_contract::fleet::{
 use roadstead_fleet::{
     TunnelKind, TunnelRequest,
     roots::{FOREIGN, Refusal},
-    store::{Event, What},
+    store::{Event, Reported, What},
 };
 use roadstead_link::Identity;
 use roadstead_simulation::{
@@ -479,6 +479,64 @@ async fn s50_a_renewal_that_brings_an_earlier_bundle_keeps_the_later_one() {
     })
     .await;
     assert_eq!(agent.roots(), (6, 1));
+    agent.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bundle_that_another_replica_works_with_is_not_foreign_however_late_this_one_is() {
+    let hub = Hub::start().await;
+    let credentials = raw::credentials(&hub, 1).await;
+    let session = raw_session(&hub, &credentials).await;
+    let asked = hub.store.replicas_asked();
+    // The others have rotated, and the copy of their folder has not come here.
+    let digest = [7; 32];
+    hub.store.set_replicas(vec![Reported {
+        generation: 5,
+        digest: "07".repeat(32),
+    }]);
+    let kept = TrustKept {
+        generation: 5,
+        digest: digest.to_vec(),
+        refused: String::new(),
+    };
+    session.say(Body::Trust(kept)).await;
+    eventually("this replica has asked what the others have", || async {
+        (hub.store.replicas_asked() > asked).then_some(())
+    })
+    .await;
+    assert_eq!(hub.audited(What::TrustForeign), 0);
+    // Once nobody works with it, it is what it looks like.
+    hub.store.set_replicas(vec![Reported {
+        generation: 5,
+        digest: "08".repeat(32),
+    }]);
+    eventually("the audit record", || async {
+        (hub.audited(What::TrustForeign) == 1).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s49_a_join_through_a_replica_that_is_behind_costs_no_token() {
+    let hub = Hub::start().await;
+    hub.store.set_replicas(vec![Reported {
+        generation: 1,
+        digest: String::new(),
+    }]);
+    let token = hub.token(1, "token");
+    let refused = raw::enrol(&hub, "token", raw::request(&raw::modest()).0).await;
+    assert_eq!(refused.unwrap_err().code(), tonic::Code::Unavailable);
+    assert_eq!(hub.audited(What::EnrolmentRefused), 0);
+    // The cluster agent goes on trying, and joins with the same token once the replica has followed.
+    let asked = hub.store.replicas_asked();
+    let agent = ClusterAgent::join(&hub.address.to_string(), &token);
+    eventually("the cluster agent has tried", || async {
+        (hub.store.replicas_asked() > asked).then_some(())
+    })
+    .await;
+    add(&hub);
+    agent.connected().await;
+    assert_eq!(hub.audited(What::Enrolled), 1);
     agent.stop().await.unwrap();
 }
 

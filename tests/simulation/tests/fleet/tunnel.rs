@@ -220,6 +220,39 @@ async fn an_answer_that_breaks_off_is_not_taken_for_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn s49_a_revocation_ends_the_calls_that_run_within_five_seconds() {
+    let bench = bench().await;
+    let mut response = bench.call("/endless", once(Vec::new()), SOON).await.unwrap();
+    assert!(response.body.next().await.unwrap().is_ok());
+    let tunnels = bench.hub.fleet.tunnels();
+    let silent = tokio::spawn(async move {
+        let silent = request("/silent");
+        tunnels.call(cluster(1), silent, once(Vec::new()), SOON).await
+    });
+    eventually("both calls run", || async {
+        (bench.running.load(Ordering::SeqCst) == 2).then_some(())
+    })
+    .await;
+    bench.hub.store.revoke(cluster(1));
+    let told = tokio::time::timeout(Duration::from_secs(5), read(response)).await;
+    assert_eq!(told.unwrap().unwrap_err(), TunnelError::Revoked);
+    assert_eq!(silent.await.unwrap().unwrap_err(), TunnelError::Revoked);
+    // The engine's side is cancelled as by a client who leaves.
+    bench.quiet().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s49_what_a_revoked_cluster_still_sends_is_not_passed_on_and_its_call_is_cut() {
+    let bench = bench().await;
+    let held = bench.call("/endless", once(Vec::new()), SOON).await.unwrap();
+    bench.hub.store.revoke(cluster(1));
+    bench.hub.fleet.look_at(cluster(1)).await;
+    // Chunks wait, and nobody has read yet.
+    assert_eq!(read(held).await.unwrap_err(), TunnelError::Revoked);
+    bench.quiet().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_that_is_away_is_said_to_be_so_at_once() {
     let bench = bench().await;
     let never = bench
