@@ -12,6 +12,7 @@
 mod audit;
 mod certificates;
 mod clusters;
+mod commands;
 mod cursor;
 mod desired;
 mod error;
@@ -41,6 +42,7 @@ mod tx;
 pub use audit::{AuditEntry, AuditFilter, AuditRecord, AuditReport, Broken, Outcome, canonical_json};
 pub use certificates::{Certificate, NewJoinToken};
 pub use clusters::{Cluster, NewCluster, Session};
+pub use commands::{Abilities, Command, CommandCode, CommandFilter, CommandKind, CommandResult, DueCommand};
 pub use desired::{Change, DesiredEntry, DesiredRow, Placed, Wanted};
 pub use examine::{Finding, examine};
 pub use faults::Faults;

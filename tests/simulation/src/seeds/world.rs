@@ -11,8 +11,8 @@ use crate::{
     simulated::{Seeded, SimulatedClock},
     tenant,
 };
-use roadstead_contract::fleet::JoinToken;
-use roadstead_domain::ClusterId;
+use roadstead_contract::fleet::{CommandCode, JoinToken};
+use roadstead_domain::{Clock as _, ClusterId};
 use roadstead_fleet::{Authority, memory::Memory, store::What};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -57,6 +57,8 @@ pub struct Report {
     pub epochs: Vec<u64>,
     pub runs: usize,
     pub snapshots_held: usize,
+    /// How the commands ended.
+    pub commands: BTreeMap<String, usize>,
 }
 
 /// What a cluster was last seen to hold.
@@ -70,6 +72,10 @@ pub(super) struct Sight {
     /// Run records that the outbox has taken.
     pub(super) entrusted: Vec<String>,
     pub(super) next_run: u64,
+    /// Commands whose effect began.
+    pub(super) begun: BTreeSet<String>,
+    /// What came of them, as the journal has it.
+    pub(super) concluded: BTreeMap<String, CommandCode>,
 }
 
 #[derive(Debug, Default)]
@@ -77,6 +83,8 @@ pub(super) struct Log {
     pub(super) clusters: Vec<Sight>,
     /// Documents that were ever taken away from a cluster.
     removed: BTreeSet<(usize, String)>,
+    /// How many commands were made.
+    commands: u64,
 }
 
 #[derive(Debug)]
@@ -237,6 +245,7 @@ impl World {
         let (name, hub) = (CLUSTERS[n], HUBS[self.random.below(2) as usize]);
         let later = |random: &Seeded, most: u64| now + Duration::from_millis(100 + random.below(most));
         match self.random.below(100) {
+            0..12 if n != WIPED => self.command(n),
             0..55 => self.change(n),
             55..60 => {
                 // Only of what the cluster has on disk, as the hub does.
@@ -332,6 +341,21 @@ impl World {
         let mut log = self.log.lock().expect("no panic holds it");
         log.clusters[WIPED].generations.clear();
         log.clusters[WIPED].highest.clear();
+    }
+
+    /// Somebody wants something done, soon or never.
+    fn command(&self, n: usize) {
+        let mut log = self.log.lock().expect("no panic holds it");
+        log.commands += 1;
+        let id = format!("command-{n}-{}", log.commands);
+        let lasts_ms = match self.random.chance(40) {
+            true => 200 + self.random.below(8_000),
+            // Until after the last fault.
+            false => 120_000,
+        };
+        let expires_ms = SimulatedClock.now_ms() + lasts_ms as i64;
+        self.model
+            .command(cluster(n as u64 + 1), &id, "agent", expires_ms);
     }
 
     /// Documents change, go, and come back.
@@ -447,6 +471,7 @@ impl World {
                 && cluster.persisted == cluster.revision
                 && cluster.applied == cluster.revision
                 && sight.entrusted.iter().all(|id| runs.contains(id))
+                && self.model.results(id(n)).values().all(Option::is_some)
         })
     }
 
@@ -459,14 +484,15 @@ impl World {
             let same = sight.root == Some(cluster.desired().root().0);
             format!(
                 "{name}: revision {}, cursor {}, persisted {}, applied {}, same root {same}, held {:?}, entrusted {}, \
-                 trust {:?}; ",
+                 trust {:?}, commands {:?}; ",
                 cluster.revision,
                 sight.cursor,
                 cluster.persisted,
                 cluster.applied,
                 cluster.held,
                 sight.entrusted.len(),
-                cluster.trust
+                cluster.trust,
+                self.model.results(id(n))
             )
         });
         let clusters = clusters.collect::<String>();
@@ -504,13 +530,41 @@ impl World {
         );
         let clusters = (0..CLUSTERS.len()).map(|n| self.model.cluster(id(n)).expect("the cluster"));
         let clusters: Vec<_> = clusters.collect();
+        let commands = self.commanded();
         Report {
             agreed_after,
             revisions: clusters.iter().map(|cluster| cluster.revision).collect(),
             epochs: clusters.iter().map(|cluster| cluster.epoch).collect(),
             runs: records.len(),
             snapshots_held: self.held,
+            commands,
         }
+    }
+
+    /// Each command has one result, which is what the cluster said if it began.
+    fn commanded(&self) -> BTreeMap<String, usize> {
+        let log = self.log.lock().expect("no panic holds it");
+        let mut counts = BTreeMap::new();
+        for (n, name) in CLUSTERS.into_iter().enumerate() {
+            let sight = &log.clusters[n];
+            for (command, result) in self.model.results(id(n)) {
+                let result = result.unwrap_or_else(|| panic!("{name}: {command} has no result"));
+                match (sight.begun.contains(&command), sight.concluded.get(&command)) {
+                    (true, Some(said)) => {
+                        assert_eq!(result, *said, "{name}: the result of {command} is another")
+                    }
+                    // Killed before its end was written down.
+                    (true, None) => assert_eq!(result, CommandCode::Unknown, "{name}: {command} began"),
+                    // Killed before its beginning could be noted here.
+                    (false, _) => assert!(
+                        matches!(result, CommandCode::Expired | CommandCode::Unknown),
+                        "{name}: {command} never began, and is {result:?}"
+                    ),
+                }
+                *counts.entry(result.as_str_name().to_owned()).or_insert(0) += 1;
+            }
+        }
+        counts
     }
 }
 
