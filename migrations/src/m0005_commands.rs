@@ -42,7 +42,8 @@ const TABLE: &str = "CREATE TABLE command (
 
 const INDEXES: [&str; 2] = [
     "CREATE INDEX command_by_age ON command (tenant_id, created_ms, id)",
-    "CREATE INDEX command_by_result ON command (tenant_id, cluster_id, result)",
+    // With the epoch, so that the look at live clusters is answered from the index: else SQLite goes through all commands.
+    "CREATE INDEX command_by_result ON command (tenant_id, cluster_id, result, sent_epoch)",
 ];
 
 #[async_trait::async_trait]
