@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use roadstead_contract::fleet::{CommandCode, DocumentStatus, HubKeys, JoinToken, RESTART_ENGINE};
 use roadstead_domain::Clock as _;
 use roadstead_fleet::{Authority, Fleet, KeyStore as _, Settings};
-use roadstead_inbox::{CommandResult, Inbox};
+use roadstead_inbox::{Command, CommandResult, Inbox, InboxError};
 use roadstead_link::{Dial, Io, Link, NoTunnel, Reports};
 use std::{
     io,
@@ -24,6 +24,7 @@ use std::{
     },
     time::Duration,
 };
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use turmoil::net::TcpStream;
 
@@ -174,36 +175,47 @@ async fn work(life: &Life, inbox: &Inbox) -> turmoil::Result {
     }
 }
 
-/// Does what is commanded, each thing a while long; being killed in the middle of it is what the journal is for.
+/// Does what is commanded, as it comes; being killed in the middle of it is what the journal is for.
 async fn obey(life: &Life, inbox: &Inbox) -> turmoil::Result {
     let mut taken = inbox.watch_commands();
+    let mut running = JoinSet::new();
     loop {
         taken.mark_unchanged();
         for command in inbox.begin_commands().await? {
-            let expires_ms = command.expires_ms;
-            begun(life, &command.id, expires_ms);
-            tokio::time::sleep(Duration::from_millis(life.random.below(2_000))).await;
-            let code = match life.random.chance(20) {
-                true => CommandCode::Failed,
-                false => CommandCode::Succeeded,
-            };
-            let result = CommandResult {
-                id: command.id.clone(),
-                code,
-                detail: String::new(),
-            };
-            inbox.conclude_command(result).await?;
-            let mut log = life.log.lock().expect("no panic holds it");
-            log.clusters[life.n].concluded.insert(command.id, code);
+            begun(life, &command);
+            running.spawn(end(life.clone(), inbox.clone(), command.id));
         }
-        taken.changed().await?;
+        tokio::select! {
+            biased;
+            Some(ended) = running.join_next() => ended??,
+            changed = taken.changed() => changed?,
+        }
     }
 }
 
-/// The effect of a command: it is seen at most once, and not after its time.
-fn begun(life: &Life, id: &str, expires_ms: i64) {
+/// The rest of a command, which takes a while.
+async fn end(life: Life, inbox: Inbox, id: String) -> Result<(), InboxError> {
+    tokio::time::sleep(Duration::from_millis(life.random.below(2_000))).await;
+    let code = match life.random.chance(20) {
+        true => CommandCode::Failed,
+        false => CommandCode::Succeeded,
+    };
+    let result = CommandResult {
+        id: id.clone(),
+        code,
+        detail: String::new(),
+    };
+    inbox.conclude_command(result).await?;
     let mut log = life.log.lock().expect("no panic holds it");
-    let first = log.clusters[life.n].begun.insert(id.to_owned());
+    log.clusters[life.n].concluded.insert(id, code);
+    Ok(())
+}
+
+/// The effect of a command: it is seen at most once, and not after its time.
+fn begun(life: &Life, command: &Command) {
+    let Command { id, expires_ms, .. } = command;
+    let mut log = life.log.lock().expect("no panic holds it");
+    let first = log.clusters[life.n].begun.insert(id.clone());
     assert!(first, "{}: the command {id} runs twice", CLUSTERS[life.n]);
     // Everybody has the same clock here; what the hub says of it may be held up for a while on its way.
     assert!(

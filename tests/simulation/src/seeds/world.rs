@@ -8,11 +8,11 @@ use super::{
 };
 use crate::{
     cluster, prompt,
-    simulated::{Seeded, SimulatedClock},
+    simulated::{Seeded, SimulatedClock, at},
     tenant,
 };
 use roadstead_contract::fleet::{CommandCode, JoinToken};
-use roadstead_domain::{Clock as _, ClusterId};
+use roadstead_domain::ClusterId;
 use roadstead_fleet::{Authority, memory::Memory, store::What};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -245,7 +245,7 @@ impl World {
         let (name, hub) = (CLUSTERS[n], HUBS[self.random.below(2) as usize]);
         let later = |random: &Seeded, most: u64| now + Duration::from_millis(100 + random.below(most));
         match self.random.below(100) {
-            0..12 if n != WIPED => self.command(n),
+            0..12 if n != WIPED => self.command(n, sim),
             0..55 => self.change(n),
             55..60 => {
                 // Only of what the cluster has on disk, as the hub does.
@@ -344,7 +344,7 @@ impl World {
     }
 
     /// Somebody wants something done, soon or never.
-    fn command(&self, n: usize) {
+    fn command(&self, n: usize, sim: &Sim<'_>) {
         let mut log = self.log.lock().expect("no panic holds it");
         log.commands += 1;
         let id = format!("command-{n}-{}", log.commands);
@@ -353,7 +353,7 @@ impl World {
             // Until after the last fault.
             false => 120_000,
         };
-        let expires_ms = SimulatedClock.now_ms() + lasts_ms as i64;
+        let expires_ms = at(sim.elapsed() + Duration::from_millis(lasts_ms));
         self.model
             .command(cluster(n as u64 + 1), &id, "agent", expires_ms);
     }
