@@ -16,6 +16,7 @@ mod m0001_spine;
 mod m0002_guards;
 mod m0003_timeline;
 mod m0004_roots;
+mod m0005_commands;
 mod m0006_enrolled_by;
 mod m0007_audit_indexes;
 
@@ -35,6 +36,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0002_guards::Migration),
             Box::new(m0003_timeline::Migration),
             Box::new(m0004_roots::Migration),
+            Box::new(m0005_commands::Migration),
             Box::new(m0006_enrolled_by::Migration),
             Box::new(m0007_audit_indexes::Migration),
         ]
@@ -99,7 +101,8 @@ pub async fn grant(connection: &DatabaseConnection, role: &str) -> Result<(), Db
     let tables = m0001_spine::RIGHTS
         .iter()
         .chain(m0002_guards::RIGHTS)
-        .chain(m0004_roots::RIGHTS);
+        .chain(m0004_roots::RIGHTS)
+        .chain(m0005_commands::RIGHTS);
     for (table, rights) in tables {
         statements.push_str(&format!("GRANT {rights} ON {schema}.{table} TO {quoted};"));
     }

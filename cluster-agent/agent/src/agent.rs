@@ -1,7 +1,7 @@
 //! Puts the parts together and takes them down in order.
 
 use crate::{
-    VERSION,
+    VERSION, commands,
     controller::{Controller, Health},
     probe,
     tunnel::Tunnel,
@@ -137,6 +137,7 @@ impl Agent {
                 folder: config.state.join("link"),
                 join: config.join.clone(),
                 version: VERSION.to_owned(),
+                capabilities: commands::capabilities(),
                 calls: CALLS,
             },
             Parts {
@@ -151,9 +152,10 @@ impl Agent {
         let (health, healthy) = watch::channel(Health::default());
         let abilities = Abilities::local(config.offered.iter().cloned());
         let abilities = abilities.with_programs(config.programs.clone());
+        let commands = commands::run(inbox.clone(), local.clone(), stop.clone());
         let controller = Controller::new(inbox, local.clone(), reports.clone(), abilities, health);
         probe::instruments(&local, &reports, &healthy);
-        let mut tasks = vec![tokio::spawn(controller.run(stop.clone()))];
+        let mut tasks = vec![tokio::spawn(controller.run(stop.clone())), tokio::spawn(commands)];
         if let Some(listener) = listener {
             let serve = probe::serve(
                 listener,

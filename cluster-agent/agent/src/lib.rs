@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! <state>/lock        held while a cluster agent runs here
-//!        /inbox.db    documents and waiting run records (roadstead-inbox)
+//!        /inbox.db    documents, commands and waiting run records (roadstead-inbox)
 //!        /link/       key and certificate (roadstead-link)
 //!        /agents/, /engines/   journals, logs, tokens (roadstead-runtime)
 //! ```
@@ -16,6 +16,7 @@
 
 mod agent;
 mod allow;
+mod commands;
 mod controller;
 pub mod doctor;
 mod documents;

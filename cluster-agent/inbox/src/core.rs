@@ -13,6 +13,19 @@ pub(crate) struct Core {
     incarnation: String,
     documents: watch::Sender<Seen>,
     pub(crate) runs: watch::Sender<u64>,
+    /// Commands that this process has begun.
+    pub(crate) begun: BTreeSet<String>,
+    pub(crate) taken: watch::Sender<u64>,
+    pub(crate) results: watch::Sender<u64>,
+}
+
+/// What can be waited for.
+#[derive(Clone, Debug)]
+pub(crate) struct Watchers {
+    pub(crate) documents: watch::Receiver<Seen>,
+    pub(crate) runs: watch::Receiver<u64>,
+    pub(crate) taken: watch::Receiver<u64>,
+    pub(crate) results: watch::Receiver<u64>,
 }
 
 /// What a transaction changes besides rows; replaced only once the transaction is committed.
@@ -25,25 +38,32 @@ pub(crate) struct Facts {
     pub(crate) changes: u64,
 }
 
-/// What [`Core::open`] gives: the core, and what its watchers see.
-type Opened = (Core, watch::Receiver<Seen>, watch::Receiver<u64>);
-
 impl Core {
-    pub(crate) fn open(path: &Path) -> Result<Opened, InboxError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, InboxError> {
         let connection = schema::open(path)?;
         let incarnation = schema::meta(&connection, "incarnation")?.unwrap_or_default();
         let facts = read_facts(&connection)?;
-        let (documents, see_documents) = watch::channel(facts.seen());
-        let (runs, see_runs) = watch::channel(0);
-        let core = Self {
+        Ok(Self {
             connection,
             facts,
             staging: None,
             incarnation,
-            documents,
-            runs,
-        };
-        Ok((core, see_documents, see_runs))
+            documents: watch::Sender::new(facts.seen()),
+            runs: watch::Sender::new(0),
+            begun: BTreeSet::new(),
+            taken: watch::Sender::new(0),
+            results: watch::Sender::new(0),
+        })
+    }
+
+    /// For whoever wants to see changes.
+    pub(crate) fn watchers(&self) -> Watchers {
+        Watchers {
+            documents: self.documents.subscribe(),
+            runs: self.runs.subscribe(),
+            taken: self.taken.subscribe(),
+            results: self.results.subscribe(),
+        }
     }
 
     pub(crate) fn position(&self) -> Position {

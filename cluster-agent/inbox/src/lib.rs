@@ -1,4 +1,4 @@
-//! The durable copy of what the hub said, and the outbox of run records on their way to it.
+//! The durable copy of what the hub said, the journal of its commands, and the outbox of run records on their way to it.
 //!
 //! One SQLite file with one writer (WAL, `synchronous = FULL`): when a call here returns, what it did survives a
 //! crash. The cluster agent works from this copy alone while the hub is away. Rules of protocol.md §3 that are kept
@@ -12,6 +12,7 @@
 //! acknowledged are sent again by the engines.
 
 mod apply;
+mod commands;
 mod core;
 mod executor;
 mod outbox;
@@ -28,6 +29,7 @@ use roadstead_contract::{
 use std::{collections::BTreeSet, path::Path, sync::Arc};
 use tokio::sync::watch;
 
+pub use commands::{Act, Command, CommandResult, Taking};
 pub use outbox::{PendingRun, RefusedRun};
 pub use snapshot::SnapshotEnd;
 
@@ -182,8 +184,7 @@ impl InboxError {
 #[derive(Clone, Debug)]
 pub struct Inbox {
     executor: Executor,
-    documents: watch::Receiver<Seen>,
-    runs: watch::Receiver<u64>,
+    watchers: core::Watchers,
 }
 
 impl Inbox {
@@ -204,29 +205,26 @@ impl Inbox {
     }
 
     fn with(path: &Path, thread: bool) -> Result<Self, InboxError> {
-        let (core, documents, runs) = core::Core::open(path)?;
+        let core = core::Core::open(path)?;
+        let watchers = core.watchers();
         let executor = if thread {
             Executor::thread(core)
         } else {
             Executor::inline(core)
         };
-        Ok(Self {
-            executor,
-            documents,
-            runs,
-        })
+        Ok(Self { executor, watchers })
     }
 
     /// Changes whenever a document or the cursor does.
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<Seen> {
-        self.documents.clone()
+        self.watchers.documents.clone()
     }
 
     /// Changes whenever a run record is appended.
     #[must_use]
     pub fn watch_runs(&self) -> watch::Receiver<u64> {
-        self.runs.clone()
+        self.watchers.runs.clone()
     }
 
     /// # Errors
@@ -340,6 +338,65 @@ impl Inbox {
     /// See [`InboxError`].
     pub async fn refused_runs(&self) -> Result<Vec<RefusedRun>, InboxError> {
         self.executor.run(|core| core.refused_runs()).await
+    }
+
+    /// Changes whenever a command is taken.
+    #[must_use]
+    pub fn watch_commands(&self) -> watch::Receiver<u64> {
+        self.watchers.taken.clone()
+    }
+
+    /// Changes whenever a result is to be said.
+    #[must_use]
+    pub fn watch_results(&self) -> watch::Receiver<u64> {
+        self.watchers.results.clone()
+    }
+
+    /// Writes a command down. On disk when it returns [`Taking::Taken`]: then it may be begun. `now_ms` is of the clock
+    /// that its expiry is judged by.
+    ///
+    /// # Errors
+    /// See [`InboxError`].
+    pub async fn take_command(&self, command: Command, now_ms: i64) -> Result<Taking, InboxError> {
+        self.executor
+            .run(move |core| core.take_command(&command, now_ms))
+            .await
+    }
+
+    /// Commands that were taken since this was asked last: each is given out once.
+    ///
+    /// # Errors
+    /// See [`InboxError`].
+    pub async fn begin_commands(&self) -> Result<Vec<Command>, InboxError> {
+        self.executor.run(|core| core.begin_commands()).await
+    }
+
+    /// Keeps what came of a command, the first that is said.
+    ///
+    /// # Errors
+    /// See [`InboxError`].
+    pub async fn conclude_command(&self, result: CommandResult) -> Result<(), InboxError> {
+        self.executor
+            .run(move |core| core.conclude_command(&result))
+            .await
+    }
+
+    /// Results that the hub has not acknowledged, oldest first; not all of them at once.
+    ///
+    /// # Errors
+    /// See [`InboxError`].
+    pub async fn pending_results(&self) -> Result<Vec<CommandResult>, InboxError> {
+        self.executor.run(|core| core.pending_results()).await
+    }
+
+    /// The hub has the results of these commands (or will never take them).
+    ///
+    /// # Errors
+    /// See [`InboxError`].
+    pub async fn acknowledge_results(&self, ids: Vec<String>) -> Result<(), InboxError> {
+        self.executor
+            .run(move |core| core.acknowledge_results(&ids))
+            .await
     }
 
     /// Whether the inbox can be written now, with some room: something is written and taken back.

@@ -1,11 +1,11 @@
 //! The file: its tables, its settings and its version.
 
-use crate::InboxError;
+use crate::{InboxError, commands::conclude_interrupted};
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _};
 use std::path::Path;
 
 /// Kept in `user_version`.
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
 
 const TABLES: &str = "
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -31,6 +31,21 @@ CREATE TABLE runs (position INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL 
 /// Since version 2.
 const REFUSED_RUNS: &str = "
 CREATE TABLE refused_runs (position INTEGER PRIMARY KEY, id TEXT NOT NULL, json BLOB NOT NULL, reason TEXT NOT NULL);
+";
+
+/// Since version 3.
+const COMMANDS: &str = "
+CREATE TABLE commands (
+  id TEXT NOT NULL UNIQUE,
+  expires_ms INTEGER NOT NULL,
+  -- JSON.
+  act TEXT NOT NULL,
+  -- Of its result; NULL while it is done.
+  code INTEGER,
+  detail TEXT NOT NULL,
+  acknowledged INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX commands_open ON commands (acknowledged, expires_ms);
 ";
 
 /// Opens or makes the file. One process at a time: the lock is held until the connection closes.
@@ -70,14 +85,18 @@ fn prepare(connection: &mut Connection) -> Result<(), InboxError> {
         0 => {
             transaction.execute_batch(TABLES)?;
             transaction.execute_batch(REFUSED_RUNS)?;
+            transaction.execute_batch(COMMANDS)?;
             transaction.pragma_update(None, "user_version", VERSION)?;
             transaction.execute(
                 "INSERT INTO meta (key, value) VALUES ('incarnation', lower(hex(randomblob(16)))), ('cursor', '0')",
                 [],
             )?;
         }
-        1 => {
-            transaction.execute_batch(REFUSED_RUNS)?;
+        1 | 2 => {
+            if found == 1 {
+                transaction.execute_batch(REFUSED_RUNS)?;
+            }
+            transaction.execute_batch(COMMANDS)?;
             transaction.pragma_update(None, "user_version", VERSION)?;
         }
         VERSION => {}
@@ -88,6 +107,7 @@ fn prepare(connection: &mut Connection) -> Result<(), InboxError> {
             });
         }
     }
+    conclude_interrupted(&transaction)?;
     transaction.commit()?;
     Ok(())
 }

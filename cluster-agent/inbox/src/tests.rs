@@ -3,7 +3,7 @@
 use super::*;
 use proptest::prelude::*;
 use roadstead_contract::{
-    fleet::{StateSum, document_digest},
+    fleet::{CommandCode, StateSum, document_digest},
     run::Outcome as RunOutcome,
 };
 use std::collections::BTreeMap;
@@ -447,4 +447,152 @@ proptest! {
             Ok(())
         })?;
     }
+}
+
+fn command(id: &str, expires_ms: i64) -> Command {
+    Command {
+        id: id.to_owned(),
+        expires_ms,
+        act: Act::RestartEngine {
+            agent_uid: "agent".to_owned(),
+        },
+    }
+}
+
+fn result(id: &str, code: CommandCode) -> CommandResult {
+    CommandResult {
+        id: id.to_owned(),
+        code,
+        detail: String::new(),
+    }
+}
+
+/// Ids and codes of the results that wait.
+async fn results(inbox: &Inbox) -> Vec<(String, CommandCode)> {
+    let pending = inbox.pending_results().await.unwrap();
+    pending
+        .into_iter()
+        .map(|result| (result.id, result.code))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_command_is_given_out_once_however_often_it_comes() {
+    let bench = Bench::new();
+    let one = command("one", 1_000);
+    let take = async |now_ms| bench.inbox.take_command(one.clone(), now_ms).await.unwrap();
+    assert_eq!(take(0).await, Taking::Taken);
+    assert_eq!(take(0).await, Taking::UnderWay);
+    assert_eq!(bench.inbox.begin_commands().await.unwrap(), [one.clone()]);
+    assert_eq!(bench.inbox.begin_commands().await.unwrap(), []);
+    assert_eq!(
+        take(2_000).await,
+        Taking::UnderWay,
+        "begun in time, whatever the time is now"
+    );
+    let inbox = &bench.inbox;
+    inbox
+        .conclude_command(result("one", CommandCode::Succeeded))
+        .await
+        .unwrap();
+    inbox
+        .conclude_command(result("one", CommandCode::Failed))
+        .await
+        .unwrap();
+    let said = [("one".to_owned(), CommandCode::Succeeded)];
+    assert_eq!(results(inbox).await, said);
+    inbox.acknowledge_results(vec!["one".to_owned()]).await.unwrap();
+    assert_eq!(results(inbox).await, []);
+    // The hub asks again, as one does whose database was restored: it is told the same.
+    assert_eq!(take(0).await, Taking::Concluded);
+    assert_eq!(results(inbox).await, said);
+    assert_eq!(inbox.begin_commands().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_command_that_was_under_way_in_a_crash_is_unknown_and_not_begun_again() {
+    let bench = Bench::new();
+    for id in ["begun", "not begun", "ended"] {
+        let taking = bench.inbox.take_command(command(id, 1_000), 0).await.unwrap();
+        assert_eq!(taking, Taking::Taken);
+    }
+    bench.inbox.begin_commands().await.unwrap();
+    bench
+        .inbox
+        .conclude_command(result("ended", CommandCode::Failed))
+        .await
+        .unwrap();
+    let bench = bench.reopen();
+    let pending = bench.inbox.pending_results().await.unwrap();
+    let codes: Vec<_> = pending.iter().map(|result| result.code).collect();
+    assert_eq!(
+        codes,
+        [CommandCode::Unknown, CommandCode::Unknown, CommandCode::Failed]
+    );
+    assert_eq!(pending[0].detail, "unknown: the cluster agent ended while it ran");
+    let taking = bench
+        .inbox
+        .take_command(command("begun", 1_000), 0)
+        .await
+        .unwrap();
+    assert_eq!(taking, Taking::Concluded);
+    assert_eq!(bench.inbox.begin_commands().await.unwrap(), []);
+    // What it says after its end comes too late.
+    let late = result("begun", CommandCode::Succeeded);
+    bench.inbox.conclude_command(late).await.unwrap();
+    assert_eq!(results(&bench.inbox).await[0].1, CommandCode::Unknown);
+}
+
+#[tokio::test]
+async fn a_command_that_is_over_is_not_begun_and_an_id_outlives_its_expiry() {
+    let bench = Bench::new();
+    let inbox = &bench.inbox;
+    assert_eq!(
+        inbox.take_command(command("late", 1_000), 1_000).await.unwrap(),
+        Taking::Concluded
+    );
+    assert_eq!(results(inbox).await, [("late".to_owned(), CommandCode::Expired)]);
+    assert_eq!(
+        inbox.take_command(command("done", 1_000), 0).await.unwrap(),
+        Taking::Taken
+    );
+    inbox
+        .conclude_command(result("done", CommandCode::Succeeded))
+        .await
+        .unwrap();
+    inbox
+        .acknowledge_results(vec!["late".to_owned(), "done".to_owned()])
+        .await
+        .unwrap();
+    let day = 24 * 60 * 60 * 1_000;
+    // Acknowledged, and long over: still known.
+    inbox.take_command(command("other", 1_000), day).await.unwrap();
+    assert_eq!(
+        inbox.take_command(command("done", 1_000), day).await.unwrap(),
+        Taking::Concluded
+    );
+    let done = ("done".to_owned(), CommandCode::Succeeded);
+    assert!(results(inbox).await.contains(&done));
+    inbox.acknowledge_results(vec!["done".to_owned()]).await.unwrap();
+    // Then it is forgotten; whoever asks is not told that it never ran.
+    inbox.take_command(command("done", 1_000), 2 * day).await.unwrap();
+    let forgotten = ("done".to_owned(), CommandCode::Unknown);
+    assert!(results(inbox).await.contains(&forgotten));
+    assert_eq!(inbox.begin_commands().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn an_inbox_of_an_earlier_version_gets_its_journal() {
+    let bench = Bench::new();
+    let path = bench.folder.path().join("inbox.db");
+    let Bench { folder, inbox } = bench;
+    drop(inbox);
+    let old = rusqlite::Connection::open(&path).unwrap();
+    old.execute_batch("DROP TABLE commands; PRAGMA user_version = 2;")
+        .unwrap();
+    drop(old);
+    let inbox = Inbox::open_inline(&path).unwrap();
+    let taking = inbox.take_command(command("one", 1_000), 0).await.unwrap();
+    assert_eq!(taking, Taking::Taken);
+    drop(folder);
 }

@@ -32,6 +32,8 @@ pub struct Settings {
     pub join: Option<JoinToken>,
     /// Version of the cluster agent, for the hub.
     pub version: String,
+    /// What whoever begins the inbox's commands can do (`fleet::RESTART_ENGINE`), for the hub.
+    pub capabilities: Vec<String>,
     /// Tunnel calls at once; more wait at the hub.
     pub calls: usize,
 }
@@ -117,6 +119,7 @@ impl Link {
             clock: parts.clock,
             random: parts.random.clone(),
             version: settings.version.clone(),
+            capabilities: settings.capabilities.clone(),
             instance: random_id(&*parts.random),
             folder: settings.folder.clone(),
             tunnels,

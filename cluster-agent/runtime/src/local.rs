@@ -175,6 +175,23 @@ impl Local {
         refresh(&mut state);
     }
 
+    /// Ends an agent's process, after the grace that running tasks have, and starts another with the same unit. Returns
+    /// at once, with how the engine was; `None` where no such agent runs here.
+    #[must_use]
+    pub fn restart(&self, uid: &str) -> Option<EngineStatus> {
+        let state = self.shared.state.lock();
+        let slot = state.slots.get(uid).filter(|slot| !slot.ending())?;
+        let before = slot.status.clone();
+        slot.wanted.send_modify(|wanted| wanted.restarts += 1);
+        Some(before)
+    }
+
+    /// What running tasks get when a process is to end.
+    #[must_use]
+    pub fn grace(&self) -> Duration {
+        self.shared.config.timing.grace
+    }
+
     /// The hub's keys, for every engine. The keys before are gone with it.
     pub fn trust(&self, hub: HubTrust) {
         let mut state = self.shared.state.lock();

@@ -292,6 +292,37 @@ pub(crate) struct Cluster {
     pub(crate) certificate_expires_at: Option<DateTime<Utc>>,
 }
 
+/// Something that a cluster agent does once.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ClusterCommand {
+    pub(crate) id: String,
+    pub(crate) kind: String,
+    pub(crate) cluster: String,
+    pub(crate) project: String,
+    pub(crate) agent: String,
+    pub(crate) created_by: String,
+    pub(crate) created_at: DateTime<Utc>,
+    pub(crate) expires_at: DateTime<Utc>,
+    pub(crate) state: String,
+    #[serde(default)]
+    pub(crate) result: Option<CommandResult>,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct CommandResult {
+    pub(crate) code: String,
+    pub(crate) detail: String,
+    pub(crate) time: DateTime<Utc>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct CommandsPayload {
+    #[serde(default)]
+    pub(crate) objects: Vec<ClusterCommand>,
+    pub(crate) errors: Vec<UserError>,
+}
+
 /// How a cluster is ahead of the hub's database.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct Timeline {
@@ -462,10 +493,13 @@ pub(crate) struct LogLine {
 mod tests {
     use super::*;
 
-    const NAMES: [&str; 27] = [
+    const NAMES: [&str; 30] = [
         "ApplyDocuments",
         "DeleteDocument",
         "RollBackAgent",
+        "RestartAgent",
+        "Commands",
+        "Command",
         "Documents",
         "Document",
         "Agents",

@@ -89,6 +89,10 @@ pub(crate) enum Command {
     Revisions(Named),
     /// Make an earlier revision of a document the newest one.
     Rollback(Rollback),
+    /// Restart an agent's engine; its running tasks go on from where they are.
+    Restart(Restart),
+    /// What cluster agents were told to do, and what came of it.
+    Commands(Commands),
     /// Talk with an agent.
     Chat(Chat),
     /// What agents did: who asked, when, outcome, tokens, cost.
@@ -131,6 +135,8 @@ impl Command {
             Self::Delete(_) => "delete",
             Self::Revisions(_) => "revisions",
             Self::Rollback(_) => "rollback",
+            Self::Restart(_) => "restart",
+            Self::Commands(_) => "commands",
             Self::Chat(_) => "chat",
             Self::Runs(_) => "runs",
             Self::Logs(_) => "logs",
@@ -247,6 +253,34 @@ impl Rollback {
         let name = name.parse::<Reference>().map_err(|error| error.to_string())?;
         Ok((kind, name))
     }
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Restart {
+    /// The agent's name, or project/name.
+    pub(crate) agent: Reference,
+    /// On this cluster alone; on every one that the agent is placed on if it is left out.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) cluster: Option<Name>,
+    /// Wait until it is done there, and fail if it is not.
+    #[arg(long)]
+    pub(crate) wait: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Commands {
+    /// About this agent: a name, or project/name.
+    #[arg(long, value_name = "AGENT")]
+    pub(crate) agent: Option<Reference>,
+    /// For this cluster.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) cluster: Option<Name>,
+    /// At most so many.
+    #[arg(long, value_name = "N", default_value_t = 25)]
+    pub(crate) limit: usize,
+    /// Of every project that you may see.
+    #[arg(long, short = 'A', conflicts_with_all = ["agent", "project"])]
+    pub(crate) all_projects: bool,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -125,6 +125,7 @@ id!(
     EnrolmentTokenId, "enr", "an enrolment token's"
 );
 id!(RunId, "run", "a run's");
+id!(CommandId, "cmd", "a command's");
 id!(RevisionId, "rev", "a revision's");
 id!(AuditId, "aud", "an audit record's");
 

@@ -12,8 +12,8 @@ mod random;
 pub use clock::{Clock, FakeClock, SystemClock};
 pub use error::{ConflictReason, Detail, Error, Problem, Result};
 pub use id::{
-    AgentId, AuditId, ClusterId, EnrolmentTokenId, IdError, ModelId, ObjectId, ProjectId, PromptId,
-    RevisionId, RunId, TenantId, TokenId, ToolServerId,
+    AgentId, AuditId, ClusterId, CommandId, EnrolmentTokenId, IdError, ModelId, ObjectId, ProjectId,
+    PromptId, RevisionId, RunId, TenantId, TokenId, ToolServerId,
 };
 pub use page::{MAX_PAGE, Page, PageRequest};
 pub use random::{OsRandom, Random, SeededRandom};

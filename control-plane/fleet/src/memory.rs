@@ -3,17 +3,20 @@
 //! It keeps the revision log as protocol.md §3 rule 1 says: one counter per cluster; each row carries the revision of
 //! its last change, tombstones too.
 
+mod commands;
+
 use crate::store::{
-    Ahead, Begun, Body, Changes, Content, Desired, DesiredEntry, Event, FleetStore, Held, Hello, Hints,
-    Observation, Report, Reported, Row, RunVerdict, Session, Standing, StoreError, Taken,
+    Ahead, Begun, Body, Changes, CommandResult, Content, Desired, DesiredEntry, Event, FleetStore, Held,
+    Hello, Hint, Hints, Observation, Report, Reported, Row, RunVerdict, Session, Standing, StoreError, Taken,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::StreamExt as _;
+pub use commands::Commanded;
+use futures::{StreamExt as _, future};
 use parking_lot::Mutex;
 use roadstead_authz::PeerIdentity;
 use roadstead_contract::{
-    fleet::{Digest, MAX_INLINE, document_digest},
+    fleet::{Command, Digest, MAX_INLINE, document_digest},
     run::RunRecord,
 };
 use roadstead_domain::{Clock, ClusterId, TenantId};
@@ -41,7 +44,8 @@ struct State {
     tokens: BTreeMap<String, Token>,
     runs: Vec<(ClusterId, RunRecord)>,
     audit: Vec<Event>,
-    hints: BTreeMap<ClusterId, watch::Sender<u64>>,
+    /// Counts of changes and of commands.
+    hints: BTreeMap<ClusterId, watch::Sender<(u64, u64)>>,
     /// What replicas say of their roots, and how often that was asked.
     replicas: Vec<Reported>,
     replicas_asked: u64,
@@ -87,6 +91,10 @@ pub struct Cluster {
     pub trust: (u64, String),
     /// Certificates are worth nothing from the moment they are issued.
     revokes_new: bool,
+    /// What its cluster agent can do.
+    capabilities: Vec<String>,
+    /// In the order in which they were made.
+    pub commands: Vec<Commanded>,
 }
 
 /// A row of the desired set.
@@ -164,6 +172,8 @@ impl Memory {
             ahead: None,
             trust: (0, String::new()),
             revokes_new: false,
+            capabilities: Vec::new(),
+            commands: Vec::new(),
         };
         self.state.lock().clusters.insert(cluster, fresh);
     }
@@ -188,7 +198,7 @@ impl Memory {
         };
         let revision = found.place(changes);
         if let Some(hints) = state.hints.get(&cluster) {
-            hints.send_replace(revision);
+            hints.send_modify(|(changes, _)| *changes += 1);
         }
         revision
     }
@@ -349,7 +359,7 @@ impl Memory {
     /// Wakes the cluster's session.
     fn hint(&self, cluster: ClusterId) {
         if let Some(hints) = self.state.lock().hints.get(&cluster) {
-            hints.send_modify(|_| {});
+            hints.send_modify(|(changes, _)| *changes += 1);
         }
     }
 
@@ -568,6 +578,7 @@ impl FleetStore for Memory {
         cluster.good(peer, now)?;
         cluster.epoch += 1;
         cluster.last_seen_ms = Some(now);
+        cluster.capabilities.clone_from(&hello.capabilities);
         let previous_incarnation = cluster.incarnation.replace(hello.incarnation.clone());
         if previous_incarnation
             .as_ref()
@@ -583,6 +594,7 @@ impl FleetStore for Memory {
             approved_deletes: cluster.approved_deletes,
             held: cluster.held.is_some(),
             frozen: cluster.ahead.is_some(),
+            commands: cluster.commands.iter().any(Commanded::is_open),
         })
     }
 
@@ -697,6 +709,31 @@ impl FleetStore for Memory {
         Ok(verdicts)
     }
 
+    async fn commands(&self, session: &Session) -> Result<Vec<Command>, StoreError> {
+        let now = self.clock.now_ms();
+        // Nothing is written for none.
+        let open = self.read(&session.peer, |cluster| {
+            Ok(cluster.commands.iter().any(Commanded::is_open))
+        })?;
+        match open {
+            true => self.write(session, |cluster| Ok(cluster.send_commands(session.epoch, now))),
+            false => Ok(Vec::new()),
+        }
+    }
+
+    async fn record_results(
+        &self,
+        session: &Session,
+        results: Vec<CommandResult>,
+    ) -> Result<Vec<Option<String>>, StoreError> {
+        self.write(session, |cluster| {
+            Ok(results
+                .iter()
+                .map(|result| cluster.record_result(result))
+                .collect())
+        })
+    }
+
     async fn seen(&self, clusters: Vec<(PeerIdentity, i64)>) -> Result<(), StoreError> {
         let mut state = self.state.lock();
         state.answers()?;
@@ -726,6 +763,10 @@ impl FleetStore for Memory {
                 revoked,
                 approved_deletes: cluster.approved_deletes,
                 frozen: cluster.ahead.is_some(),
+                commands: cluster
+                    .commands
+                    .iter()
+                    .any(|command| command.is_untold(cluster.epoch)),
             })
         };
         Ok(peers.iter().map(standing).collect())
@@ -741,8 +782,18 @@ impl FleetStore for Memory {
         let sender = state
             .hints
             .entry(peer.cluster)
-            .or_insert_with(|| watch::channel(0).0);
-        Box::pin(WatchStream::from_changes(sender.subscribe()).map(|_| ()))
+            .or_insert_with(|| watch::channel((0, 0)).0);
+        let watch = sender.subscribe();
+        let first = *watch.borrow();
+        let hints = WatchStream::from_changes(watch).scan(first, |before, now| {
+            let hint = Hint {
+                desired: now.0 != before.0,
+                commands: now.1 != before.1,
+            };
+            *before = now;
+            future::ready(Some(hint))
+        });
+        Box::pin(hints)
     }
 }
 

@@ -52,6 +52,8 @@ pub(crate) struct Seat {
     pub(crate) epoch: u64,
     /// The desired set may have changed.
     pub(crate) wake: Notify,
+    /// Commands may wait.
+    pub(crate) commands: Notify,
     ended: Mutex<Option<Reason>>,
     pub(crate) end: CancellationToken,
     /// Through which revision rows were read.
@@ -184,6 +186,7 @@ impl Registry {
             peer,
             epoch,
             wake: Notify::new(),
+            commands: Notify::new(),
             ended: Mutex::new(None),
             end: CancellationToken::new(),
             read: std::sync::atomic::AtomicU64::new(0),
@@ -358,6 +361,9 @@ impl Registry {
         let Some(seat) = state.sessions.get(&peer.cluster) else {
             return;
         };
+        if standing.is_some_and(|standing| standing.commands) {
+            seat.commands.notify_one();
+        }
         match standing {
             _ if revoked && seat.peer.serial == peer.serial => seat.end(Reason::Revoked),
             Some(standing) if standing.epoch > seat.epoch => seat.end(Reason::Superseded),
@@ -494,6 +500,7 @@ mod tests {
             revoked: true,
             approved_deletes: 0,
             frozen: false,
+            commands: false,
         };
         registry.stands(&peer("old"), Some(revoked));
         assert!(old.revoked.is_cancelled() && old.ended.is_cancelled());

@@ -6,14 +6,23 @@ use bytes::Bytes;
 use futures::Stream;
 use roadstead_authz::PeerIdentity;
 use roadstead_contract::{
-    fleet::{Digest, StateSum},
+    fleet::{Command, CommandCode, Digest, StateSum},
     run::RunRecord,
 };
 use roadstead_domain::{ClusterId, TenantId};
 use std::{fmt, net::IpAddr, pin::Pin};
 
-/// Yields when a cluster's desired set may have changed.
-pub type Hints = Pin<Box<dyn Stream<Item = ()> + Send + Sync>>;
+/// Yields when something of a cluster may have changed.
+pub type Hints = Pin<Box<dyn Stream<Item = Hint> + Send + Sync>>;
+
+/// What may have changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hint {
+    /// The desired set, or what a person decided.
+    pub desired: bool,
+    /// There are new commands.
+    pub commands: bool,
+}
 
 /// Why the store did not do it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -43,6 +52,8 @@ pub struct Hello {
     pub instance: String,
     pub incarnation: String,
     pub cursor: u64,
+    /// What the cluster agent can do beyond the protocol's version.
+    pub capabilities: Vec<String>,
 }
 
 /// What the store answers to it.
@@ -62,6 +73,8 @@ pub struct Begun {
     pub held: bool,
     /// The cluster was ahead of the database, and a person has not decided yet.
     pub frozen: bool,
+    /// Commands wait that have no result.
+    pub commands: bool,
 }
 
 /// A session that writes: every write fails once a newer epoch has begun.
@@ -215,6 +228,14 @@ pub enum RunVerdict {
     Refused(String),
 }
 
+/// What came of a command, as its cluster agent says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommandResult {
+    pub id: String,
+    pub code: CommandCode,
+    pub detail: String,
+}
+
 /// How a live cluster stands in the database, whoever changed it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
@@ -226,6 +247,8 @@ pub struct Standing {
     pub approved_deletes: u64,
     /// The cluster is ahead of the database, and a person has not decided yet.
     pub frozen: bool,
+    /// Commands wait that its newest session was not told of.
+    pub commands: bool,
 }
 
 /// A cluster that is ahead of the database.
@@ -408,6 +431,24 @@ pub trait FleetStore: Send + Sync + fmt::Debug + 'static {
         records: Vec<RunRecord>,
     ) -> Result<Vec<RunVerdict>, StoreError>;
 
+    /// The cluster's commands that have no result, oldest first; from now on they count as sent. Those that are not to be
+    /// sent any more get their result: never sent and over; sent, and the journal is another.
+    ///
+    /// # Errors
+    /// See above.
+    async fn commands(&self, session: &Session) -> Result<Vec<Command>, StoreError>;
+
+    /// Commits results of commands, the first of each, and says of each why it is refused, in the same order; `None` for
+    /// one that is committed, now or before.
+    ///
+    /// # Errors
+    /// See above. A result that is not this cluster's to give is no error.
+    async fn record_results(
+        &self,
+        session: &Session,
+        results: Vec<CommandResult>,
+    ) -> Result<Vec<Option<String>>, StoreError>;
+
     /// When clusters were last heard; milliseconds since the Unix epoch. One write for all.
     ///
     /// # Errors
@@ -427,6 +468,6 @@ pub trait FleetStore: Send + Sync + fmt::Debug + 'static {
     /// See above.
     async fn audit(&self, event: Event) -> Result<(), StoreError>;
 
-    /// Yields when the cluster's desired set may have changed. A hint: lost ones cost seconds.
+    /// Yields when something of the cluster may have changed. A hint: lost ones cost seconds.
     fn hints(&self, peer: &PeerIdentity) -> Hints;
 }

@@ -9,13 +9,14 @@ use crate::{
     apply, calls,
     error::{Result, UserError, expected},
     query::id,
-    types::{ApiToken, Cluster, Document, DocumentKind, JoinToken, Project, Role, Scope, moment},
+    types::{ApiToken, Cluster, Command, Document, DocumentKind, JoinToken, Project, Role, Scope, moment},
 };
 use async_graphql::{Context, Enum, ID, InputObject, Json, Object, SimpleObject};
 use roadstead_contract::documents::Kind;
 use roadstead_service::{
     DeleteInput, RollBackInput,
     clusters::{self, Joining},
+    commands::{self, RestartInput},
     delete_document, get_revision, projects, roll_back,
     tokens::{self, Issuing},
 };
@@ -285,6 +286,26 @@ pub(crate) struct AdmitClusterCertificateInput {
     pub(crate) idempotency_key: Option<String>,
 }
 
+/// An agent whose engine is to be restarted.
+#[derive(InputObject, Clone, Debug)]
+pub(crate) struct RestartAgentInput {
+    pub(crate) project: String,
+    pub(crate) name: String,
+    /// The cluster's name; left out: every one that the agent is placed on.
+    pub(crate) cluster: Option<String>,
+    /// How long the command may wait for the cluster agent: at most 86,400 (a day), 300 where it is left out.
+    pub(crate) expires_in_seconds: Option<u64>,
+    /// 1 to 200 printable ASCII characters, new for each write: a repetition with it changes nothing.
+    pub(crate) idempotency_key: String,
+}
+
+/// The commands that were made, one for each cluster; none where `errors` is not empty.
+#[derive(SimpleObject, Default)]
+pub(crate) struct CommandsPayload {
+    pub(crate) objects: Vec<Command>,
+    pub(crate) errors: Vec<UserError>,
+}
+
 /// Builds the payload of an expected outcome; a fault stays an error.
 macro_rules! settle {
     ($outcome:expr, $payload:ident) => {
@@ -356,6 +377,28 @@ impl Mutation {
         let object = apply::only(caller, store, answer, |_| old).await?;
         Ok(DocumentPayload {
             object,
+            errors: Vec::new(),
+        })
+    }
+
+    /// Restarts an agent's engine, on one cluster or on each that the agent is placed on. Running tasks go on from the
+    /// engine's journal. The answer comes once the commands are kept; `command` tells what came of each. A cluster whose
+    /// agent is too old to know this is a CONFLICT.
+    #[graphql(complexity = "10 + child_complexity")]
+    async fn restart_agent(&self, ctx: &Context<'_>, input: RestartAgentInput) -> Result<CommandsPayload> {
+        let (caller, store) = calls::both(ctx);
+        let named = calls::by_name(Kind::Agent, &input.project, &input.name);
+        let cluster = input.cluster.map(|name| calls::name(&name, "cluster"));
+        let restart = RestartInput {
+            target: settle!(named, CommandsPayload),
+            cluster: settle!(cluster.transpose(), CommandsPayload),
+            expires_in: input.expires_in_seconds.map(Duration::from_secs),
+            idempotency_key: Some(input.idempotency_key),
+        };
+        let made = commands::restart_agent(caller, store, &restart).await;
+        let made = settle!(made, CommandsPayload);
+        Ok(CommandsPayload {
+            objects: made.into_iter().map(Command).collect(),
             errors: Vec::new(),
         })
     }

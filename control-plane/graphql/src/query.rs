@@ -4,16 +4,20 @@ use crate::{
     calls,
     error::{Fault, Result},
     types::{
-        Agent, ApiToken, AuditRecord, Cluster, Connection, Document, DocumentKind, Project, Revision, Run,
-        Viewer, connection, request,
+        Agent, ApiToken, AuditRecord, Cluster, Command, Connection, Document, DocumentKind, Project,
+        Revision, Run, Viewer, connection, request,
     },
 };
 use async_graphql::{Context, ID, InputObject, Interface, Object};
 use chrono::{DateTime, Utc};
 use roadstead_contract::documents::Kind;
-use roadstead_domain::{AgentId, ClusterId, Error, ObjectId, Page, PageRequest, Problem, RunId, TokenId};
-use roadstead_service::{Target, audit, clusters, list_objects, list_revisions, projects, runs, tokens};
-use roadstead_store::{AuditFilter, Object as Stored, ObjectFilter, RunFilter};
+use roadstead_domain::{
+    AgentId, ClusterId, CommandId, Error, ObjectId, Page, PageRequest, Problem, RunId, TokenId,
+};
+use roadstead_service::{
+    Target, audit, clusters, commands, list_objects, list_revisions, projects, runs, tokens,
+};
+use roadstead_store::{AuditFilter, CommandFilter, Object as Stored, ObjectFilter, RunFilter};
 use std::str::FromStr;
 
 /// Anything with an id.
@@ -24,6 +28,7 @@ pub(crate) enum Node {
     Document(Document),
     Cluster(Cluster),
     Run(Run),
+    Command(Command),
     ApiToken(ApiToken),
 }
 
@@ -173,6 +178,52 @@ async fn run_filter(
     Ok(Some(filter))
 }
 
+/// A name of an agent says nothing without its project.
+fn check_project(agent: Option<&String>, project: Option<&String>) -> Result<()> {
+    if agent.is_none() || project.is_some() {
+        return Ok(());
+    }
+    let problem = Problem::new(
+        "project",
+        "a project's name",
+        "nothing",
+        "`agent` needs `project`",
+    );
+    Err(Error::invalid(problem).into())
+}
+
+async fn command(ctx: &Context<'_>, text: &ID) -> Result<Option<roadstead_store::Command>> {
+    let (caller, store) = calls::both(ctx);
+    calls::found(commands::get(caller, store, id(text, "id")?).await)
+}
+
+/// `None` where nothing can match: a name that nothing has.
+async fn command_filter(
+    ctx: &Context<'_>,
+    project: Option<String>,
+    agent: Option<String>,
+    cluster: Option<String>,
+) -> Result<Option<CommandFilter>> {
+    check_project(agent.as_ref(), project.as_ref())?;
+    let Some(of) = run_filter(ctx, project, agent).await? else {
+        return Ok(None);
+    };
+    let mut filter = CommandFilter {
+        project: of.project,
+        agent: of.agent,
+        cluster: None,
+    };
+    if let Some(cluster) = cluster {
+        let (caller, store) = calls::both(ctx);
+        let name = calls::name(&cluster, "cluster")?;
+        let Some(found) = calls::found(clusters::by_name(caller, store, &name).await)? else {
+            return Ok(None);
+        };
+        filter.cluster = Some(found.cluster.id);
+    }
+    Ok(Some(filter))
+}
+
 pub(crate) struct Query;
 
 #[Object]
@@ -190,6 +241,7 @@ impl Query {
         Ok(match prefix {
             AgentId::PREFIX => agent(ctx, &id).await?.map(|a| Node::Agent(Agent(a))),
             ClusterId::PREFIX => cluster(ctx, &id).await?.map(|c| Node::Cluster(Cluster(c))),
+            CommandId::PREFIX => command(ctx, &id).await?.map(|c| Node::Command(Command(c))),
             RunId::PREFIX => run(ctx, &id).await?.map(|r| Node::Run(Run(r))),
             TokenId::PREFIX => token(ctx, &id).await?.map(|t| Node::ApiToken(ApiToken(t))),
             _ => {
@@ -293,15 +345,7 @@ impl Query {
         first: Option<u32>,
         after: Option<String>,
     ) -> Result<Connection<Run>> {
-        if agent.is_some() && project.is_none() {
-            let problem = Problem::new(
-                "project",
-                "a project's name",
-                "nothing",
-                "`agent` needs `project`",
-            );
-            return Err(Error::invalid(problem).into());
-        }
+        check_project(agent.as_ref(), project.as_ref())?;
         let Some(mut narrowed) = run_filter(ctx, project, agent).await? else {
             return Ok(connection(nothing(), Run));
         };
@@ -315,6 +359,30 @@ impl Query {
     /// A run by its id.
     async fn run(&self, ctx: &Context<'_>, id: ID) -> Result<Option<Run>> {
         Ok(run(ctx, &id).await?.map(Run))
+    }
+
+    /// Commands for clusters and what came of them, newest first; of the last 30 days.
+    #[graphql(complexity = "1 + crate::cost::page(first) * child_complexity")]
+    async fn commands(
+        &self,
+        ctx: &Context<'_>,
+        project: Option<String>,
+        #[graphql(desc = "An agent's name; needs `project`.")] agent: Option<String>,
+        #[graphql(desc = "A cluster's name.")] cluster: Option<String>,
+        first: Option<u32>,
+        after: Option<String>,
+    ) -> Result<Connection<Command>> {
+        let Some(filter) = command_filter(ctx, project, agent, cluster).await? else {
+            return Ok(connection(nothing(), Command));
+        };
+        let (caller, store) = calls::both(ctx);
+        let page = commands::list(caller, store, &filter, &request(first, after)).await?;
+        Ok(connection(page, Command))
+    }
+
+    /// A command by its id.
+    async fn command(&self, ctx: &Context<'_>, id: ID) -> Result<Option<Command>> {
+        Ok(command(ctx, &id).await?.map(Command))
     }
 
     /// Workload clusters, by name.

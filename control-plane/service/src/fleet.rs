@@ -10,9 +10,10 @@ use roadstead_authz::{
 };
 use roadstead_contract::fleet::Digest;
 use roadstead_contract::run::{Outcome as RunOutcome, RunRecord};
-use roadstead_domain::{AgentId, ClusterId, EnrolmentTokenId, Error, ObjectId, RunId, TenantId};
+use roadstead_domain::{AgentId, ClusterId, CommandId, EnrolmentTokenId, Error, ObjectId, RunId, TenantId};
 use roadstead_store::{
-    AuditEntry, Change, DesiredEntry, JoinRecord, NewRun, Outcome, Session, Store, Timeline,
+    AuditEntry, Change, CommandCode, DesiredEntry, DueCommand, JoinRecord, NewRun, Outcome, Session, Store,
+    Timeline,
 };
 use serde_json::{Map, Value as Json};
 use std::collections::BTreeMap;
@@ -238,11 +239,12 @@ pub async fn begin_session(
     store: &Store,
     incarnation: &str,
     version: &str,
+    capabilities: &[String],
 ) -> Result<Session, Error> {
     own(ctx)?;
     let mut tx = store.tenant(ctx).write().await?;
     let session = tx
-        .begin_session(&cut(incarnation, 128), &cut(version, 64))
+        .begin_session(&cut(incarnation, 128), &cut(version, 64), &capabilities.join(" "))
         .await?;
     tx.commit().await?;
     observe::session();
@@ -340,6 +342,43 @@ pub async fn trust_kept(
     let tx = store.tenant(ctx).write().await?;
     tx.record_trust(epoch, generation, root).await?;
     tx.commit().await
+}
+
+/// Commands of the cluster without a result, oldest first; from now on they count as sent. Nothing is written for none.
+///
+/// # Errors
+/// [`Error::Conflict`] (superseded).
+pub async fn due_commands(ctx: &TenantContext, store: &Store, epoch: u64) -> Result<Vec<DueCommand>, Error> {
+    own(ctx)?;
+    if !store.tenant(ctx).read().await?.has_commands().await? {
+        return Ok(Vec::new());
+    }
+    let tx = store.tenant(ctx).write().await?;
+    let due = tx.send_commands(epoch).await?;
+    tx.commit().await?;
+    Ok(due)
+}
+
+/// Keeps results of commands, the first of each, and says of each why it is refused, in the same order.
+///
+/// # Errors
+/// [`Error::Conflict`] (superseded). A result that is not this cluster's to give is no error but a refusal: the caller
+/// records that ([`audit_event`]).
+pub async fn record_results(
+    ctx: &TenantContext,
+    store: &Store,
+    epoch: u64,
+    results: &[(CommandId, CommandCode, String)],
+) -> Result<Vec<Option<&'static str>>, Error> {
+    own(ctx)?;
+    let tx = store.tenant(ctx).write().await?;
+    tx.fence(epoch).await?;
+    let mut verdicts = Vec::with_capacity(results.len());
+    for (id, code, detail) in results {
+        verdicts.push(tx.record_result(*id, *code, &cut(detail, REPORT)).await?.err());
+    }
+    tx.commit().await?;
+    Ok(verdicts)
 }
 
 /// Starts the cluster's cursors over (a wiped inbox).

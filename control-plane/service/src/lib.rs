@@ -10,6 +10,7 @@ pub mod audit;
 pub mod authenticate;
 pub mod bootstrap;
 pub mod clusters;
+pub mod commands;
 pub mod documents;
 pub mod fleet;
 pub mod housekeeping;

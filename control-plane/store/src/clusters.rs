@@ -77,6 +77,8 @@ pub struct Session {
     pub cluster: Cluster,
     /// The incarnation of the session before; empty at the first.
     pub previous_incarnation: String,
+    /// Commands wait for it.
+    pub commands: bool,
 }
 
 #[derive(Debug, FromQueryResult)]
@@ -257,6 +259,7 @@ impl Tx<'_> {
         ] {
             self.run(sql, values![id]).await?;
         }
+        self.drop_commands(cluster.id).await?;
         self.touch(cluster.id);
         Ok(())
     }
@@ -284,7 +287,12 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// [`Error::NotFound`] for a deleted cluster.
-    pub async fn begin_session(&mut self, incarnation: &str, version: &str) -> Result<Session, Error> {
+    pub async fn begin_session(
+        &mut self,
+        incarnation: &str,
+        version: &str,
+        capabilities: &str,
+    ) -> Result<Session, Error> {
         let id = own_cluster(self.ctx)?;
         let gone = || Error::not_found(id.to_string());
         let sql = locking!(
@@ -297,12 +305,16 @@ impl Tx<'_> {
         let row: Row = self.one(sql, values![id.as_uuid()]).await?.ok_or_else(gone)?;
         let before = self.cluster_of(row)?;
         let now = self.now_ms();
-        let sql = "UPDATE cluster SET epoch = epoch + 1, incarnation = $3, version = $4, last_seen_ms = $5
-            WHERE tenant_id = $1 AND id = $2";
-        self.run(sql, values![id.as_uuid(), incarnation, version, now])
-            .await?;
+        let sql = "UPDATE cluster SET epoch = epoch + 1, incarnation = $3, version = $4, last_seen_ms = $5,
+            capabilities = $6 WHERE tenant_id = $1 AND id = $2";
+        self.run(
+            sql,
+            values![id.as_uuid(), incarnation, version, now, capabilities],
+        )
+        .await?;
         self.touch(id);
         Ok(Session {
+            commands: self.has_commands().await?,
             previous_incarnation: before.incarnation.clone(),
             cluster: Cluster {
                 epoch: before.epoch + 1,

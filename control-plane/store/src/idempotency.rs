@@ -59,7 +59,8 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Removes what has expired: remembered answers, join tokens, and tombstones ([`Tx::purge_tombstones`]).
+    /// Removes what has expired: remembered answers, join tokens, old commands, and tombstones
+    /// ([`Tx::purge_tombstones`]).
     ///
     /// # Errors
     /// [`Error::Unavailable`], [`Error::Internal`].
@@ -69,6 +70,7 @@ impl Tx<'_> {
         let tokens = "DELETE FROM enrolment_token WHERE tenant_id = $1 AND expires_ms <= $2";
         let mut removed = self.run(answers, values![now - REMEMBERED_MS]).await?;
         removed += self.run(tokens, values![now - REMEMBERED_MS]).await?;
+        removed += self.purge_commands().await?;
         Ok(removed + self.purge_tombstones().await?)
     }
 }

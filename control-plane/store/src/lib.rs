@@ -13,6 +13,7 @@ mod audit;
 mod audit_search;
 mod certificates;
 mod clusters;
+mod commands;
 mod cursor;
 #[cfg(test)]
 mod cut_tests;
@@ -45,6 +46,7 @@ pub use audit::{AuditEntry, AuditRecord, AuditReport, Broken, Outcome, canonical
 pub use audit_search::AuditFilter;
 pub use certificates::{Certificate, NewJoinToken};
 pub use clusters::{Cluster, NewCluster, Session};
+pub use commands::{Abilities, Command, CommandCode, CommandFilter, CommandKind, CommandResult, DueCommand};
 pub use desired::{Change, DesiredEntry, DesiredRow, Placed, Wanted};
 pub use examine::{Finding, examine};
 pub use faults::Faults;

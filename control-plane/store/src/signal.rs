@@ -11,10 +11,13 @@ use tokio::sync::{broadcast, watch};
 /// Hints that a slow listener may have waiting; one that misses some is told so and looks at everything.
 const WAITING: usize = 1024;
 
-/// A count that moves with each change of the cluster: its desired set, its session's epoch, its certificates.
+/// Counts that move with each change of the cluster.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClusterHint {
+    /// Its desired set, its session's epoch, its certificates.
     pub changes: u64,
+    /// New commands.
+    pub commands: u64,
 }
 
 /// Keyed by tenant and cluster (S37).
@@ -55,6 +58,16 @@ impl Signals {
             }
         }
     }
+
+    /// These clusters have new commands.
+    pub(crate) fn command(&self, tenant: TenantId, clusters: impl IntoIterator<Item = ClusterId>) {
+        let senders = self.clusters.lock();
+        for cluster in clusters {
+            if let Some(sender) = senders.get(&(tenant, cluster)) {
+                sender.send_modify(|hint| hint.commands += 1);
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -73,6 +86,9 @@ mod tests {
         assert!(heard.has_changed().expect("open"));
         assert!(!foreign.has_changed().expect("open"));
         assert_eq!(heard.borrow_and_update().changes, 1);
+        signals.command(tenants[0], [cluster]);
+        assert!(!foreign.has_changed().expect("open"));
+        assert_eq!(heard.borrow_and_update().commands, 1);
         foreign.mark_unchanged();
     }
 }

@@ -38,6 +38,8 @@ pub struct Standing {
     pub approved_deletes: u64,
     /// The cluster is ahead, and a person has not decided yet.
     pub frozen: bool,
+    /// Commands wait that its session of now was not told of.
+    pub commands: bool,
 }
 
 /// A cluster whose newest session writes: it stays so until the transaction ends. Nothing else makes one.
@@ -124,6 +126,7 @@ struct StandingRow {
     approved_deletes: i64,
     frozen: i64,
     good: i64,
+    commands: i64,
 }
 
 impl SinceRow {
@@ -242,14 +245,18 @@ const FOREIGN: Sql = Sql {
 
 const STANDING: Sql = Sql {
     sqlite: "SELECT c.id, asked.serial, c.epoch, c.revision, c.approved_deletes,
-        (c.timeline_cursor IS NOT NULL) AS frozen, (x.serial IS NOT NULL AND x.revoked_ms IS NULL) AS good
+        (c.timeline_cursor IS NOT NULL) AS frozen, (x.serial IS NOT NULL AND x.revoked_ms IS NULL) AS good,
+        EXISTS (SELECT 1 FROM command k WHERE k.tenant_id = $1 AND k.cluster_id = c.id AND k.result IS NULL
+         AND (k.sent_epoch IS NULL OR k.sent_epoch < c.epoch)) AS commands
         FROM (SELECT unhex(value ->> 'c') AS id, value ->> 's' AS serial FROM json_each($2)) AS asked
         CROSS JOIN cluster c ON c.tenant_id = $1 AND c.id = asked.id AND c.deleted_ms IS NULL
         LEFT JOIN cluster_certificate x ON x.tenant_id = $1 AND x.cluster_id = c.id AND x.serial = asked.serial
         WHERE c.tenant_id = $1",
     postgres: "SELECT c.id, asked.s AS serial, c.epoch, c.revision, c.approved_deletes,
         (c.timeline_cursor IS NOT NULL)::int::bigint AS frozen,
-        (x.serial IS NOT NULL AND x.revoked_ms IS NULL)::int::bigint AS good
+        (x.serial IS NOT NULL AND x.revoked_ms IS NULL)::int::bigint AS good,
+        EXISTS (SELECT 1 FROM command k WHERE k.tenant_id = $1 AND k.cluster_id = c.id AND k.result IS NULL
+         AND (k.sent_epoch IS NULL OR k.sent_epoch < c.epoch))::int::bigint AS commands
         FROM jsonb_to_recordset($2::jsonb) AS asked(c uuid, s text)
         JOIN cluster c ON c.tenant_id = $1 AND c.id = asked.c AND c.deleted_ms IS NULL
         LEFT JOIN cluster_certificate x ON x.tenant_id = $1 AND x.cluster_id = c.id AND x.serial = asked.s
@@ -490,6 +497,7 @@ impl Tx<'_> {
                 revoked: row.good == 0,
                 approved_deletes: row.approved_deletes.cast_unsigned(),
                 frozen: row.frozen != 0,
+                commands: row.commands != 0,
             };
             found.insert((row.id, row.serial), standing);
         }

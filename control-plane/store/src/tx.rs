@@ -124,6 +124,7 @@ impl<'s> TenantStore<'s> {
             head: None,
             audited: Vec::new(),
             touched: BTreeSet::new(),
+            commanded: BTreeSet::new(),
             failed: AtomicBool::new(false),
             timed,
             _place: place,
@@ -166,6 +167,8 @@ pub struct Tx<'s> {
     pub(crate) audited: Vec<&'static str>,
     /// Clusters whose sessions are woken after the commit.
     pub(crate) touched: BTreeSet<ClusterId>,
+    /// Clusters that have a new command.
+    pub(crate) commanded: BTreeSet<ClusterId>,
     /// A statement failed: nothing more is done in this transaction. PostgreSQL sees to that by itself; SQLite may have
     /// ended it on a full disk, and what came after would be kept statement by statement.
     failed: AtomicBool,
@@ -207,6 +210,7 @@ impl<'s> Tx<'s> {
         self.timed.committed();
         self.audited.into_iter().for_each(observe::audited);
         self.store.signals.fire(self.ctx.tenant(), self.touched);
+        self.store.signals.command(self.ctx.tenant(), self.commanded);
         Ok(())
     }
 

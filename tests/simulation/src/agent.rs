@@ -1,7 +1,7 @@
 //! A cluster agent: inbox and link, as they are shipped.
 
 use crate::eventually;
-use roadstead_contract::fleet::JoinToken;
+use roadstead_contract::fleet::{JoinToken, RESTART_ENGINE};
 use roadstead_inbox::{Document, Inbox};
 use roadstead_link::{
     Identity, Link, LinkError, LinkState, NoTunnel, OsRandom, Parts, Reports, Settings, SystemClock, TcpDial,
@@ -43,6 +43,7 @@ impl ClusterAgent {
             folder: folder.path().to_owned(),
             join,
             version: "0.1.0".to_owned(),
+            capabilities: vec![RESTART_ENGINE.to_owned()],
             calls: 256,
         };
         let parts = Parts {

@@ -150,6 +150,7 @@ impl Script {
             protocol: PROTOCOL_MAX,
             reason: String::new(),
             tunnel_streams: 0,
+            now_ms: 0,
         };
         self.say(hub_frame::Body::Welcome(welcome)).await;
         hello

@@ -18,7 +18,11 @@ pub const EPOCH_MS: i64 = 1_767_225_600_000;
 pub struct SimulatedClock;
 
 fn now_ms() -> i64 {
-    let elapsed = turmoil::sim_elapsed().unwrap_or_default();
+    at(turmoil::sim_elapsed().unwrap_or_default())
+}
+
+/// The hosts' clock after so long; who is no host has none.
+pub(crate) fn at(elapsed: std::time::Duration) -> i64 {
     EPOCH_MS + i64::try_from(elapsed.as_millis()).expect("a simulation of minutes")
 }
 

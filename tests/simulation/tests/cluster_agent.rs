@@ -4,7 +4,11 @@
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 use roadstead_agent::{Agent, Config};
-use roadstead_contract::logs::{Line, Query};
+use roadstead_contract::{
+    fleet::CommandCode,
+    logs::{Line, Query},
+};
+use roadstead_domain::{Clock as _, SystemClock};
 use roadstead_fleet::{TunnelError, TunnelKind, TunnelRequest, TunnelResponse, memory::Document};
 use roadstead_model_server::{ModelServer, Reply, Script, When};
 use roadstead_simulation::{cluster, eventually, hub::Hub};
@@ -354,4 +358,36 @@ async fn run_records_of_a_time_without_a_hub_arrive_afterwards() {
     agent.shutdown().await;
     hub.stop().await;
     drop(model);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_gives_an_engine_another_process() {
+    let world = World::new().await;
+    let before = world.agent.engines()["a1"].clone();
+    let answer = world.ask("hello", "before");
+    assert!(answer.await.contains("Hello from the first."));
+    let expires_ms = SystemClock.now_ms() + 60_000;
+    for id in ["one", "two"] {
+        world.hub.store.command(cluster(1), id, "a1", expires_ms);
+    }
+    world.hub.store.command(cluster(1), "nobody", "a9", expires_ms);
+    let results = eventually("every result", || async {
+        let results = world.hub.store.results(cluster(1));
+        results.values().all(Option::is_some).then_some(results)
+    });
+    let results = results.await;
+    assert_eq!(results["one"], Some(CommandCode::Succeeded));
+    assert_eq!(results["two"], Some(CommandCode::Succeeded));
+    assert_eq!(results["nobody"], Some(CommandCode::Refused));
+    let after = world.agent.engines()["a1"].clone();
+    assert_ne!((after.pid, after.process), (before.pid, before.process));
+    // Two that come together may be one new process, and never more than two.
+    assert!((before.restarts + 1..=before.restarts + 2).contains(&after.restarts));
+    assert!(
+        world
+            .ask("hello", "after")
+            .await
+            .contains("Hello from the first.")
+    );
+    world.end().await;
 }

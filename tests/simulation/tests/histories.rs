@@ -4,24 +4,30 @@
 
 use bytes::Bytes;
 use roadstead_authz::{PeerIdentity, Presented, RequestInfo, SecretKind, TenantContext};
-use roadstead_contract::documents::{Kind, Name, Source, parse_files};
-use roadstead_domain::{ClusterId, FakeClock, RunId, SeededRandom};
+use roadstead_contract::{
+    documents::{Kind, Name, Source, parse_files},
+    fleet::{CommandCode, RESTART_ENGINE},
+};
+use roadstead_domain::{ClusterId, CommandId, FakeClock, PageRequest, RunId, SeededRandom};
 use roadstead_fleet::{
     FleetStore, Sql,
     memory::{Document, Memory},
-    store::{Content, Held, Hello, Observation, Report, Row, RunVerdict, Session, StoreError, Taken},
+    store::{
+        CommandResult, Content, Held, Hello, Observation, Report, Row, RunVerdict, Session, StoreError, Taken,
+    },
 };
 use roadstead_service::{
     ApplyDocument, ApplyInput, DeleteInput, Target, apply_documents, authenticate, bootstrap, clusters,
-    delete_document, describe,
+    commands, delete_document, describe,
 };
 use roadstead_simulation::{run, simulated::Seeded};
-use roadstead_store::{Store, testing::TestDatabase};
+use roadstead_store::{CommandFilter, Store, testing::TestDatabase};
 use secrecy::ExposeSecret as _;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Debug,
     sync::Arc,
+    time::Duration,
 };
 
 const STEPS: u32 = 250;
@@ -51,6 +57,7 @@ struct World {
     uids: Vec<String>,
     last: BTreeMap<String, u64>,
     runs: Vec<String>,
+    commands: Vec<String>,
     history: Vec<String>,
 }
 
@@ -94,6 +101,7 @@ impl World {
             uids: Vec::new(),
             last: BTreeMap::new(),
             runs: Vec::new(),
+            commands: Vec::new(),
             history: vec![format!("seed {seed}")],
         };
         for (n, cluster) in [made.cluster.id, second.id].into_iter().enumerate() {
@@ -161,7 +169,8 @@ impl World {
             30..36 => self.delete().await,
             36..46 => self.begin().await,
             46..78 => self.report().await,
-            78..90 => self.record_runs().await,
+            78..84 => self.record_runs().await,
+            84..94 => self.command().await,
             _ => self.revoke_or_read().await,
         }
         self.compare().await;
@@ -282,6 +291,10 @@ impl World {
             instance: "i".to_owned(),
             incarnation: format!("inbox{}", self.below(2)),
             cursor: 0,
+            capabilities: match self.below(4) {
+                0 => Vec::new(),
+                _ => vec![RESTART_ENGINE.to_owned()],
+            },
         };
         self.history.push(format!("begin {n} {hello:?}"));
         let sql = self.sql.begin_session(&self.peers[n], &hello).await;
@@ -428,6 +441,113 @@ impl World {
         );
     }
 
+    /// Commands are made, sent, answered, or run out of time.
+    async fn command(&mut self) {
+        match self.below(4) {
+            0 => self.restart().await,
+            1 => {
+                let passed = Duration::from_secs(1 + self.below(60));
+                self.history.push(format!("{passed:?} pass"));
+                self.clock.advance(passed);
+            }
+            2 => self.send_commands().await,
+            _ => self.record_results().await,
+        }
+    }
+
+    /// Somebody restarts an agent; what the database takes, the model has too.
+    async fn restart(&mut self) {
+        let agent = format!("a{}", self.below(AGENTS));
+        let input = commands::RestartInput {
+            target: Target::Name {
+                project: name("support"),
+                kind: Kind::Agent,
+                name: name(&agent),
+            },
+            cluster: None,
+            expires_in: Some(Duration::from_secs(1 + self.below(100))),
+            idempotency_key: None,
+        };
+        self.history.push(format!("restart {agent}"));
+        let made = commands::restart_agent(&self.owner, &self.store, &input).await;
+        for command in made.unwrap_or_default() {
+            let (id, agent) = (command.id.to_string(), command.agent.to_string());
+            self.memory
+                .command(command.cluster, &id, &agent, command.expires_ms);
+            self.commands.push(id);
+        }
+    }
+
+    async fn send_commands(&mut self) {
+        let session = self.session(self.cluster());
+        self.history.push(format!("send commands to {session:?}"));
+        let sql = self.sql.commands(&session).await;
+        let model = self.memory.commands(&session).await;
+        // Those of one moment are in the order of their ids there.
+        let sorted = |mut commands: Vec<roadstead_contract::fleet::Command>| {
+            commands.sort_by(|a, b| a.id.cmp(&b.id));
+            commands
+        };
+        self.agree(
+            "commands",
+            &sql.map(sorted).map_err(kind),
+            &model.map(sorted).map_err(kind),
+        );
+    }
+
+    /// Results of the cluster's commands, of another's, and of none.
+    async fn record_results(&mut self) {
+        let session = self.session(self.cluster());
+        let mut results = BTreeMap::new();
+        for _ in 0..=self.below(3) {
+            let old = self.below(self.commands.len() as u64 + 1) as usize;
+            let nobody = || CommandId::generate(&*self.clock, &self.random).to_string();
+            let id = self.commands.get(old).cloned().unwrap_or_else(nobody);
+            let codes = [CommandCode::Succeeded, CommandCode::Failed, CommandCode::Expired];
+            let result = CommandResult {
+                id: id.clone(),
+                code: codes[self.below(3) as usize],
+                detail: String::new(),
+            };
+            results.insert(id, result);
+        }
+        let results: Vec<_> = results.into_values().collect();
+        self.history.push(format!("results {session:?} {results:?}"));
+        let sql = self.sql.record_results(&session, results.clone()).await;
+        let model = self.memory.record_results(&session, results).await;
+        let kept =
+            |verdicts: Vec<Option<String>>| -> Vec<bool> { verdicts.iter().map(Option::is_none).collect() };
+        self.agree(
+            "record_results",
+            &sql.map(kept).map_err(kind),
+            &model.map(kept).map_err(kind),
+        );
+    }
+
+    /// How the commands of a cluster ended.
+    async fn compare_commands(&self, cluster: ClusterId) {
+        let filter = CommandFilter {
+            cluster: Some(cluster),
+            ..CommandFilter::default()
+        };
+        let page = PageRequest {
+            first: Some(100),
+            after: None,
+        };
+        let sql = commands::list(&self.owner, &self.store, &filter, &page).await;
+        let sql = sql.unwrap().items.into_iter().map(|command| {
+            let code = command.result.map(|result| format!("{:?}", result.code));
+            (command.id.to_string(), code)
+        });
+        let model = self.memory.results(cluster).into_iter();
+        let model = model.map(|(id, code)| (id, code.map(|code| format!("{code:?}"))));
+        self.agree(
+            "results of commands",
+            &sql.collect::<BTreeMap<_, _>>(),
+            &model.collect::<BTreeMap<_, _>>(),
+        );
+    }
+
     async fn revoke_or_read(&mut self) {
         let n = self.cluster();
         if self.below(6) == 0 {
@@ -500,6 +620,7 @@ impl World {
         self.compare_statuses().await;
         self.compare_changes().await;
         for (n, peer) in self.peers.iter().enumerate() {
+            self.compare_commands(peer.cluster).await;
             self.agree(
                 "authenticate",
                 &self.sql.authenticate(peer).await,

@@ -42,6 +42,8 @@ impl Session<'_> {
                 self.keys(&keys);
                 Ok(())
             }
+            Some(Hub::Command(command)) => self.command(command).await,
+            Some(Hub::CommandAck(ack)) => self.results_kept(ack).await,
             Some(Hub::Drain(drain)) => Err(End::Drained(ms(drain.within_ms))),
             Some(Hub::Throttle(throttle)) => Err(End::Throttled(ms(throttle.retry_after_ms))),
             Some(Hub::Revoked(revoked)) => Err(End::Revoked(revoked.reason)),
@@ -49,6 +51,7 @@ impl Session<'_> {
                 if echo.reconnect_window_ms > 0 {
                     self.window = ms(echo.reconnect_window_ms);
                 }
+                self.hub_clock.told(echo.now_ms);
                 Ok(())
             }
             Some(Hub::Welcome(_)) => Err(lost("a second Welcome")),
@@ -339,6 +342,9 @@ impl Session<'_> {
         if self.runs.again_at().is_some_and(|at| now >= at) {
             self.runs.rewind(now);
             self.send_runs().await?;
+        }
+        if self.results_again.is_some_and(|at| now >= at) {
+            self.send_results().await?;
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 //! A single task does everything in turn, so that acknowledgements, statuses and batches never race each other. While
 //! a large document is fetched no further frame of the hub is read (HTTP/2 holds it back), but heartbeats go on.
 
+mod commands;
 mod handle;
 mod timers;
 mod trust;
@@ -16,6 +17,7 @@ use crate::{
     runs::Window,
     tunnel::Target,
 };
+use commands::HubClock;
 use parking_lot::Mutex;
 use roadstead_contract::fleet::{
     self, Hello, HubFrame, Limits, MAX_FRAME, Mode, PROTOCOL_MAX, PROTOCOL_MIN, Welcome, cluster_frame,
@@ -48,6 +50,7 @@ pub(crate) struct Context {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<dyn Random>,
     pub(crate) version: String,
+    pub(crate) capabilities: Vec<String>,
     pub(crate) instance: String,
     pub(crate) folder: PathBuf,
     pub(crate) tunnels: watch::Sender<Option<Target>>,
@@ -127,6 +130,9 @@ struct Session<'a> {
     limits: Limits,
     timers: Timers,
     runs: Window,
+    /// When results of commands are said again; `None` while the hub has them all.
+    results_again: Option<Instant>,
+    hub_clock: HubClock,
     /// Version of the reports that were sent.
     told: u64,
     heartbeats: u64,
@@ -214,7 +220,7 @@ fn hello(context: &Context, position: &Position) -> Hello {
         protocol_min: PROTOCOL_MIN,
         protocol_max: PROTOCOL_MAX,
         version: context.version.clone(),
-        capabilities: Vec::new(),
+        capabilities: context.capabilities.clone(),
         instance_id: context.instance.clone(),
         incarnation: position.incarnation.clone(),
         cursor: position.cursor,
@@ -242,6 +248,8 @@ impl<'a> Session<'a> {
             timers: Timers::new(now, ms(welcome.heartbeat_ms), &line.identity, context),
             line,
             runs: Window::new(now),
+            results_again: None,
+            hub_clock: HubClock::new(welcome.now_ms),
             told: 0,
             heartbeats: 0,
             resumed_at: None,
@@ -260,11 +268,15 @@ impl Session<'_> {
         self.welcomed(welcome).await?;
         let shared = self.context.shared.clone();
         let mut appended = self.context.inbox.watch_runs();
+        let mut concluded = self.context.inbox.watch_results();
+        concluded.mark_unchanged();
         self.tell().await?;
         self.send_runs().await?;
+        self.send_results().await?;
         loop {
             self.greet();
             let next = self.timers.next(&self.runs);
+            let next = self.results_again.map_or(next, |again| next.min(again));
             let reading = self.fetching.is_none() && !matches!(self.renewal, Renewal::Greeting(_));
             // In this order: the end first, then what is half done, then what is new.
             tokio::select! {
@@ -289,6 +301,10 @@ impl Session<'_> {
                 changed = appended.changed() => {
                     changed.map_err(|_| End::Inbox(InboxError::Ended))?;
                     self.send_runs().await?;
+                }
+                changed = concluded.changed() => {
+                    changed.map_err(|_| End::Inbox(InboxError::Ended))?;
+                    self.send_results().await?;
                 }
                 () = tokio::time::sleep_until(next) => self.tick().await?,
             }

@@ -6,12 +6,14 @@ mod audit;
 mod chat;
 mod cluster_page;
 mod clusters;
+mod commands;
 mod context;
 mod delete;
 mod describe;
 mod get;
 mod logs;
 mod projects;
+mod restart;
 mod revisions;
 mod rollback;
 mod runs;
@@ -67,6 +69,8 @@ async fn with_hub(common: &Common, command: Command, shell: &mut Shell) -> Outco
         Command::Delete(args) => delete::run(&client, common, &args, shell).await?,
         Command::Revisions(named) => revisions::run(&client, common, &named, shell).await?,
         Command::Rollback(args) => rollback::run(&client, common, &args, shell).await?,
+        Command::Restart(args) => restart::run(&client, common, &args, shell).await?,
+        Command::Commands(args) => commands::run(&client, common, &args, shell).await?,
         Command::Chat(args) => return chat::run(&client, common, args, shell).await,
         Command::Runs(args) => runs::run(&client, common, args, shell).await?,
         Command::Logs(args) => logs::run(&client, common, &args, shell).await?,

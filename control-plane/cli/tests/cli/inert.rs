@@ -73,6 +73,14 @@ fn evil_hub(hub: &Hub) {
         "ApplyDocuments",
         json!({"applyDocuments": {"results": [applied], "errors": []}}),
     );
+    let command = json!({"id": EVIL, "kind": EVIL, "cluster": EVIL, "project": EVIL, "agent": EVIL, "createdBy": EVIL,
+        "createdAt": "2026-01-02T11:00:00Z", "expiresAt": "2026-01-02T11:05:00Z", "state": EVIL,
+        "result": {"code": "SUCCEEDED", "detail": EVIL, "time": "2026-01-02T11:00:00Z"}});
+    hub.graphql("Commands", json!({"commands": page(&[command.clone()])}));
+    hub.graphql(
+        "RestartAgent",
+        json!({"restartAgent": {"objects": [command], "errors": []}}),
+    );
     hub.lines(vec![json!({"cluster": EVIL, "time": null, "line": EVIL})]);
 }
 
@@ -95,6 +103,9 @@ async fn s90_no_verb_hands_escape_codes_to_a_terminal() {
         "runs",
         "runs get 1",
         "runs get 1 -o yaml",
+        "commands",
+        "restart a",
+        "restart a --wait",
         "logs a",
         "logs a -o yaml",
         "clusters",

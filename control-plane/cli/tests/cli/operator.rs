@@ -366,3 +366,104 @@ async fn projects_and_the_audit_log_are_shown() {
     let value: Value = serde_json::from_str(&user.runs("audit -o json").await.out).unwrap();
     assert_eq!(value[0]["hash"], "00");
 }
+
+fn command(cluster: &str, result: &Value) -> Value {
+    let state = if result.is_null() { "SENT" } else { "DONE" };
+    json!({"id": format!("cmd_{cluster}"), "kind": "RESTART_ENGINE", "cluster": cluster, "project": "support", "agent": "a",
+        "createdBy": "token:tok_1", "createdAt": "2026-01-02T11:00:00Z", "expiresAt": "2026-01-02T11:05:00Z",
+        "state": state, "result": result})
+}
+
+fn came(code: &str, detail: &str) -> Value {
+    json!({"code": code, "detail": detail, "time": "2026-01-02T11:00:01Z"})
+}
+
+#[tokio::test]
+async fn an_agent_is_restarted_and_the_results_decide_the_exit_code() {
+    let hub = Hub::start().await;
+    let made = [command("edge", &Value::Null), command("west", &Value::Null)];
+    hub.graphql(
+        "RestartAgent",
+        json!({"restartAgent": {"objects": made, "errors": []}}),
+    );
+    let mut user = User::of(&hub);
+    let left = user.runs("restart a").await;
+    insta::assert_snapshot!(format!("{}{}", left.out, left.err), @r"
+    agent support/a, cluster edge: command cmd_edge
+    agent support/a, cluster west: command cmd_west
+    what comes of it: roadstead commands --agent support/a
+    ");
+    assert_eq!(left.exit, Exit::Done);
+    assert_eq!(
+        keyed(&hub, 0),
+        json!({"project": "support", "name": "a", "cluster": null})
+    );
+
+    let hub = Hub::start().await;
+    let error =
+        json!({"code": "CONFLICT", "message": "the cluster agent of edge does not know this command"});
+    hub.graphql(
+        "RestartAgent",
+        json!({"restartAgent": {"objects": [], "errors": [error]}}),
+    );
+    let left = User::of(&hub).runs("restart a").await;
+    assert_eq!(
+        (left.exit, left.out.as_str()),
+        (Exit::Conflict, ""),
+        "{}",
+        left.err
+    );
+    assert!(left.err.contains("does not know this command"), "{}", left.err);
+}
+
+#[tokio::test]
+async fn whoever_waits_for_a_restart_is_told_by_the_exit_code_what_came_of_it() {
+    for (code, wanted) in [
+        ("SUCCEEDED", Exit::Done),
+        ("FAILED", Exit::Failed),
+        ("UNKNOWN", Exit::Failed),
+        ("EXPIRED", Exit::Unavailable),
+    ] {
+        let hub = Hub::start().await;
+        let open = command("edge", &Value::Null);
+        hub.graphql(
+            "RestartAgent",
+            json!({"restartAgent": {"objects": [open.clone()], "errors": []}}),
+        );
+        hub.graphql("Command", json!({"command": open}));
+        let ended = command("edge", &came(code, "so it was"));
+        hub.graphql("Command", json!({"command": ended}));
+        let mut user = User::of(&hub);
+        let left = user.runs("restart other/a --cluster edge --wait").await;
+        assert_eq!(left.exit, wanted, "{code}: {}", left.err);
+        let said = format!(
+            "agent support/a, cluster edge: {}: so it was\n",
+            code.to_lowercase()
+        );
+        assert_eq!(left.out, said);
+        assert_eq!(
+            keyed(&hub, 0),
+            json!({"project": "other", "name": "a", "cluster": "edge"})
+        );
+        assert_eq!(hub.asked()[2].1["id"], "cmd_edge");
+    }
+}
+
+#[tokio::test]
+async fn commands_are_listed_with_what_came_of_them() {
+    let hub = Hub::start().await;
+    let ended = command("west", &came("UNKNOWN", "the cluster agent ended while it ran"));
+    let commands = [command("edge", &Value::Null), ended];
+    hub.graphql("Commands", json!({"commands": page(&commands)}));
+    let left = User::of(&hub).runs("commands --agent a --cluster edge").await;
+    insta::assert_snapshot!(left.out, @r"
+    COMMAND   KIND            AGENT      CLUSTER  STATE    MADE      BY           DETAIL
+    cmd_edge  restart engine  support/a  edge     sent     1h0m ago  token:tok_1
+    cmd_west  restart engine  support/a  west     unknown  1h0m ago  token:tok_1  the cluster agent ended while it ran
+    ");
+    let asked = &hub.asked()[0].1;
+    assert_eq!(
+        (&asked["project"], &asked["agent"], &asked["cluster"]),
+        (&json!("support"), &json!("a"), &json!("edge"))
+    );
+}

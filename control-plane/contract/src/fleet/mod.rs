@@ -30,6 +30,10 @@ pub const TUNNEL_CHUNK: usize = 64 * 1024;
 pub const MAX_ROOTS: usize = 4;
 /// Largest root, DER; a usual one is half a KiB.
 pub const MAX_ROOT: usize = 8 * 1024;
+/// The capability of a cluster agent that does `RestartEngine` (protocol.md §3 rule 12).
+pub const RESTART_ENGINE: &str = "command.restartEngine";
+/// Commands of one cluster that have no result yet; the hub takes no more.
+pub const MAX_COMMANDS: usize = 64;
 
 /// How many documents a verified snapshot may delete without a person, of `documents` held: max(5, 10 %)
 /// (protocol.md §3 rule 5).

@@ -7,22 +7,23 @@ mod served;
 
 use crate::pki::CLIENT_LIFE;
 use crate::store::{
-    Ahead, Begun, Body, Changes, Content, Desired, DesiredEntry, Difference, Event, FleetStore, Hello, Hints,
-    Observation, Report, Reported, Row, RunVerdict, Session, Standing, StoreError, What,
+    Ahead, Begun, Body, Changes, CommandResult, Content, Desired, DesiredEntry, Difference, Event,
+    FleetStore, Hello, Hint, Hints, Observation, Report, Reported, Row, RunVerdict, Session, Standing,
+    StoreError, What,
 };
 use crate::together::Together;
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::{StreamExt as _, stream};
+use futures::{StreamExt as _, future, stream};
 use parking_lot::Mutex;
 use roadstead_authz::{PeerIdentity, RequestInfo, Source, TenantContext};
 use roadstead_contract::{
-    fleet::{Digest, MAX_INLINE},
+    fleet::{Command, CommandCode, Digest, MAX_INLINE, RestartEngine, command::Act},
     run::RunRecord,
 };
-use roadstead_domain::{ClusterId, ConflictReason, Error, ObjectId, TenantId};
+use roadstead_domain::{ClusterId, CommandId, ConflictReason, Error, ObjectId, TenantId};
 use roadstead_service::{authenticate, fleet, platform, roots, together};
-use roadstead_store::{Change, Marks, NewStatus, Store, Timeline};
+use roadstead_store::{Change, CommandKind, DueCommand, Marks, NewStatus, Store, Timeline};
 use served::{Asks, Reads, Says, Writes};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -283,8 +284,9 @@ impl FleetStore for Sql {
 
     async fn begin_session(&self, peer: &PeerIdentity, hello: &Hello) -> Result<Begun, StoreError> {
         let context = self.prove(peer).await?;
-        let begun = fleet::begin_session(&context, &self.store, &hello.incarnation, &hello.version).await;
-        let begun = begun.map_err(|error| wire(&error))?;
+        let (incarnation, capabilities) = (&hello.incarnation, &hello.capabilities);
+        let begun = fleet::begin_session(&context, &self.store, incarnation, &hello.version, capabilities);
+        let begun = begun.await.map_err(|error| wire(&error))?;
         let previous = Some(begun.previous_incarnation).filter(|before| !before.is_empty());
         if previous
             .as_ref()
@@ -302,6 +304,7 @@ impl FleetStore for Sql {
             approved_deletes: begun.cluster.approved_deletes,
             held: begun.cluster.held.is_some(),
             frozen: begun.cluster.timeline.is_some(),
+            commands: begun.commands,
         })
     }
 
@@ -430,6 +433,33 @@ impl FleetStore for Sql {
         Ok(verdicts.into_iter().map(verdict).collect())
     }
 
+    async fn commands(&self, session: &Session) -> Result<Vec<Command>, StoreError> {
+        let context = self.context(&session.peer).await?;
+        let due = fleet::due_commands(&context, &self.store, session.epoch).await;
+        let due = due.map_err(|error| wire(&error))?;
+        Ok(due.into_iter().map(command).collect())
+    }
+
+    async fn record_results(
+        &self,
+        session: &Session,
+        results: Vec<CommandResult>,
+    ) -> Result<Vec<Option<String>>, StoreError> {
+        let context = self.context(&session.peer).await?;
+        // A text that is no id names nothing here.
+        let ids: Vec<Option<CommandId>> = results.iter().map(|result| result.id.parse().ok()).collect();
+        let known = results.into_iter().zip(&ids);
+        let known = known.filter_map(|(result, id)| Some(((*id)?, code(result.code), result.detail)));
+        let known: Vec<_> = known.collect();
+        let verdicts = fleet::record_results(&context, &self.store, session.epoch, &known).await;
+        let mut verdicts = verdicts.map_err(|error| wire(&error))?.into_iter();
+        let verdict = |id: Option<CommandId>| match id {
+            Some(_) => verdicts.next().flatten().map(str::to_owned),
+            None => Some("there is no such command".to_owned()),
+        };
+        Ok(ids.into_iter().map(verdict).collect())
+    }
+
     async fn seen(&self, clusters: Vec<(PeerIdentity, i64)>) -> Result<(), StoreError> {
         let seen: Vec<_> = clusters
             .into_iter()
@@ -495,7 +525,18 @@ impl FleetStore for Sql {
             .kept(peer)
             .and_then(|context| self.store.watch(&context).ok());
         match watch {
-            Some(watch) => Box::pin(WatchStream::from_changes(watch).map(|_| ())),
+            Some(watch) => {
+                let first = *watch.borrow();
+                let hints = WatchStream::from_changes(watch).scan(first, |before, now| {
+                    let hint = Hint {
+                        desired: now.changes != before.changes,
+                        commands: now.commands != before.commands,
+                    };
+                    *before = now;
+                    future::ready(Some(hint))
+                });
+                Box::pin(hints)
+            }
             // The look around every two seconds does without.
             None => Box::pin(stream::pending()),
         }
@@ -509,6 +550,32 @@ fn stands(standing: roadstead_store::Standing) -> Standing {
         revoked: standing.revoked,
         approved_deletes: standing.approved_deletes,
         frozen: standing.frozen,
+        commands: standing.commands,
+    }
+}
+
+fn command(due: DueCommand) -> Command {
+    let act = match due.kind {
+        CommandKind::RestartEngine => Act::RestartEngine(RestartEngine {
+            agent_uid: due.agent.to_string(),
+        }),
+    };
+    Command {
+        id: due.id.to_string(),
+        expires_at_ms: due.expires_ms,
+        act: Some(act),
+    }
+}
+
+/// A code of a newer cluster agent says nothing.
+fn code(code: CommandCode) -> roadstead_store::CommandCode {
+    use roadstead_store::CommandCode as Kept;
+    match code {
+        CommandCode::Succeeded => Kept::Succeeded,
+        CommandCode::Failed => Kept::Failed,
+        CommandCode::Refused => Kept::Refused,
+        CommandCode::Expired => Kept::Expired,
+        CommandCode::Unknown | CommandCode::Unspecified => Kept::Unknown,
     }
 }
 

@@ -1,6 +1,7 @@
 //! How a session begins: Hello, admission, the store's epoch, the Welcome.
 
 use super::{
+    commands::Commands,
     diff::Diff,
     frames::hub,
     hear::waiting,
@@ -34,6 +35,9 @@ const HELLO_WITHIN: Duration = Duration::from_secs(15);
 const RUNS: u32 = 64;
 /// Texts of a Hello; versions and random ids are much shorter.
 const MAX_TEXT: usize = 128;
+/// Capabilities of a Hello, and bytes of one.
+const CAPABILITIES: usize = 64;
+const MAX_CAPABILITY: usize = 64;
 /// Revisions and generations that a cluster agent may name. Accepted after a restore (protocol.md §4) they become the
 /// hub's own, which must be able to count on from there.
 pub(super) const MAX_NUMBER: u64 = 1 << 53;
@@ -42,7 +46,7 @@ pub(super) async fn begin(
     hub: Arc<Inner>,
     peer: Peer,
     mut inbound: Streaming<ClusterFrame>,
-    frames: mpsc::Sender<Result<HubFrame, Status>>,
+    frames: Outgoing,
     greeting: Greeting,
 ) -> Result<Session, End> {
     let hello = first(&mut inbound).await?;
@@ -60,21 +64,8 @@ pub(super) async fn begin(
     let said = said(&hello)?;
     // Before the certificate's root is looked at: what changes after it is heard.
     let trust = Trust::new(&hub.authority);
-    let begun = match begin_stored(&hub, &peer, &said).await {
-        Ok(begun) => begun,
-        Err(error @ StoreError::Refused(_)) => {
-            hub.refuse(&peer, "session", &error).await;
-            return Err(End::last(Body::Revoked(Revoked {
-                reason: error.to_string(),
-            })));
-        }
-        Err(error) => {
-            hub.refuse(&peer, "session", &error).await;
-            return Err(End::Status(status(&error)));
-        }
-    };
+    let begun = begin_stored(&hub, &peer, &said).await?;
     suspect_clone(&hub, &peer, &said, &begun).await;
-    let (held, stall) = (hello.held.is_some(), hub.settings.stall);
     let resume = resume(&hub, &peer, &said, &hello, &begun).await?;
     if resume == Resume::Snapshot
         && let Err(wait) = hub.snapshots.take()
@@ -90,12 +81,52 @@ pub(super) async fn begin(
         seat,
         hub: hub.clone(),
     };
-    let welcome = welcome(&hub, &begun, &resume, protocol);
+    let beginning = Beginning {
+        held: hello.held,
+        said,
+        begun,
+        resume,
+    };
+    let welcome = welcome(&hub, &beginning, protocol);
+    let mut session = seated(hub, peer, seat, (inbound, frames), trust, &beginning)?;
+    session.greet(welcome).await?;
+    session.take_up(beginning).await?;
+    Ok(session)
+}
+
+type Outgoing = mpsc::Sender<Result<HubFrame, Status>>;
+
+/// What both sides have said.
+struct Beginning {
+    said: Hello,
+    /// Deletions that wait in the cluster.
+    held: Option<fleet::Held>,
+    begun: Begun,
+    resume: Resume,
+}
+
+/// A session as it begins.
+fn seated(
+    hub: Arc<Inner>,
+    peer: Peer,
+    seat: Seated,
+    (inbound, frames): (Streaming<ClusterFrame>, Outgoing),
+    trust: Trust,
+    beginning: &Beginning,
+) -> Result<Session, End> {
+    let Beginning {
+        said,
+        held,
+        begun,
+        resume,
+    } = beginning;
+    let (identity, _) = peer.identified().map_err(End::Status)?.clone();
     let hints = hub.store.hints(&identity);
     let mut session = Session {
         hints,
         keys: hub.keys.subscribe(),
-        writer: Writer::new(&said, &begun, &resume, (held, stall)),
+        writer: Writer::new(said, begun, resume, (held.is_some(), hub.settings.stall)),
+        commands: Commands::new(begun.commands),
         diff: Diff::default(),
         hub,
         peer,
@@ -106,9 +137,9 @@ pub(super) async fn begin(
         },
         inbound,
         frames,
-        held,
+        held: held.is_some(),
         accused: false,
-        held_at: hello.held.as_ref().map_or(0, |held| held.revision),
+        held_at: held.as_ref().map_or(0, |held| held.revision),
         owed: Owed::default(),
         settling: None,
         taking: false,
@@ -124,28 +155,44 @@ pub(super) async fn begin(
     };
     session.keys.mark_unchanged();
     session.plan_renewal();
-    let sent = timeout(stall, session.frames.send(Ok(hub_welcome(welcome)))).await;
-    if !matches!(sent, Ok(Ok(()))) {
-        return Err(End::Gone);
-    }
-    // What was said in the session before may have been lost with it: the Hello says what is on disk.
-    match &hello.held {
-        Some(held) => session.owed.held(waiting(held)),
-        None if begun.held || begun.approved_deletes > 0 => session.owed.taken(Taken {
-            approved: 0,
-            held: false,
-        }),
-        None => {}
-    }
-    session.note_timeline(said.cursor, begun.frozen).await?;
-    if matches!(resume, Resume::Delta | Resume::Diff) {
-        session.owed.persisted(said.cursor);
-    }
-    session.write_owed();
-    if resume == Resume::Diff {
-        session.ask_difference().await?;
-    }
     Ok(session)
+}
+
+impl Session {
+    async fn greet(&self, welcome: Welcome) -> Result<(), End> {
+        let frame = Ok(hub_welcome(welcome));
+        match timeout(self.hub.settings.stall, self.frames.send(frame)).await {
+            Ok(Ok(())) => Ok(()),
+            _ => Err(End::Gone),
+        }
+    }
+
+    /// What was said in the session before may have been lost with it: the Hello says what is on disk.
+    async fn take_up(&mut self, beginning: Beginning) -> Result<(), End> {
+        let Beginning {
+            said,
+            held,
+            begun,
+            resume,
+        } = beginning;
+        match &held {
+            Some(held) => self.owed.held(waiting(held)),
+            None if begun.held || begun.approved_deletes > 0 => self.owed.taken(Taken {
+                approved: 0,
+                held: false,
+            }),
+            None => {}
+        }
+        self.note_timeline(said.cursor, begun.frozen).await?;
+        if matches!(resume, Resume::Delta | Resume::Diff) {
+            self.owed.persisted(said.cursor);
+        }
+        self.write_owed();
+        match resume {
+            Resume::Diff => self.ask_difference().await,
+            _ => Ok(()),
+        }
+    }
 }
 
 /// The first frame, which must be a Hello.
@@ -164,13 +211,22 @@ fn hub_welcome(welcome: Welcome) -> HubFrame {
     hub(Body::Welcome(welcome))
 }
 
-async fn begin_stored(hub: &Inner, peer: &Peer, said: &Hello) -> Result<Begun, StoreError> {
-    let (identity, not_after) = peer
-        .identified()
-        .map_err(|status| StoreError::Refused(status.to_string()))?;
-    hub.usable(peer, *not_after)
-        .map_err(|why| StoreError::Refused(why.to_owned()))?;
-    hub.store.begin_session(identity, said).await
+/// The store's part. A refusal is audited, and the cluster agent told.
+async fn begin_stored(hub: &Inner, peer: &Peer, said: &Hello) -> Result<Begun, End> {
+    let (identity, not_after) = peer.identified().map_err(End::Status)?;
+    let begun = match hub.usable(peer, *not_after) {
+        Ok(()) => hub.store.begin_session(identity, said).await,
+        Err(why) => Err(StoreError::Refused(why.to_owned())),
+    };
+    if let Err(error) = &begun {
+        hub.refuse(peer, "session", error).await;
+    }
+    begun.map_err(|error| match error {
+        StoreError::Refused(_) => End::last(Body::Revoked(Revoked {
+            reason: error.to_string(),
+        })),
+        error => End::Status(status(&error)),
+    })
 }
 
 fn throttle(wait: Duration) -> Body {
@@ -200,6 +256,13 @@ fn said(hello: &fleet::Hello) -> Result<Hello, End> {
             "a text of the Hello is empty or malformed",
         )));
     }
+    let capabilities = &hello.capabilities;
+    let named = |text: &String| !text.is_empty() && text.len() <= MAX_CAPABILITY && fits(text);
+    if capabilities.len() > CAPABILITIES || !capabilities.iter().all(named) {
+        return Err(End::Status(Status::invalid_argument(
+            "too many capabilities, or one that is malformed",
+        )));
+    }
     if hello.cursor > MAX_NUMBER {
         return Err(End::Status(Status::invalid_argument(
             "a cursor that no hub has given out",
@@ -210,6 +273,7 @@ fn said(hello: &fleet::Hello) -> Result<Hello, End> {
         instance: hello.instance_id.clone(),
         incarnation: hello.incarnation.clone(),
         cursor: hello.cursor,
+        capabilities: hello.capabilities.clone(),
     })
 }
 
@@ -271,7 +335,8 @@ async fn resume(
     Ok(resume)
 }
 
-fn welcome(hub: &Inner, begun: &Begun, resume: &Resume, protocol: u32) -> Welcome {
+fn welcome(hub: &Inner, beginning: &Beginning, protocol: u32) -> Welcome {
+    let Beginning { begun, resume, .. } = beginning;
     let (mode, reason) = match resume {
         Resume::Delta => (Mode::Delta, String::new()),
         Resume::Diff => (Mode::Diff, String::new()),
@@ -296,6 +361,7 @@ fn welcome(hub: &Inner, begun: &Begun, resume: &Resume, protocol: u32) -> Welcom
         protocol,
         reason,
         tunnel_streams: hub.settings.tunnel_streams,
+        now_ms: hub.clock.now_ms(),
     }
 }
 

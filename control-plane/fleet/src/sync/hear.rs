@@ -8,7 +8,7 @@ use super::{
 use crate::{
     enrolment::certificate,
     pki::CheckedRequest,
-    store::{Condition, Event, Held, Observation, StoreError, Taken, What},
+    store::{CommandResult, Condition, Event, Held, Observation, StoreError, Taken, What},
 };
 use roadstead_contract::{
     fleet::{
@@ -46,6 +46,7 @@ impl Session {
                 Err(self.abuse("too many words on trust bundles").await)
             }
             Some(Body::Trust(kept)) => self.trust_kept(&kept).await,
+            Some(Body::CommandResult(result)) => self.result(result).await,
             Some(Body::Held(held)) => {
                 (self.held, self.held_at) = (true, held.revision);
                 self.owed.held(waiting(&held));
@@ -225,6 +226,19 @@ impl Session {
             }
         }
         self.owed.runs(records, refused);
+        Ok(())
+    }
+
+    /// What came of a command; the database says whether it is this cluster's to give.
+    async fn result(&mut self, result: fleet::CommandResult) -> Result<(), End> {
+        if result.id.len() > MAX_UID {
+            return Err(self.forged("a command that the hub never gave").await);
+        }
+        self.owed.result(CommandResult {
+            code: result.code(),
+            id: result.id,
+            detail: cut(result.detail),
+        });
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! Sessions: one bidirectional stream per cluster agent.
 
 mod begin;
+mod commands;
 mod diff;
 mod frames;
 mod hear;

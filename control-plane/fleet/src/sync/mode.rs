@@ -74,6 +74,7 @@ mod tests {
             instance: "i".to_owned(),
             incarnation: "known".to_owned(),
             cursor,
+            capabilities: Vec::new(),
         }
     }
 
@@ -86,6 +87,7 @@ mod tests {
             approved_deletes: 0,
             held: false,
             frozen: false,
+            commands: false,
         }
     }
 

@@ -5,7 +5,7 @@
 //! transaction, and sessions stay up without the database (protocol.md §4). What does not fit is said again by the
 //! cluster agent, which has not had an answer.
 
-use crate::store::{Held, Observation, Report, Taken};
+use crate::store::{CommandResult, Held, Observation, Report, Taken};
 use roadstead_contract::{fleet::RunRefused, run::RunRecord};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,6 +23,8 @@ const OBSERVED_ROOM: usize = 1024 * 1024;
 const WRITTEN: (usize, usize) = (256, 512 * 1024);
 /// Run records that are kept, by their bytes as JSON.
 const RUN_BYTES: usize = 1024 * 1024;
+/// Results of commands that are kept: the hub gives out fewer.
+const RESULTS: usize = 256;
 /// Run records that are refused and not answered yet.
 const REFUSED: usize = 1_024;
 
@@ -39,6 +41,8 @@ pub(super) struct Owed {
     runs: Vec<RunRecord>,
     run_bytes: usize,
     refused: Vec<RunRefused>,
+    /// Of commands, the first of each.
+    results: BTreeMap<String, CommandResult>,
     /// The heartbeat that is answered once what was said before it is written.
     echo: Option<u64>,
     /// After a failure: when to try again, and how long after the next one.
@@ -54,6 +58,7 @@ pub(super) struct Said {
     /// After it.
     pub(super) runs: Vec<RunRecord>,
     pub(super) refused: Vec<RunRefused>,
+    pub(super) results: Vec<CommandResult>,
     pub(super) echo: Option<u64>,
 }
 
@@ -114,6 +119,13 @@ impl Owed {
         self.refused.truncate(REFUSED);
     }
 
+    /// What came of a command. What does not fit stays unanswered, and comes again.
+    pub(super) fn result(&mut self, result: CommandResult) {
+        if self.results.len() < RESULTS {
+            self.results.entry(result.id.clone()).or_insert(result);
+        }
+    }
+
     /// A heartbeat is to be answered: not before what was said before it, unless the database is away.
     pub(super) fn echo(&mut self, sequence: u64) {
         self.echo = Some(sequence);
@@ -128,6 +140,7 @@ impl Owed {
             && self.observations.is_empty()
             && self.runs.is_empty()
             && self.refused.is_empty()
+            && self.results.is_empty()
     }
 
     /// Something is owed, and the database may be asked.
@@ -185,6 +198,7 @@ impl Owed {
             excused,
             runs: std::mem::take(&mut self.runs),
             refused: std::mem::take(&mut self.refused),
+            results: std::mem::take(&mut self.results).into_values().collect(),
             echo,
         }
     }
@@ -211,6 +225,7 @@ impl Owed {
             sized.collect()
         };
         self.runs(sized(said.runs), said.refused);
+        said.results.into_iter().for_each(|result| self.result(result));
         self.join(newer, sized);
     }
 
@@ -229,6 +244,7 @@ impl Owed {
         }
         self.excused |= newer.excused;
         self.runs(sized(newer.runs), newer.refused);
+        newer.results.into_values().for_each(|result| self.result(result));
         (self.echo, self.again) = (newer.echo, newer.again);
     }
 

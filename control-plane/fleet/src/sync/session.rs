@@ -5,6 +5,7 @@
 
 use super::{
     begin,
+    commands::Commands,
     diff::Diff,
     frames::hub,
     owed::Owed,
@@ -83,10 +84,11 @@ pub(super) struct Session {
     pub(super) seat: Seated,
     pub(super) fence: Fence,
     pub(super) inbound: Streaming<ClusterFrame>,
-    /// Yields when the desired set may have changed.
+    /// Yields when something of the cluster may have changed.
     pub(super) hints: Hints,
     pub(super) frames: mpsc::Sender<Result<HubFrame, Status>>,
     pub(super) writer: Writer,
+    pub(super) commands: Commands,
     pub(super) diff: Diff,
     /// Deletions wait for a person in the cluster: roots differ, and both sides know why.
     pub(super) held: bool,
@@ -152,6 +154,7 @@ impl Session {
         loop {
             // While a difference is looked into, the cursor must stay where it is.
             let ready = self.writer.ready() && !self.diff.pending();
+            let commands = self.commands.ready();
             let until = self.until();
             let room = self.owed.has_room();
             let due = self.settling.is_none() && self.owed.due();
@@ -182,15 +185,22 @@ impl Session {
                     self.unwritten += 1;
                     self.hear(frame.body).await?;
                 }
+                () = std::future::ready(()), if commands => self.send_commands().await?,
                 () = std::future::ready(()), if ready => {
                     self.write().await?;
                     self.write_owed();
                 }
                 () = std::future::ready(()), if due => self.write_owed(),
-                Some(()) = self.hints.next() => {
-                    self.writer.stir();
-                    self.decided().await?;
+                Some(hint) = self.hints.next() => {
+                    if hint.commands {
+                        self.commands.stir();
+                    }
+                    if hint.desired {
+                        self.writer.stir();
+                        self.decided().await?;
+                    }
                 }
+                () = seat.commands.notified() => self.commands.stir(),
                 () = seat.wake.notified() => {
                     self.writer.stir();
                     self.decided().await?;
@@ -221,6 +231,7 @@ impl Session {
             self.owed.again_at().filter(|_| self.settling.is_none()),
             self.over_at(),
             self.trust.due_at(),
+            self.commands.due_at(),
         ];
         others.into_iter().flatten().fold(silent, Instant::min)
     }

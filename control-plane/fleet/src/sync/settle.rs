@@ -4,9 +4,9 @@ use super::{
     owed::Said,
     session::{End, Session},
 };
-use crate::store::{FleetStore, RunVerdict, Session as Fence, StoreError, What};
+use crate::store::{CommandResult, FleetStore, RunVerdict, Session as Fence, StoreError, What};
 use roadstead_contract::{
-    fleet::{Drain, HeartbeatEcho, RunAck, RunRefused, hub_frame::Body as Hub},
+    fleet::{CommandAck, CommandRefused, Drain, HeartbeatEcho, RunAck, RunRefused, hub_frame::Body as Hub},
     run::RunRecord,
 };
 use std::sync::Arc;
@@ -28,15 +28,18 @@ pub(super) struct Settled {
     foreign: Vec<String>,
     /// The run records that were asked about, and what became of each.
     runs: Vec<(RunRecord, RunVerdict)>,
+    /// The results of commands, and why each is refused if it is.
+    results: Vec<(CommandResult, Option<String>)>,
     error: Option<StoreError>,
 }
 
-/// The report in one transaction, then the run records in another: each is answered once it is committed.
+/// The report in one transaction, then the run records and results in others: each is answered once it is committed.
 async fn settle(store: Arc<dyn FleetStore>, fence: Fence, mut said: Said) -> Settled {
     let mut settled = Settled {
         left: Said::default(),
         foreign: Vec::new(),
         runs: Vec::new(),
+        results: Vec::new(),
         error: None,
     };
     if !said.report.is_empty() {
@@ -54,6 +57,17 @@ async fn settle(store: Arc<dyn FleetStore>, fence: Fence, mut said: Said) -> Set
                 }
                 Err(error) => settled.error = Some(error),
             }
+        }
+    }
+    if settled.error.is_none() && !said.results.is_empty() {
+        match store.record_results(&fence, said.results.clone()).await {
+            Ok(verdicts) => {
+                settled.results = std::mem::take(&mut said.results)
+                    .into_iter()
+                    .zip(verdicts)
+                    .collect();
+            }
+            Err(error) => settled.error = Some(error),
         }
     }
     settled.left = said;
@@ -114,6 +128,7 @@ impl Session {
             mut left,
             foreign,
             runs,
+            results,
             error,
         } = settled;
         self.taking = false;
@@ -144,6 +159,7 @@ impl Session {
             Some(error) => return Err(self.store(error).await),
         }
         self.answer_runs(runs, refused).await?;
+        self.answer_results(results).await?;
         match echo {
             Some(sequence) => self.echo(sequence).await,
             None => Ok(()),
@@ -154,6 +170,7 @@ impl Session {
         self.send(Hub::Heartbeat(HeartbeatEcho {
             sequence,
             reconnect_window_ms: self.hub.window_ms(),
+            now_ms: self.hub.clock.now_ms(),
         }))
         .await
     }
@@ -200,6 +217,35 @@ impl Session {
             return Ok(());
         }
         self.send(Hub::RunAck(ack)).await
+    }
+
+    /// Says what became of results of commands, which are committed or refused.
+    async fn answer_results(&mut self, results: Vec<(CommandResult, Option<String>)>) -> Result<(), End> {
+        let mut ack = CommandAck::default();
+        for (result, refused) in results {
+            match refused {
+                None => ack.kept.push(result.id),
+                // The command may be newer than the backup that this database is: its result waits in the cluster.
+                Some(_) if self.behind => {}
+                Some(reason) => ack.refused.push(CommandRefused {
+                    id: result.id,
+                    reason,
+                }),
+            }
+        }
+        // One event for all of them, however many there are.
+        if let Some(first) = ack.refused.first() {
+            let detail = format!(
+                "{} results of commands; the first: {}",
+                ack.refused.len(),
+                first.reason
+            );
+            self.tell(What::Forged, detail).await;
+        }
+        if ack.kept.is_empty() && ack.refused.is_empty() {
+            return Ok(());
+        }
+        self.send(Hub::CommandAck(ack)).await
     }
 
     /// A person may have decided: allowed the deletions that wait, whose snapshot begins at once, or let the hub's view

@@ -3,6 +3,7 @@
 mod agent;
 mod audit;
 mod cluster;
+mod command;
 mod document;
 mod page;
 mod project;
@@ -13,6 +14,7 @@ mod viewer;
 pub(crate) use agent::Agent;
 pub(crate) use audit::AuditRecord;
 pub(crate) use cluster::{Cluster, JoinToken};
+pub(crate) use command::Command;
 pub(crate) use document::{Action, Document, DocumentKind, Revision};
 pub(crate) use page::{Connection, connection, request};
 pub(crate) use project::Project;

@@ -19,6 +19,7 @@ pub(crate) struct PageInfo {
     concrete(name = "ApiTokenConnection", params(super::ApiToken)),
     concrete(name = "AuditRecordConnection", params(super::AuditRecord)),
     concrete(name = "ClusterConnection", params(super::Cluster)),
+    concrete(name = "CommandConnection", params(super::Command)),
     concrete(name = "DocumentConnection", params(super::Document)),
     concrete(name = "ProjectConnection", params(super::Project)),
     concrete(name = "RevisionConnection", params(super::Revision)),

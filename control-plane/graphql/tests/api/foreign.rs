@@ -1,7 +1,7 @@
 //! Another tenant's things do not exist (S33), and hostile texts are texts (S32).
 
 use crate::support::{NOTES, World, key};
-use roadstead_domain::{AgentId, ClusterId, FakeClock, ModelId, RunId, SeededRandom, TokenId};
+use roadstead_domain::{AgentId, ClusterId, CommandId, FakeClock, ModelId, RunId, SeededRandom, TokenId};
 use serde_json::{Value, json};
 
 /// Ids of acme's things, each with a random one of the same kind.
@@ -15,6 +15,17 @@ async fn ids(world: &World) -> Vec<(String, String)> {
         RunId::generate(&clock, &random).to_string(),
         RunId::generate(&clock, &random).to_string(),
     )];
+    world
+        .database
+        .tamper("UPDATE cluster SET epoch = 1, capabilities = 'command.restartEngine'")
+        .await;
+    let restart = r#"mutation { restartAgent(input: {project: "support", name: "notes", idempotencyKey: "k"})
+        { objects { id } errors { code } } }"#;
+    let made = world.ask(restart).await["restartAgent"]["objects"][0]["id"].clone();
+    ids.push((
+        made.as_str().unwrap().to_owned(),
+        CommandId::generate(&clock, &random).to_string(),
+    ));
     for list in ["documents", "clusters", "apiTokens"] {
         for node in data[list]["nodes"].as_array().unwrap() {
             let id = node["id"].as_str().unwrap().to_owned();
@@ -28,7 +39,7 @@ async fn ids(world: &World) -> Vec<(String, String)> {
             ids.push((id, other));
         }
     }
-    assert!(ids.len() >= 5, "{ids:?}");
+    assert!(ids.len() >= 6, "{ids:?}");
     ids
 }
 
@@ -41,6 +52,10 @@ const BY_ID: &[(&str, &str)] = &[
         "query($id: ID!) { cluster(id: $id) { id name } }",
     ),
     ("Query.run", "query($id: ID!) { run(id: $id) { id } }"),
+    (
+        "Query.command",
+        "query($id: ID!) { command(id: $id) { id cluster agent } }",
+    ),
     (
         "CreateJoinTokenInput.cluster",
         "mutation($id: ID!) { createJoinToken(input: {cluster: $id}) { object { id } errors { code message path } } }",
@@ -140,6 +155,7 @@ async fn s33_names_of_another_tenant_find_nothing() {
         document(kind: AGENT, project: "support", name: $name) { id }
         revisions(kind: AGENT, project: "support", name: $name) { nodes { revision } }
         runs(project: "support", agent: $name) { nodes { id } }
+        commands(project: "support", agent: $name) { nodes { id } }
         documents(filter: {name: {eq: $name}}) { nodes { id } } }"#;
     let globex = &world.globex.owner;
     let foreign = world.data(globex, query, json!({"name": "notes"})).await;
@@ -200,6 +216,8 @@ async fn s32_injection_strings_are_only_strings() {
             "query($x: String!) { documents(filter: {name: {eq: $x}}) { nodes { id } } }",
             "query($x: String!) { documents(after: $x) { nodes { id } } }",
             "query($x: String!) { runs(project: $x, agent: $x) { nodes { id } } }",
+            "query($x: String!) { documents: commands(project: $x, agent: $x, cluster: $x) { nodes { id } } }",
+            "query($x: String!) { documents: commands(cluster: $x) { nodes { id } } }",
             "query($x: String!) { clusterByName(name: $x) { id } }",
             "query($x: String!) { documents: auditRecords(filter: {actor: {eq: $x}, action: {eq: $x}, object: {eq: $x},
                 decision: {eq: $x}}) { nodes { id } } }",

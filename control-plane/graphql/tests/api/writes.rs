@@ -48,6 +48,14 @@ const ROWS: &[Row] = &[
         secret: None,
     },
     Row {
+        field: "restartAgent",
+        input: r#"{project: "support", name: "notes", cluster: "edge", expiresInSeconds: 60, idempotencyKey: "KEY"}"#,
+        payload: "objects { id kind cluster agent state createdBy expiresAt result { code } }",
+        records: &["restart agent"],
+        other: ("60", "61"),
+        secret: None,
+    },
+    Row {
         field: "createProject",
         input: r#"{name: "billing", idempotencyKey: "KEY"}"#,
         payload: "object { id name }",
@@ -140,7 +148,11 @@ async fn records(world: &World) -> Vec<(String, String)> {
 }
 
 /// What a write needs to find, as the fleet would have noted it.
-const NOTED: [(&str, &str); 3] = [
+const NOTED: [(&str, &str); 4] = [
+    (
+        "restartAgent",
+        "UPDATE cluster SET epoch = 1, capabilities = 'command.restartEngine'",
+    ),
     (
         "approveDeletes",
         "UPDATE cluster SET held_revision = 3, held_deletes = 12",

@@ -15,12 +15,13 @@ mod tests {
     use roadstead_store::{ObjectFilter, Store, StoreOptions};
     use std::collections::BTreeSet;
 
-    const TABLES: [&str; 16] = [
+    const TABLES: [&str; 17] = [
         "api_token",
         "audit",
         "audit_head",
         "cluster",
         "cluster_certificate",
+        "command",
         "desired",
         "enrolment_token",
         "hub_replica",

@@ -151,7 +151,7 @@ mod tests {
 
     pub(super) async fn a_failing_statement_leaves_nothing(world: World) {
         let agent = world.cluster_agent().await;
-        let begun = roadstead_service::fleet::begin_session(&agent, &world.store, "i1", "0.1.0").await;
+        let begun = roadstead_service::fleet::begin_session(&agent, &world.store, "i1", "0.1.0", &[]).await;
         let epoch = begun.expect("begun").cluster.epoch;
         for number in 0..12 {
             if number == 9 {

@@ -146,7 +146,7 @@ mod tests {
     pub(super) async fn a_deleted_cluster_is_shut_out(world: World) {
         world.apply(&pair()).await.expect("applied");
         let ctx = world.cluster_agent().await;
-        let session = fleet::begin_session(&ctx, &world.store, "i1", "0.1.0")
+        let session = fleet::begin_session(&ctx, &world.store, "i1", "0.1.0", &[])
             .await
             .expect("begun");
         let id = world.acme.dev.cluster.id;
@@ -156,7 +156,7 @@ mod tests {
         let acked = say::persisted(&ctx, &world.store, session.cluster.epoch, 1).await;
         assert!(matches!(acked, Err(Error::NotFound { .. })), "{acked:?}");
         assert!(
-            fleet::begin_session(&ctx, &world.store, "i1", "0.1.0")
+            fleet::begin_session(&ctx, &world.store, "i1", "0.1.0", &[])
                 .await
                 .is_err()
         );
@@ -218,10 +218,10 @@ mod tests {
     pub(super) async fn an_older_session_writes_no_more(world: World) {
         world.apply(&pair()).await.expect("applied");
         let (ctx, store) = (world.cluster_agent().await, &world.store);
-        let old = fleet::begin_session(&ctx, store, "i1", "0.1.0")
+        let old = fleet::begin_session(&ctx, store, "i1", "0.1.0", &[])
             .await
             .expect("begun");
-        let new = fleet::begin_session(&ctx, store, "i2", "0.1.0")
+        let new = fleet::begin_session(&ctx, store, "i2", "0.1.0", &[])
             .await
             .expect("begun");
         assert_eq!((old.cluster.epoch, new.cluster.epoch), (1, 2));
@@ -255,7 +255,7 @@ mod tests {
             world.apply(&pair().replace("m1", text)).await.expect("applied");
         }
         let (ctx, store) = (world.cluster_agent().await, &world.store);
-        let epoch = fleet::begin_session(&ctx, store, "i1", "0.1.0")
+        let epoch = fleet::begin_session(&ctx, store, "i1", "0.1.0", &[])
             .await
             .expect("begun")
             .cluster
@@ -288,7 +288,7 @@ mod tests {
             .await
             .expect("applied");
         let (ctx, store) = (world.cluster_agent().await, &world.store);
-        let epoch = fleet::begin_session(&ctx, store, "i1", "0.1.0")
+        let epoch = fleet::begin_session(&ctx, store, "i1", "0.1.0", &[])
             .await
             .expect("begun")
             .cluster
@@ -313,7 +313,7 @@ mod tests {
         world.apply(&pair()).await.expect("applied");
         world.apply(&model("elsewhere", "m")).await.expect("applied");
         let (ctx, store) = (world.cluster_agent().await, &world.store);
-        let epoch = fleet::begin_session(&ctx, store, "i1", "0.1.0")
+        let epoch = fleet::begin_session(&ctx, store, "i1", "0.1.0", &[])
             .await
             .expect("begun")
             .cluster
@@ -375,7 +375,7 @@ mod tests {
             &world.store,
             world.acme.dev.cluster.id,
         );
-        let epoch = fleet::begin_session(&ctx, store, "i1", "0.1.0")
+        let epoch = fleet::begin_session(&ctx, store, "i1", "0.1.0", &[])
             .await
             .expect("begun")
             .cluster

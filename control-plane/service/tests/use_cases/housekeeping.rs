@@ -96,7 +96,7 @@ mod tests {
         );
 
         let ctx = world.cluster_agent().await;
-        let session = fleet::begin_session(&ctx, &world.store, "inbox", "0.1.0")
+        let session = fleet::begin_session(&ctx, &world.store, "inbox", "0.1.0", &[])
             .await
             .expect("begun");
         let changes = fleet::changes_since(&ctx, &world.store, 0, 100)

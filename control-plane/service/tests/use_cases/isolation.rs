@@ -141,7 +141,7 @@ mod tests {
                 .is_empty()
         );
         assert_eq!(fleet::blob(&ours, store, digest).await.expect("ours"), None);
-        let epoch = fleet::begin_session(&ours, store, "i", "0")
+        let epoch = fleet::begin_session(&ours, store, "i", "0", &[])
             .await
             .expect("begun")
             .cluster

@@ -2,6 +2,7 @@
 
 mod audit;
 mod catalogue;
+mod commands;
 mod desired;
 mod documents;
 mod faults;

@@ -48,7 +48,7 @@ mod tests {
     async fn begun(world: &World) -> (TenantContext, u64, ObjectId) {
         world.apply(&pair()).await.expect("applied");
         let ctx = world.cluster_agent().await;
-        let session = fleet::begin_session(&ctx, &world.store, "i1", "0.1.0")
+        let session = fleet::begin_session(&ctx, &world.store, "i1", "0.1.0", &[])
             .await
             .expect("begun");
         (ctx, session.cluster.epoch, helper(world).await)
@@ -124,7 +124,7 @@ mod tests {
             .await
             .expect("made");
         let west = enrolled_in(&world.store, &world.acme.owner, west.id, "09").await;
-        let epoch = fleet::begin_session(&west, &world.store, "i", "0.1.0")
+        let epoch = fleet::begin_session(&west, &world.store, "i", "0.1.0", &[])
             .await
             .expect("begun")
             .cluster

@@ -37,7 +37,7 @@ mod tests {
             };
             let cluster = clusters::create(owner, store, input).await.expect("made");
             let ctx = enrolled_in(store, owner, cluster.id, SERIAL).await;
-            let begun = fleet::begin_session(&ctx, store, "i", "0.1.0").await;
+            let begun = fleet::begin_session(&ctx, store, "i", "0.1.0", &[]).await;
             let epoch = begun.expect("begun").cluster.epoch;
             members.push(Member { ctx, epoch });
         }
@@ -149,7 +149,7 @@ mod tests {
     pub(super) async fn s37_two_tenants_are_never_in_one_transaction(world: World) {
         let members = members(&world, 1).await;
         let other = enrolled(&world.store, &world.other, "0b").await;
-        let epoch = fleet::begin_session(&other, &world.store, "i", "0.1.0")
+        let epoch = fleet::begin_session(&other, &world.store, "i", "0.1.0", &[])
             .await
             .expect("begun")
             .cluster
@@ -326,7 +326,7 @@ mod tests {
         clusters::delete(owner, store, id(7), None)
             .await
             .expect("deleted");
-        let begun = fleet::begin_session(&members[5].ctx, store, "j", "0.1.0").await;
+        let begun = fleet::begin_session(&members[5].ctx, store, "j", "0.1.0", &[]).await;
         begun.expect("begun");
         let mut asked: Vec<_> = members.iter().map(|member| (&member.ctx, SERIAL)).collect();
         asked.push((&members[0].ctx, "77"));

@@ -61,6 +61,7 @@ impl Clients {
                 folder: own,
                 join: Some(token),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
+                capabilities: Vec::new(),
                 calls: 16,
             };
             let parts = Parts {

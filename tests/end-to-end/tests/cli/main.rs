@@ -4,6 +4,7 @@ mod first;
 mod laptop;
 mod lost;
 mod operator;
+mod restart;
 mod restored;
 mod terminal;
 mod verbs;

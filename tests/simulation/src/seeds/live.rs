@@ -10,9 +10,10 @@ use crate::{
     simulated::{PORT, Seeded, SimulatedClock, SimulatedListener},
 };
 use async_trait::async_trait;
-use roadstead_contract::fleet::{DocumentStatus, HubKeys, JoinToken};
+use roadstead_contract::fleet::{CommandCode, DocumentStatus, HubKeys, JoinToken, RESTART_ENGINE};
+use roadstead_domain::Clock as _;
 use roadstead_fleet::{Authority, Fleet, KeyStore as _, Settings};
-use roadstead_inbox::Inbox;
+use roadstead_inbox::{Command, CommandResult, Inbox, InboxError};
 use roadstead_link::{Dial, Io, Link, NoTunnel, Reports};
 use std::{
     io,
@@ -23,6 +24,7 @@ use std::{
     },
     time::Duration,
 };
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use turmoil::net::TcpStream;
 
@@ -108,6 +110,7 @@ pub(super) async fn live(life: Life) -> turmoil::Result {
         folder: life.folder.clone(),
         join: Some(life.token.clone()),
         version: "0.1.0".to_owned(),
+        capabilities: vec![RESTART_ENGINE.to_owned()],
         calls: 8,
     };
     let dialler = Dialler {
@@ -129,6 +132,7 @@ pub(super) async fn live(life: Life) -> turmoil::Result {
         ended = link.run(CancellationToken::new()) => Err(format!("{}: the link ended: {ended:?}", CLUSTERS[life.n]).into()),
         ended = apply(&life, &inbox, &reports) => ended,
         ended = work(&life, &inbox) => ended,
+        ended = obey(&life, &inbox) => ended,
     };
     ended
 }
@@ -169,6 +173,56 @@ async fn work(life: &Life, inbox: &Inbox) -> turmoil::Result {
         inbox.append_runs(vec![run(&id, "agent", sequence)]).await?;
         log_entrusted(life, id);
     }
+}
+
+/// Does what is commanded, as it comes; being killed in the middle of it is what the journal is for.
+async fn obey(life: &Life, inbox: &Inbox) -> turmoil::Result {
+    let mut taken = inbox.watch_commands();
+    let mut running = JoinSet::new();
+    loop {
+        taken.mark_unchanged();
+        for command in inbox.begin_commands().await? {
+            begun(life, &command);
+            running.spawn(end(life.clone(), inbox.clone(), command.id));
+        }
+        tokio::select! {
+            biased;
+            Some(ended) = running.join_next() => ended??,
+            changed = taken.changed() => changed?,
+        }
+    }
+}
+
+/// The rest of a command, which takes a while.
+async fn end(life: Life, inbox: Inbox, id: String) -> Result<(), InboxError> {
+    tokio::time::sleep(Duration::from_millis(life.random.below(2_000))).await;
+    let code = match life.random.chance(20) {
+        true => CommandCode::Failed,
+        false => CommandCode::Succeeded,
+    };
+    let result = CommandResult {
+        id: id.clone(),
+        code,
+        detail: String::new(),
+    };
+    inbox.conclude_command(result).await?;
+    let mut log = life.log.lock().expect("no panic holds it");
+    log.clusters[life.n].concluded.insert(id, code);
+    Ok(())
+}
+
+/// The effect of a command: it is seen at most once, and not after its time.
+fn begun(life: &Life, command: &Command) {
+    let Command { id, expires_ms, .. } = command;
+    let mut log = life.log.lock().expect("no panic holds it");
+    let first = log.clusters[life.n].begun.insert(id.clone());
+    assert!(first, "{}: the command {id} runs twice", CLUSTERS[life.n]);
+    // Everybody has the same clock here; what the hub says of it may be held up for a while on its way.
+    assert!(
+        SimulatedClock.now_ms() < expires_ms + 10_000,
+        "{}: the command {id} runs after its time",
+        CLUSTERS[life.n]
+    );
 }
 
 fn log_entrusted(life: &Life, id: String) {

@@ -4,14 +4,17 @@ use crate::simulated::Seeded;
 use async_trait::async_trait;
 use bytes::Bytes;
 use roadstead_authz::PeerIdentity;
-use roadstead_contract::{fleet::Digest, run::RunRecord};
+use roadstead_contract::{
+    fleet::{Command, Digest},
+    run::RunRecord,
+};
 use roadstead_domain::{ClusterId, TenantId};
 use roadstead_fleet::{
     FleetStore,
     memory::Memory,
     store::{
-        Ahead, Begun, Changes, Desired, Event, Hello, Hints, Report, Reported, Row, RunVerdict, Session,
-        Standing, StoreError,
+        Ahead, Begun, Changes, CommandResult, Desired, Event, Hello, Hints, Report, Reported, Row,
+        RunVerdict, Session, Standing, StoreError,
     },
 };
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, sync::Mutex, time::Duration};
@@ -137,6 +140,28 @@ impl FleetStore for Moody {
     ) -> Result<Vec<RunVerdict>, StoreError> {
         self.mood().await?;
         let verdicts = self.model.record_runs(session, records).await?;
+        self.witness(session);
+        // Committed, and the answer is lost.
+        self.mood().await?;
+        Ok(verdicts)
+    }
+    async fn commands(&self, session: &Session) -> Result<Vec<Command>, StoreError> {
+        self.mood().await?;
+        let commands = self.model.commands(session).await?;
+        if !commands.is_empty() {
+            self.witness(session);
+        }
+        // Noted as sent, and the answer is lost.
+        self.mood().await?;
+        Ok(commands)
+    }
+    async fn record_results(
+        &self,
+        session: &Session,
+        results: Vec<CommandResult>,
+    ) -> Result<Vec<Option<String>>, StoreError> {
+        self.mood().await?;
+        let verdicts = self.model.record_results(session, results).await?;
         self.witness(session);
         // Committed, and the answer is lost.
         self.mood().await?;

@@ -8,10 +8,10 @@ use super::{
 };
 use crate::{
     cluster, prompt,
-    simulated::{Seeded, SimulatedClock},
+    simulated::{Seeded, SimulatedClock, at},
     tenant,
 };
-use roadstead_contract::fleet::JoinToken;
+use roadstead_contract::fleet::{CommandCode, JoinToken};
 use roadstead_domain::ClusterId;
 use roadstead_fleet::{
     Authority,
@@ -61,6 +61,8 @@ pub struct Report {
     pub epochs: Vec<u64>,
     pub runs: usize,
     pub snapshots_held: usize,
+    /// How the commands ended.
+    pub commands: BTreeMap<String, usize>,
 }
 
 /// What a cluster was last seen to hold.
@@ -74,6 +76,10 @@ pub(super) struct Sight {
     /// Run records that the outbox has taken.
     pub(super) entrusted: Vec<String>,
     pub(super) next_run: u64,
+    /// Commands whose effect began.
+    pub(super) begun: BTreeSet<String>,
+    /// What came of them, as the journal has it.
+    pub(super) concluded: BTreeMap<String, CommandCode>,
 }
 
 #[derive(Debug, Default)]
@@ -82,6 +88,8 @@ pub(super) struct Log {
     /// Documents that were taken away from a cluster, with the last generation that was: what is gone beyond that is
     /// gone without a reason.
     removed: BTreeMap<(usize, String), u64>,
+    /// How many commands were made.
+    commands: u64,
 }
 
 #[derive(Debug)]
@@ -242,6 +250,7 @@ impl World {
         let (name, hub) = (CLUSTERS[n], HUBS[self.random.below(2) as usize]);
         let later = |random: &Seeded, most: u64| now + Duration::from_millis(100 + random.below(most));
         match self.random.below(100) {
+            0..12 if n != WIPED => self.command(n, sim),
             0..55 => self.change(n),
             55..60 => {
                 // Only of what the cluster has on disk, as the hub does.
@@ -337,6 +346,21 @@ impl World {
         let mut log = self.log.lock().expect("no panic holds it");
         log.clusters[WIPED].generations.clear();
         log.clusters[WIPED].highest.clear();
+    }
+
+    /// Somebody wants something done, soon or never.
+    fn command(&self, n: usize, sim: &Sim<'_>) {
+        let mut log = self.log.lock().expect("no panic holds it");
+        log.commands += 1;
+        let id = format!("command-{n}-{}", log.commands);
+        let lasts_ms = match self.random.chance(40) {
+            true => 200 + self.random.below(8_000),
+            // Until after the last fault.
+            false => 120_000,
+        };
+        let expires_ms = at(sim.elapsed() + Duration::from_millis(lasts_ms));
+        self.model
+            .command(cluster(n as u64 + 1), &id, "agent", expires_ms);
     }
 
     /// Documents change, go, and come back.
@@ -456,6 +480,7 @@ impl World {
                 && cluster.persisted == cluster.revision
                 && cluster.applied == cluster.revision
                 && sight.entrusted.iter().all(|id| runs.contains(id))
+                && self.model.results(id(n)).values().all(Option::is_some)
         })
     }
 
@@ -468,14 +493,15 @@ impl World {
             let same = sight.root == Some(cluster.desired().root().0);
             format!(
                 "{name}: revision {}, cursor {}, persisted {}, applied {}, same root {same}, held {:?}, entrusted {}, \
-                 trust {:?}; ",
+                 trust {:?}, commands {:?}; ",
                 cluster.revision,
                 sight.cursor,
                 cluster.persisted,
                 cluster.applied,
                 cluster.held,
                 sight.entrusted.len(),
-                cluster.trust
+                cluster.trust,
+                self.model.results(id(n))
             )
         });
         let clusters = clusters.collect::<String>();
@@ -513,13 +539,41 @@ impl World {
         );
         let clusters = (0..CLUSTERS.len()).map(|n| self.model.cluster(id(n)).expect("the cluster"));
         let clusters: Vec<_> = clusters.collect();
+        let commands = self.commanded();
         Report {
             agreed_after,
             revisions: clusters.iter().map(|cluster| cluster.revision).collect(),
             epochs: clusters.iter().map(|cluster| cluster.epoch).collect(),
             runs: records.len(),
             snapshots_held: self.held,
+            commands,
         }
+    }
+
+    /// Each command has one result, which is what the cluster said if it began.
+    fn commanded(&self) -> BTreeMap<String, usize> {
+        let log = self.log.lock().expect("no panic holds it");
+        let mut counts = BTreeMap::new();
+        for (n, name) in CLUSTERS.into_iter().enumerate() {
+            let sight = &log.clusters[n];
+            for (command, result) in self.model.results(id(n)) {
+                let result = result.unwrap_or_else(|| panic!("{name}: {command} has no result"));
+                match (sight.begun.contains(&command), sight.concluded.get(&command)) {
+                    (true, Some(said)) => {
+                        assert_eq!(result, *said, "{name}: the result of {command} is another")
+                    }
+                    // Killed before its end was written down.
+                    (true, None) => assert_eq!(result, CommandCode::Unknown, "{name}: {command} began"),
+                    // Killed before its beginning could be noted here.
+                    (false, _) => assert!(
+                        matches!(result, CommandCode::Expired | CommandCode::Unknown),
+                        "{name}: {command} never began, and is {result:?}"
+                    ),
+                }
+                *counts.entry(result.as_str_name().to_owned()).or_insert(0) += 1;
+            }
+        }
+        counts
     }
 }
 

@@ -1,5 +1,6 @@
 //! Both sides over loopback with real TLS.
 
+mod commands;
 mod enrolment;
 mod faults;
 mod replay;

@@ -146,7 +146,10 @@ mod tests {
             let tables = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'";
             (database.ask_all(tables).await, Some("quote"))
         };
-        assert!(tables.iter().any(|table| table.contains("certificate")), "{tables:?}");
+        assert!(
+            tables.iter().any(|table| table.contains("certificate")),
+            "{tables:?}"
+        );
         let mut all = Vec::new();
         for table in tables {
             let asked = match row {

@@ -107,6 +107,12 @@ impl World {
         &self.0.owner
     }
 
+    /// The same database as another process of the hub has it.
+    pub(crate) async fn again(&self) -> Store {
+        let random = Arc::new(OsRandom);
+        self.0.database.open(Arc::new(SystemClock), random, None).await
+    }
+
     pub(crate) fn database(&self) -> &TestDatabase {
         &self.0.database
     }
