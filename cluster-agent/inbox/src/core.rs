@@ -26,11 +26,18 @@ pub(crate) struct Facts {
 }
 
 /// What [`Core::open`] gives: the core, and what its watchers see.
-type Opened = (Core, watch::Receiver<Seen>, watch::Receiver<u64>);
+pub(crate) type Opened = (Core, watch::Receiver<Seen>, watch::Receiver<u64>);
 
 impl Core {
     pub(crate) fn open(path: &Path) -> Result<Opened, InboxError> {
-        let connection = schema::open(path)?;
+        Self::on(schema::open(path)?)
+    }
+
+    pub(crate) fn in_memory() -> Result<Opened, InboxError> {
+        Self::on(schema::in_memory()?)
+    }
+
+    fn on(connection: Connection) -> Result<Opened, InboxError> {
         let incarnation = schema::meta(&connection, "incarnation")?.unwrap_or_default();
         let facts = read_facts(&connection)?;
         let (documents, see_documents) = watch::channel(facts.seen());

@@ -203,18 +203,30 @@ impl Inbox {
         Self::with(path, false)
     }
 
+    /// One that ends with its last clone, each call done by its caller: for simulations of a fleet, in which each cluster
+    /// agent would need two open files.
+    ///
+    /// # Errors
+    /// See [`InboxError`].
+    pub fn in_memory() -> Result<Self, InboxError> {
+        Ok(Self::on(core::Core::in_memory()?, false))
+    }
+
     fn with(path: &Path, thread: bool) -> Result<Self, InboxError> {
-        let (core, documents, runs) = core::Core::open(path)?;
+        Ok(Self::on(core::Core::open(path)?, thread))
+    }
+
+    fn on((core, documents, runs): core::Opened, thread: bool) -> Self {
         let executor = if thread {
             Executor::thread(core)
         } else {
             Executor::inline(core)
         };
-        Ok(Self {
+        Self {
             executor,
             documents,
             runs,
-        })
+        }
     }
 
     /// Changes whenever a document or the cursor does.
