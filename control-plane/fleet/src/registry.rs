@@ -228,11 +228,12 @@ impl Registry {
     pub(crate) fn stream(self: &Arc<Self>, peer: &PeerIdentity, not_after: i64) -> Option<StreamGuard> {
         let key = (peer.cluster, peer.serial.clone());
         let mut state = self.0.lock();
+        // From the first of its certificates on: with ten thousand clusters to look at all for each stream takes seconds.
         let own = state
             .streams
-            .values()
-            .filter(|streams| streams.peer.cluster == peer.cluster);
-        if own.map(|streams| streams.open).sum::<usize>() >= STREAMS {
+            .range((peer.cluster, String::new())..)
+            .take_while(|((cluster, _), _)| *cluster == peer.cluster);
+        if own.map(|(_, streams)| streams.open).sum::<usize>() >= STREAMS {
             return None;
         }
         let entry = state.streams.entry(key.clone()).or_insert_with(|| Streams {
@@ -508,13 +509,21 @@ mod tests {
         // At the end nothing is left out.
         assert_eq!(registry.counted(true), [(76, forged)]);
         assert_eq!(registry.counted(true), []);
+        // Whichever of its certificates they are of; those of the others are not counted.
+        let neighbours = (0..20).map(|n| {
+            let mut neighbour = peer("a");
+            neighbour.cluster = ClusterId::generate(&FakeClock::at(1), &SeededRandom::new(2 + n));
+            registry.stream(&neighbour, 0)
+        });
+        let neighbours = neighbours.collect::<Vec<_>>();
         let opened = (0..1_000)
-            .map_while(|_| registry.stream(&peer("a"), 0))
+            .map_while(|n| registry.stream(&peer(["b", "a", "c"][n % 3]), 0))
             .collect::<Vec<_>>();
         assert_eq!(opened.len(), STREAMS);
         registry.end_expired(i64::MAX);
         assert!(opened[0].revoked.is_cancelled());
         drop(opened);
+        drop(neighbours);
         let hellos = (0..9)
             .map_while(|_| registry.greeting(cluster))
             .collect::<Vec<_>>();
