@@ -14,6 +14,8 @@ pub(crate) struct Bucket {
     promised: Mutex<Instant>,
 }
 
+/// As short as timers are.
+const LEAST: Duration = Duration::from_millis(1);
 /// Nobody is told to come back later than after this.
 const LONGEST: Duration = Duration::from_secs(120);
 
@@ -63,7 +65,9 @@ impl Bucket {
         let (rest, answer) = if filled >= 1.0 {
             (filled - 1.0, Ok(()))
         } else {
-            (filled, Err(Duration::from_secs_f64((1.0 - filled) / self.rate)))
+            let wait = Duration::from_secs_f64((1.0 - filled) / self.rate);
+            // What rounding leaves may be no time at all, in which a clock that waits for everybody never goes on.
+            (filled, Err(wait.max(LEAST)))
         };
         *level = (rest, now);
         answer

@@ -10,11 +10,7 @@ use crate::{
 use parking_lot::Mutex;
 use roadstead_authz::PeerIdentity;
 use roadstead_domain::ClusterId;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -95,6 +91,14 @@ struct State {
 }
 
 impl State {
+    /// Of each certificate of the cluster. To look at everybody's, for each of ten thousand clusters, takes seconds.
+    fn streams_of(&self, cluster: ClusterId) -> impl Iterator<Item = &Streams> {
+        let first = (cluster, String::new());
+        let from = self.streams.range(first..);
+        from.take_while(move |((of, _), _)| *of == cluster)
+            .map(|(_, streams)| streams)
+    }
+
     fn told(&mut self, event: &Event) -> &mut Told {
         let (mut of, kind) = teller(event);
         if self.events.len() >= TELLERS && !self.events.contains_key(&(of, kind)) {
@@ -228,12 +232,8 @@ impl Registry {
     pub(crate) fn stream(self: &Arc<Self>, peer: &PeerIdentity, not_after: i64) -> Option<StreamGuard> {
         let key = (peer.cluster, peer.serial.clone());
         let mut state = self.0.lock();
-        // From the first of its certificates on: with ten thousand clusters to look at all for each stream takes seconds.
-        let own = state
-            .streams
-            .range((peer.cluster, String::new())..)
-            .take_while(|((cluster, _), _)| *cluster == peer.cluster);
-        if own.map(|(_, streams)| streams.open).sum::<usize>() >= STREAMS {
+        let own = state.streams_of(peer.cluster);
+        if own.map(|streams| streams.open).sum::<usize>() >= STREAMS {
             return None;
         }
         let entry = state.streams.entry(key.clone()).or_insert_with(|| Streams {
@@ -320,14 +320,13 @@ impl Registry {
     /// Everybody whose standing is worth a look: one entry for each certificate.
     pub(crate) fn peers(&self) -> Vec<PeerIdentity> {
         let state = self.0.lock();
-        let mut seen = BTreeSet::new();
         let sessions = state.sessions.values().map(|seat| &seat.peer);
+        let alone = sessions.filter(|peer| {
+            let mut streams = state.streams_of(peer.cluster);
+            !streams.any(|streams| streams.peer.serial == peer.serial)
+        });
         let streams = state.streams.values().map(|streams| &streams.peer);
-        sessions
-            .chain(streams)
-            .filter(|peer| seen.insert((peer.cluster, peer.serial.clone())))
-            .cloned()
-            .collect()
+        streams.chain(alone).cloned().collect()
     }
 
     /// Takes in how a peer stands in the database.
@@ -479,8 +478,15 @@ mod tests {
         assert!(!seat.end.is_cancelled());
         registry.stands(&peer("new"), None);
         assert_eq!(seat.reason(), Reason::Revoked);
-        drop(old);
-        assert_eq!(registry.peers().len(), 1);
+        let serials = || {
+            let peers = registry.peers().into_iter();
+            peers.map(|peer| peer.serial).collect::<Vec<_>>()
+        };
+        assert_eq!(serials(), ["old", "new"]);
+        let same = registry.stream(&peer("new"), i64::MAX).unwrap();
+        assert_eq!(serials(), ["new", "old"], "each certificate once");
+        drop((old, same));
+        assert_eq!(serials(), ["new"]);
     }
 
     #[tokio::test]
