@@ -11,6 +11,7 @@ pub mod disk;
 pub mod processes;
 pub mod random;
 pub mod rotel;
+pub mod stdio_server;
 pub mod wait;
 
 use std::path::PathBuf;
