@@ -1,7 +1,7 @@
 # Every step of everyday work; continuous integration calls the same ones. `make help` lists them.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help run test test-tools bench layout build lint fmt docs generate
+.PHONY: help run test test-tools bench bench-fleet layout build lint fmt docs generate
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,6 +18,10 @@ test-tools: ## install what the tests need, and nothing else
 bench: ## measure the figures of docs/benchmarks.md on release binaries (5 minutes); ARGS=engine for one table
 	ROADSTEAD_PACKED=1 cargo build --release --workspace --bins
 	target/release/roadstead-bench $(ARGS)
+
+bench-fleet: ## 10,000 cluster agents and a hub in one process, as docs/benchmarks.md measures them (10 minutes, 4 GiB); ARGS="--truth sqlite"
+	cargo build --release --workspace --bin roadstead-fleet
+	target/release/roadstead-fleet --clusters 10000 $(ARGS)
 
 layout: ## find out which functions run in every engine and cluster agent (needs valgrind), for the linker
 	ROADSTEAD_PACKED=1 cargo build --release --workspace --bins

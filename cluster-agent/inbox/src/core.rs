@@ -40,7 +40,14 @@ pub(crate) struct Facts {
 
 impl Core {
     pub(crate) fn open(path: &Path) -> Result<Self, InboxError> {
-        let connection = schema::open(path)?;
+        Self::on(schema::open(path)?)
+    }
+
+    pub(crate) fn in_memory() -> Result<Self, InboxError> {
+        Self::on(schema::in_memory()?)
+    }
+
+    fn on(connection: Connection) -> Result<Self, InboxError> {
         let incarnation = schema::meta(&connection, "incarnation")?.unwrap_or_default();
         let facts = read_facts(&connection)?;
         Ok(Self {

@@ -204,15 +204,27 @@ impl Inbox {
         Self::with(path, false)
     }
 
+    /// One that ends with its last clone, each call done by its caller: for simulations of a fleet, in which each cluster
+    /// agent would need two open files.
+    ///
+    /// # Errors
+    /// See [`InboxError`].
+    pub fn in_memory() -> Result<Self, InboxError> {
+        Ok(Self::on(core::Core::in_memory()?, false))
+    }
+
     fn with(path: &Path, thread: bool) -> Result<Self, InboxError> {
-        let core = core::Core::open(path)?;
+        Ok(Self::on(core::Core::open(path)?, thread))
+    }
+
+    fn on(core: core::Core, thread: bool) -> Self {
         let watchers = core.watchers();
         let executor = if thread {
             Executor::thread(core)
         } else {
             Executor::inline(core)
         };
-        Ok(Self { executor, watchers })
+        Self { executor, watchers }
     }
 
     /// Changes whenever a document or the cursor does.

@@ -63,6 +63,13 @@ pub(crate) fn open(path: &Path) -> Result<Connection, InboxError> {
     Ok(connection)
 }
 
+/// One without a file.
+pub(crate) fn in_memory() -> Result<Connection, InboxError> {
+    let mut connection = Connection::open_in_memory()?;
+    prepare(&mut connection)?;
+    Ok(connection)
+}
+
 /// Documents are nobody else's to read, whatever the umask says. SQLite gives its other files the mode of this one.
 fn for_this_user_alone(path: &Path) -> Result<(), InboxError> {
     use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};

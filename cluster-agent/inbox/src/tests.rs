@@ -42,6 +42,25 @@ struct Bench {
     inbox: Inbox,
 }
 
+#[tokio::test]
+async fn one_in_memory_keeps_the_same_rules_and_shares_nothing() {
+    let (one, other) = (Inbox::in_memory().unwrap(), Inbox::in_memory().unwrap());
+    let document = document("a", 3, "x");
+    let batch = delta(0, 1, vec![upsert(1, &document)]);
+    assert!(matches!(
+        one.apply(batch.clone()).await,
+        Ok(Outcome::Taken { .. })
+    ));
+    assert!(matches!(
+        one.apply(batch).await,
+        Ok(Outcome::Repeated { cursor: 1 })
+    ));
+    assert_eq!(one.clone().document("a").await.unwrap(), Some(document));
+    let (one, other) = (one.position().await.unwrap(), other.position().await.unwrap());
+    assert_eq!((one.documents, other.documents), (1, 0));
+    assert_ne!(one.incarnation, other.incarnation);
+}
+
 impl Bench {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();

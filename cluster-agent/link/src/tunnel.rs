@@ -32,8 +32,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Streaming, transport::Channel};
 
-/// Between attempts to reach the hub with the tunnel, while a session lives.
+/// Between attempts to reach the hub with the tunnel, while a session lives; the second is doubled with each that fails, up
+/// to the longest: after a restart the hub has as many tunnels to admit as sessions, and these come first.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+const LONGEST_RETRY: Duration = Duration::from_secs(30);
 /// For a call whose caller names no deadline.
 const PATIENCE: Duration = Duration::from_secs(3_600);
 /// For the hub to close its side after the last chunk.
@@ -158,7 +160,7 @@ pub(crate) async fn serve(
     random: Arc<dyn Random>,
     calls: usize,
 ) {
-    let mut workers = JoinSet::new();
+    let (mut workers, mut most) = (JoinSet::new(), RETRY.1);
     for generation in 0.. {
         let Ok(Some(current)) = target
             .wait_for(Option::is_some)
@@ -169,6 +171,7 @@ pub(crate) async fn serve(
         };
         match route.connect(current.tls.clone()).await {
             Ok(Connection { channel, .. }) => {
+                most = RETRY.1;
                 let retire = CancellationToken::new();
                 let parking = Parking {
                     channel,
@@ -179,9 +182,12 @@ pub(crate) async fn serve(
                 park_until_broken(&parking, &current, &mut target, &mut workers, calls).await;
                 retire.cancel();
             }
-            Err(error) => tracing::debug!(error = describe(&error), "the tunnel cannot be opened yet"),
+            Err(error) => {
+                tracing::debug!(error = describe(&error), "the tunnel cannot be opened yet");
+                most = (most * 2).min(LONGEST_RETRY);
+            }
         }
-        tokio::time::sleep(between(&*random, RETRY.0, RETRY.1)).await;
+        tokio::time::sleep(between(&*random, RETRY.0, most)).await;
     }
 }
 

@@ -66,6 +66,8 @@ impl Source {
 pub(crate) struct Door {
     admission: f64,
     all: Bucket,
+    /// Who waits for it: one, so that a turn wakes one.
+    next: tokio::sync::Mutex<()>,
     handshakes: Arc<Semaphore>,
     connections: Arc<Semaphore>,
     sources: Mutex<BTreeMap<Option<IpAddr>, Arc<Source>>>,
@@ -100,6 +102,7 @@ impl Door {
         Arc::new(Self {
             admission,
             all: Bucket::new(admission, admission),
+            next: tokio::sync::Mutex::default(),
             handshakes: Arc::new(Semaphore::new(HANDSHAKES)),
             connections: Arc::new(Semaphore::new(CONNECTIONS)),
             sources: Mutex::default(),
@@ -138,9 +141,11 @@ impl Waiting {
             tokio::time::sleep(wait).await;
         }
         let all = self.door.handshakes.clone().acquire_owned().await.ok()?;
+        let next = self.door.next.lock().await;
         while let Err(wait) = self.door.all.take() {
             tokio::time::sleep(wait).await;
         }
+        drop(next);
         Some(Admitted { _own: own, _all: all })
     }
 

@@ -29,8 +29,10 @@ use tonic::{Request, Status, transport::server::Connected};
 
 /// Two round trips of a slow network; whoever says nothing holds a place for no longer.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
-/// For a turn to shake hands; then the other side has given up anyway.
-const TURN_WITHIN: Duration = Duration::from_secs(20);
+/// For a turn to shake hands. With the handshake less than the 10 s that a cluster agent gives its connection: turns come
+/// in order, and if they went to those that have given up, a fleet that is larger than what is admitted in that time would
+/// never come in.
+const TURN_WITHIN: Duration = Duration::from_secs(4);
 /// From the end of the trust in a root to the end of the connections that depend on it: less than the 5 s of a revocation.
 const RETIRED_WITHIN: Duration = Duration::from_secs(2);
 /// After an error of the listener (too many open files): let connections go first.

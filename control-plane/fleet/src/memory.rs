@@ -344,6 +344,14 @@ impl Memory {
         self.state.lock().clusters.get(&cluster).cloned()
     }
 
+    /// The generation of a document that is placed on a cluster, or its tombstone's.
+    #[must_use]
+    pub fn generation(&self, cluster: ClusterId, uid: &str) -> Option<u64> {
+        let state = self.state.lock();
+        let row = state.clusters.get(&cluster)?.rows.get(uid)?;
+        Some(row.generation)
+    }
+
     /// Run records in the order of their commit.
     #[must_use]
     pub fn runs(&self) -> Vec<(ClusterId, RunRecord)> {

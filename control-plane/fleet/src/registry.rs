@@ -10,11 +10,7 @@ use crate::{
 use parking_lot::Mutex;
 use roadstead_authz::PeerIdentity;
 use roadstead_domain::ClusterId;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -97,6 +93,14 @@ struct State {
 }
 
 impl State {
+    /// Of each certificate of the cluster. To look at everybody's, for each of ten thousand clusters, takes seconds.
+    fn streams_of(&self, cluster: ClusterId) -> impl Iterator<Item = &Streams> {
+        let first = (cluster, String::new());
+        let from = self.streams.range(first..);
+        from.take_while(move |((of, _), _)| *of == cluster)
+            .map(|(_, streams)| streams)
+    }
+
     /// Where the event is counted, and whether that is with those that nobody knows although it tells of somebody.
     fn told(&mut self, event: &Event) -> (&mut Told, bool) {
         let (mut of, kind) = teller(event);
@@ -242,10 +246,7 @@ impl Registry {
     pub(crate) fn stream(self: &Arc<Self>, peer: &PeerIdentity, not_after: i64) -> Option<StreamGuard> {
         let key = (peer.cluster, peer.serial.clone());
         let mut state = self.0.lock();
-        let own = state
-            .streams
-            .values()
-            .filter(|streams| streams.peer.cluster == peer.cluster);
+        let own = state.streams_of(peer.cluster);
         if own.map(|streams| streams.open).sum::<usize>() >= STREAMS {
             return None;
         }
@@ -341,14 +342,13 @@ impl Registry {
     /// Everybody whose standing is worth a look: one entry for each certificate.
     pub(crate) fn peers(&self) -> Vec<PeerIdentity> {
         let state = self.0.lock();
-        let mut seen = BTreeSet::new();
         let sessions = state.sessions.values().map(|seat| &seat.peer);
+        let alone = sessions.filter(|peer| {
+            let mut streams = state.streams_of(peer.cluster);
+            !streams.any(|streams| streams.peer.serial == peer.serial)
+        });
         let streams = state.streams.values().map(|streams| &streams.peer);
-        sessions
-            .chain(streams)
-            .filter(|peer| seen.insert((peer.cluster, peer.serial.clone())))
-            .cloned()
-            .collect()
+        streams.chain(alone).cloned().collect()
     }
 
     /// Takes in how a peer stands in the database.
@@ -507,8 +507,15 @@ mod tests {
         assert!(!seat.end.is_cancelled());
         registry.stands(&peer("new"), None);
         assert_eq!(seat.reason(), Reason::Revoked);
-        drop(old);
-        assert_eq!(registry.peers().len(), 1);
+        let serials = || {
+            let peers = registry.peers().into_iter();
+            peers.map(|peer| peer.serial).collect::<Vec<_>>()
+        };
+        assert_eq!(serials(), ["old", "new"]);
+        let same = registry.stream(&peer("new"), i64::MAX).unwrap();
+        assert_eq!(serials(), ["new", "old"], "each certificate once");
+        drop((old, same));
+        assert_eq!(serials(), ["new"]);
     }
 
     #[tokio::test]
@@ -537,8 +544,15 @@ mod tests {
         // At the end nothing is left out.
         assert_eq!(registry.counted(true), [(76, forged)]);
         assert_eq!(registry.counted(true), []);
+        // Whichever of its certificates they are of; those of the others are not counted.
+        let neighbours = (0..20).map(|n| {
+            let mut neighbour = peer("a");
+            neighbour.cluster = ClusterId::generate(&FakeClock::at(1), &SeededRandom::new(2 + n));
+            registry.stream(&neighbour, 0)
+        });
+        let neighbours = neighbours.collect::<Vec<_>>();
         let opened = (0..1_000)
-            .map_while(|_| registry.stream(&peer("a"), 0))
+            .map_while(|n| registry.stream(&peer(["b", "a", "c"][n % 3]), 0))
             .collect::<Vec<_>>();
         assert_eq!(opened.len(), STREAMS);
         registry.end_expired(i64::MAX);
@@ -546,6 +560,7 @@ mod tests {
         registry.drain();
         assert!(!opened[0].revoked.is_cancelled(), "what runs may end");
         drop(opened);
+        drop(neighbours);
         let hellos = (0..9)
             .map_while(|_| registry.greeting(cluster))
             .collect::<Vec<_>>();

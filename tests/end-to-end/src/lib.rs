@@ -13,6 +13,7 @@ pub mod processes;
 pub mod random;
 pub mod returns;
 pub mod rotel;
+pub mod stdio_server;
 pub mod wait;
 
 use std::path::PathBuf;

@@ -7,6 +7,7 @@ pub mod raw;
 pub mod scripted;
 pub mod seeds;
 pub mod simulated;
+pub mod simulator;
 
 use bytes::Bytes;
 use roadstead_contract::run::{Outcome, RunRecord};

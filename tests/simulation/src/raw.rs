@@ -63,7 +63,7 @@ pub fn tls(
     Arc::new(config)
 }
 
-/// A connection.
+/// A connection, made again for a call when it is lost.
 ///
 /// # Errors
 /// The hub, or TLS, refuses.
@@ -71,9 +71,20 @@ pub async fn channel(
     address: SocketAddr,
     tls: Arc<ClientConfig>,
 ) -> Result<Channel, tonic::transport::Error> {
+    dialled(address, tls, usize::MAX).await
+}
+
+/// A connection that is made so many times at most.
+async fn dialled(
+    address: SocketAddr,
+    tls: Arc<ClientConfig>,
+    mut times: usize,
+) -> Result<Channel, tonic::transport::Error> {
     let connector = tower::service_fn(move |_: http::Uri| {
-        let tls = tls.clone();
+        let tls = (times > 0).then(|| tls.clone());
+        times = times.saturating_sub(1);
         async move {
+            let tls = tls.ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionReset))?;
             let stream = TcpStream::connect(address).await?;
             let name = ServerName::from(address.ip());
             let stream = TlsConnector::from(tls).connect(name, stream).await?;
@@ -106,6 +117,14 @@ pub fn request(params: &rcgen::CertificateParams) -> (Vec<u8>, Vec<u8>) {
     let key = rcgen::KeyPair::generate().expect("a key");
     let csr = params.serialize_request(&key).expect("a request");
     (csr.der().to_vec(), key.serialize_der())
+}
+
+/// As [`request`], with the key as DER and as PEM.
+#[must_use]
+pub fn request_pem(params: &rcgen::CertificateParams) -> (Vec<u8>, (Vec<u8>, String)) {
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let csr = params.serialize_request(&key).expect("a request");
+    (csr.der().to_vec(), (key.serialize_der(), key.serialize_pem()))
 }
 
 /// Parameters that wish for nothing.
@@ -166,15 +185,23 @@ pub async fn connect<S: Truth>(
     hub: &Hub<S>,
     credentials: &Credentials,
 ) -> Result<Channel, tonic::transport::Error> {
-    channel(
-        hub.address,
-        tls(
-            &hub.authority.root_der(),
-            Some(credentials),
-            &rustls::version::TLS13,
-        ),
-    )
-    .await
+    channel(hub.address, mutual(hub, credentials)).await
+}
+
+/// As [`connect`], and never made again: what comes of it comes of one handshake.
+///
+/// # Errors
+/// The hub, or TLS, refuses.
+pub async fn connect_once<S: Truth>(
+    hub: &Hub<S>,
+    credentials: &Credentials,
+) -> Result<Channel, tonic::transport::Error> {
+    dialled(hub.address, mutual(hub, credentials), 1).await
+}
+
+fn mutual<S: Truth>(hub: &Hub<S>, credentials: &Credentials) -> Arc<ClientConfig> {
+    let root = hub.authority.root_der();
+    tls(&root, Some(credentials), &rustls::version::TLS13)
 }
 
 /// A session in which the test speaks for the cluster agent.

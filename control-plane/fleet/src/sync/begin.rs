@@ -56,7 +56,7 @@ pub(super) async fn begin(
     if let Err(wait) = hub
         .registry
         .admit(identity.cluster)
-        .and_then(|()| hub.sessions.take())
+        .and_then(|()| hub.sessions.take_or_queue())
     {
         return Err(End::last(throttle(wait)));
     }
@@ -68,7 +68,7 @@ pub(super) async fn begin(
     suspect_clone(&hub, &peer, &said, &begun).await;
     let resume = resume(&hub, &peer, &said, &hello, &begun).await?;
     if resume == Resume::Snapshot
-        && let Err(wait) = hub.snapshots.take()
+        && let Err(wait) = hub.snapshots.take_or_queue()
     {
         return Err(End::last(throttle(wait)));
     }
@@ -366,9 +366,10 @@ fn welcome(hub: &Inner, beginning: &Beginning, protocol: u32) -> Welcome {
 }
 
 impl Inner {
-    /// How widely the fleet of this replica is to spread its return: fleet ÷ admission rate (protocol.md §3 rule 9).
+    /// How widely the fleet of this replica is to spread its return: fleet ÷ admission rate (protocol.md §3 rule 9), where
+    /// each is admitted twice, with its session and then with its tunnel.
     pub(crate) fn window_ms(&self) -> u32 {
-        let seconds = self.registry.count() as f64 / self.settings.admission;
+        let seconds = 2.0 * self.registry.count() as f64 / self.settings.admission;
         (seconds * 1_000.0).clamp(10.0, 600_000.0) as u32
     }
 }

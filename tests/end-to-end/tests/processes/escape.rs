@@ -5,14 +5,16 @@ use anyhow::{Context as _, Result};
 use roadstead_end_to_end::{
     apart::{Apart, Keep, READY, Setup},
     processes::{Stat, children, stat},
-    wait,
+    stdio_server, wait,
 };
 use std::{path::Path, process::Command};
 
-/// An MCP server over standard input and output with one tool. It starts a daemon first, which writes its number down
-/// in the folder that is the first argument.
-const SERVER: &str = r#"
-import json, os, signal, sys, time
+/// A tool server that starts a daemon first, which writes its number down in the folder that is the argument.
+const ESCAPES: &str = r#"
+tool = {"name": "nothing", "description": "Does nothing.", "inputSchema": {"type": "object"}}
+
+def call(arguments):
+    return "nothing"
 
 def daemon(folder):
     if os.fork():
@@ -32,38 +34,15 @@ def daemon(folder):
         time.sleep(1000)
 
 daemon(sys.argv[1])
-tool = {"name": "nothing", "description": "Does nothing.", "inputSchema": {"type": "object"}}
-for line in sys.stdin:
-    request = json.loads(line)
-    if "id" not in request:
-        continue
-    method, params = request["method"], request.get("params") or {}
-    answer = {"jsonrpc": "2.0", "id": request["id"]}
-    if method == "initialize":
-        answer["result"] = {"protocolVersion": params["protocolVersion"], "capabilities": {"tools": {}},
-                            "serverInfo": {"name": "escape", "version": "1"}}
-    elif method == "tools/list":
-        answer["result"] = {"tools": [tool]}
-    elif method == "tools/call":
-        answer["result"] = {"content": [{"type": "text", "text": "nothing"}]}
-    elif method == "ping":
-        answer["result"] = {}
-    else:
-        answer["error"] = {"code": -32601, "message": "no such method"}
-    print(json.dumps(answer), flush=True)
 "#;
 
 const AGENT: &str = "apiVersion: roadstead.dev/v1alpha1\nkind: Agent\nmetadata: {name: escapes}\nspec:\n  \
                      instructions: Answer.\n  model: default\n";
 
 fn documents(folder: &Path) -> Result<String> {
-    let server = folder.join("escape.py");
-    std::fs::write(&server, SERVER)?;
+    let server = stdio_server::write(folder, "escape", ESCAPES, folder)?;
     Ok(format!(
-        "apiVersion: roadstead.dev/v1alpha1\nkind: ToolServer\nmetadata: {{name: escape}}\nspec:\n  \
-         stdio: {{command: [python3, {}, {}], timeout: 20s}}\n---\n{AGENT}  tools: [{{server: escape, allow: [nothing]}}]\n",
-        server.display(),
-        folder.display()
+        "{server}---\n{AGENT}  tools: [{{server: escape, allow: [nothing]}}]\n"
     ))
 }
 

@@ -203,8 +203,11 @@ const DIRECTION: [(&str, &[&str]); 25] = [
     ("model-server", &[]),
     ("house", &[]),
     (
+        // The fleet simulator's hub may be over its database, into which people write by use cases.
         "simulation",
-        &["contract", "domain", "authz", "fleet", "inbox", "link"],
+        &[
+            "contract", "domain", "authz", "store", "service", "fleet", "inbox", "link",
+        ],
     ),
     // The benchmarks' cluster agents are inbox and link, and whole ones, in one process.
     (
