@@ -30,7 +30,7 @@ fn bundle(name: &str, text: &str) -> Result<Bundle> {
         let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
         anyhow::anyhow!(lines.join("\n"))
     })?;
-    let unmeasured = check_costs(&parsed, |_| None);
+    let unmeasured = check_costs(&parsed, |_, _| None);
     if !unmeasured.is_empty() {
         let lines: Vec<String> = unmeasured.iter().map(ToString::to_string).collect();
         bail!(lines.join("\n"));

@@ -69,13 +69,20 @@ impl Unpriced {
 
 /// The models of an agent that its cost limit does not measure. Models that `model` does not know are not among them.
 pub fn unpriced<'a>(spec: &AgentSpec, model: impl Fn(&Reference) -> Option<&'a ModelSpec>) -> Vec<Unpriced> {
-    let Some(limit) = &spec.limits.cost else {
-        return Vec::new();
-    };
+    let limit = spec.limits.cost.as_ref();
+    limit.map_or_else(Vec::new, |limit| unmeasured(&limit.currency, spec, model))
+}
+
+/// The models of an agent that have no prices in `currency`, as for [`unpriced`].
+pub fn unmeasured<'a>(
+    currency: &Currency,
+    spec: &AgentSpec,
+    model: impl Fn(&Reference) -> Option<&'a ModelSpec>,
+) -> Vec<Unpriced> {
     let unmeasured = |reference: &Reference| {
         let prices = model(reference)?.prices.as_ref().map(|p| p.currency.clone());
-        (prices.as_ref() != Some(&limit.currency)).then(|| Unpriced {
-            currency: limit.currency.clone(),
+        (prices.as_ref() != Some(currency)).then(|| Unpriced {
+            currency: currency.clone(),
             model: reference.clone(),
             prices,
         })

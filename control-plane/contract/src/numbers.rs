@@ -48,6 +48,18 @@ pub fn survives(value: &Value) -> bool {
 /// if a double says it again: all that a writer of doubles writes. What is no JSON is left to whoever parses it.
 #[must_use]
 pub fn inexact(json: &str) -> Option<&str> {
+    find(json, 1, is_inexact)
+}
+
+/// The first integer in a JSON text that a parsed value does not hold: beyond 64 bits they are rounded to doubles.
+/// What is written as a double and is one is held, as for [`inexact`].
+#[must_use]
+pub fn rounded(json: &str) -> Option<&str> {
+    find(json, 0, is_rounded)
+}
+
+/// The first number below `level` levels of which `sought` holds.
+fn find(json: &str, level: usize, sought: fn(&str) -> bool) -> Option<&str> {
     let (mut rest, mut depth) = (json, 0usize);
     while let Some(at) =
         rest.find(|c: char| matches!(c, '"' | '{' | '[' | '}' | ']' | '-') || c.is_ascii_digit())
@@ -67,7 +79,7 @@ pub fn inexact(json: &str) -> Option<&str> {
                 let of_number = |c: char| c.is_ascii_digit() || matches!(c, '-' | '+' | '.' | 'e' | 'E');
                 let end = from.find(|c| !of_number(c)).unwrap_or(from.len());
                 let (number, after) = from.split_at(end);
-                if depth > 1 && is_inexact(number) {
+                if depth > level && sought(number) {
                     return Some(number);
                 }
                 after
@@ -92,10 +104,29 @@ fn after_text(mut rest: &str) -> &str {
 }
 
 fn is_inexact(number: &str) -> bool {
-    let digits = number.strip_prefix('-').unwrap_or(number);
-    if digits.bytes().all(|b| b.is_ascii_digit()) {
-        return !digits.is_empty() && !digits.parse::<u64>().is_ok_and(|n| n <= EXACT);
+    match integer(number) {
+        Some(digits) => !digits.parse::<u64>().is_ok_and(|n| n <= EXACT),
+        None => is_another_double(number),
     }
+}
+
+fn is_rounded(number: &str) -> bool {
+    match integer(number) {
+        Some(digits) if digits.len() == number.len() => digits.parse::<u64>().is_err(),
+        Some(_) => number.parse::<i64>().is_err(),
+        None => is_another_double(number),
+    }
+}
+
+/// The digits of what is written as an integer.
+fn integer(number: &str) -> Option<&str> {
+    let digits = number.strip_prefix('-').unwrap_or(number);
+    (!digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit())).then_some(digits)
+}
+
+/// Whether it is an integer that is written as a double, and the double is another number.
+fn is_another_double(number: &str) -> bool {
+    let digits = number.strip_prefix('-').unwrap_or(number);
     let (Some(said), Ok(double)) = (decimal(digits), digits.parse::<f64>()) else {
         return false;
     };
@@ -172,6 +203,30 @@ mod tests {
             ),
         ] {
             assert_eq!(inexact(text), Some(found), "{text}");
+        }
+    }
+
+    #[test]
+    fn integers_beyond_64_bits_are_found_in_the_text() {
+        for exact in [
+            r#"{"n": [18446744073709551615, -9223372036854775808, 9007199254740993, 0, -0, 0.1, 1e300]}"#,
+            r#"{"n": "18446744073709551616", "m": 18446744073709551616.5}"#,
+            "18446744073709551616",
+            "",
+            "-",
+        ] {
+            assert_eq!(rounded(exact), None, "{exact}");
+        }
+        for (text, found) in [
+            (r#"{"n": 18446744073709551616}"#, "18446744073709551616"),
+            (r#"{"n": -9223372036854775809}"#, "-9223372036854775809"),
+            (r#"[9007199254740993.0]"#, "9007199254740993.0"),
+            (
+                r#"{"a": {"b": [1, 340282366920938463463374607431768211455]}}"#,
+                "340282366920938463463374607431768211455",
+            ),
+        ] {
+            assert_eq!(rounded(text), Some(found), "{text}");
         }
     }
 

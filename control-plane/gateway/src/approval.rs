@@ -15,27 +15,33 @@ pub(crate) fn decided(request: &Value) -> Option<Decided> {
     // HTTP+JSON takes the names of the .proto as well.
     let task = message.get("taskId").or_else(|| message.get("task_id"))?;
     let task = task.as_str().filter(|task| !task.is_empty())?;
-    let parts = message
-        .get("parts")
-        .or_else(|| message.get("content"))?
-        .as_array()?;
-    let verdicts: Vec<Verdict> = parts.iter().filter_map(verdict).collect();
+    // `content` in 0.3's .proto. Whichever the engine takes, it is looked at.
+    let parts = ["parts", "content"]
+        .iter()
+        .filter_map(|key| message.get(key)?.as_array());
+    let verdicts: Vec<Verdict> = parts.flatten().flat_map(verdicts).collect();
     (!verdicts.is_empty()).then(|| Decided {
         task: plain(task).unwrap_or_else(|| "not readable".to_owned()),
         verdicts,
     })
 }
 
-fn verdict(part: &Value) -> Option<Verdict> {
-    if let Some(text) = part.get("text").and_then(Value::as_str) {
-        let yes = says_yes(text)?;
-        return Some(Verdict {
-            approval: None,
-            digest: None,
-            yes,
-        });
-    }
-    let data = part.get("data")?;
+/// What a part says, whichever of its members the engine takes.
+fn verdicts(part: &Value) -> impl Iterator<Item = Verdict> {
+    let text = part.get("text").and_then(Value::as_str).and_then(says_yes);
+    let worded = text.map(|yes| Verdict {
+        approval: None,
+        digest: None,
+        yes,
+    });
+    let data = part.get("data");
+    // 0.3's .proto has the data one level deeper.
+    let inner = data.and_then(|data| data.get("data"));
+    let decided = [data, inner].into_iter().flatten().filter_map(verdict);
+    worded.into_iter().chain(decided)
+}
+
+fn verdict(data: &Value) -> Option<Verdict> {
     let word = data.get("decision").and_then(Value::as_str)?;
     let text = |key: &str| data.get(key).and_then(Value::as_str).and_then(plain);
     Some(Verdict {
@@ -103,6 +109,29 @@ mod tests {
         assert!(decided(&snake).is_some());
         let odd = of("t1", json!([{"data": {"decision": "sure"}}])).unwrap();
         assert!(odd.verdicts[0].yes, "an unknown word is no harmless one");
+    }
+
+    #[test]
+    fn s89_no_form_of_0_3_hides_a_decision() {
+        let digest = "0a".repeat(32);
+        let data = json!({"approval": "a1", "decision": "approve", "digest": digest});
+        let message =
+            |key: &str, part: Value| json!({"message": {"messageId": "m", "taskId": "t1", key: [part]}});
+        for request in [
+            message("parts", json!({"kind": "data", "data": data})),
+            message("parts", json!({"data": {"data": data}})),
+            message("content", json!({"data": {"data": data}})),
+            message("content", json!({"kind": "data", "text": "hello", "data": data})),
+            json!({"message": {"taskId": "t1", "parts": [], "content": [{"data": {"data": data}}]}}),
+            json!({"message": {"taskId": "t1", "parts": [{"text": "hello"}], "content": [{"data": {"data": data}}]}}),
+        ] {
+            let found = decided(&request).unwrap();
+            assert_eq!(found.verdicts.len(), 1, "{request}");
+            assert_eq!(found.verdicts[0].digest.as_ref(), Some(&digest), "{request}");
+        }
+        let both = json!({"text": "no", "data": data});
+        let found = decided(&message("parts", both)).unwrap();
+        assert!(found.verdicts.iter().any(|v| v.yes), "{found:?}");
     }
 
     #[test]

@@ -42,7 +42,8 @@ fn rewrite_value(card: &mut Value, url: &str) -> Option<()> {
         card.insert("url".to_owned(), Value::from(url));
         card.insert("preferredTransport".to_owned(), Value::from("JSONRPC"));
     }
-    authenticate(card, v1);
+    let v03 = card.contains_key("url");
+    authenticate(card, v1, v03);
     Some(())
 }
 
@@ -57,21 +58,24 @@ fn readdress(interfaces: &mut Vec<Value>, binding: &str, url: &str) {
     }
 }
 
-/// Says how a caller proves itself at the hub: by a bearer token (A2A 1.0 §4.5; 0.3 has OpenAPI's shape).
-fn authenticate(card: &mut Map<String, Value>, v1: bool) {
+/// Says how a caller proves itself at the hub: by a bearer token (A2A 1.0 §4.5; 0.3 has OpenAPI's shape). A card of
+/// both versions says both, each beside the other.
+fn authenticate(card: &mut Map<String, Value>, v1: bool, v03: bool) {
     for key in ["security", "securityRequirements", "securitySchemes"] {
         card.remove(key);
     }
+    let mut bearer = Map::new();
     if v1 {
-        let schemes = json!({"bearer": {"httpAuthSecurityScheme": {"scheme": "Bearer"}}});
-        card.insert("securitySchemes".to_owned(), schemes);
+        bearer.insert("httpAuthSecurityScheme".to_owned(), json!({"scheme": "Bearer"}));
         let required = json!([{"schemes": {"bearer": {"list": []}}}]);
         card.insert("securityRequirements".to_owned(), required);
-    } else {
-        let schemes = json!({"bearer": {"type": "http", "scheme": "bearer"}});
-        card.insert("securitySchemes".to_owned(), schemes);
+    }
+    if v03 || !v1 {
+        bearer.insert("type".to_owned(), json!("http"));
+        bearer.insert("scheme".to_owned(), json!("bearer"));
         card.insert("security".to_owned(), json!([{"bearer": []}]));
     }
+    card.insert("securitySchemes".to_owned(), json!({"bearer": bearer}));
 }
 
 /// A strong entity tag (RFC 9110 §8.8.3) of the card as it is served.
@@ -123,6 +127,42 @@ mod tests {
         assert_eq!(rewritten["url"], URL);
         assert_eq!(rewritten["additionalInterfaces"][0]["url"], URL);
         assert!(!rewritten.to_string().contains("127.0.0.1"));
+    }
+
+    #[test]
+    fn s77_a_card_of_both_versions_says_both() {
+        let card = json!({
+            "name": "notes", "version": "1", "protocolVersion": "0.3.0", "url": "http://127.0.0.1:4000",
+            "preferredTransport": "JSONRPC", "capabilities": {"streaming": true},
+            "additionalInterfaces": [{"url": "http://127.0.0.1:4000", "transport": "HTTP+JSON"}],
+            "supportedInterfaces": [
+                {"url": "http://127.0.0.1:4000", "protocolBinding": "JSONRPC", "protocolVersion": "1.0"},
+                {"url": "http://127.0.0.1:4000", "protocolBinding": "JSONRPC", "protocolVersion": "0.3"},
+            ],
+            "securitySchemes": {"evil": {"type": "http", "scheme": "basic"}}, "security": [{"evil": []}],
+        });
+        let rewritten = rewrite(card.to_string().as_bytes(), URL).unwrap();
+        let old: Value = serde_json::from_slice(&rewritten).unwrap();
+        assert_eq!(
+            (&old["url"], &old["protocolVersion"]),
+            (&json!(URL), &json!("0.3.0"))
+        );
+        assert_eq!(old["security"], json!([{"bearer": []}]));
+        let bearer = &old["securitySchemes"]["bearer"];
+        assert_eq!(
+            (&bearer["type"], &bearer["scheme"]),
+            (&json!("http"), &json!("bearer"))
+        );
+        assert!(
+            !old.to_string().contains("127.0.0.1") && !old.to_string().contains("evil"),
+            "{old}"
+        );
+        let new: a2a::AgentCard = serde_json::from_slice(&rewritten).unwrap();
+        assert_eq!(new.supported_interfaces.len(), 2);
+        assert!(matches!(
+            new.security_schemes.unwrap().get("bearer"),
+            Some(a2a::SecurityScheme::HttpAuth(_))
+        ));
     }
 
     #[test]

@@ -96,7 +96,6 @@ const METHODS: &[&str] = &[
     "message/send",
     "message/stream",
     "tasks/get",
-    "tasks/list",
     "tasks/cancel",
     "tasks/resubscribe",
     "tasks/pushNotificationConfig/set",
@@ -162,6 +161,50 @@ mod tests {
             "/v1/.well-known/agent-card.json",
             "/message:send/",
             "/message%3Asend",
+        ] {
+            assert_eq!(operation(&Method::POST, path), Err(Refused::Path), "{path}");
+        }
+    }
+
+    #[test]
+    fn s77_the_names_of_0_3_pass_and_no_others() {
+        for name in [
+            "message/send",
+            "message/stream",
+            "tasks/get",
+            "tasks/cancel",
+            "tasks/resubscribe",
+            "tasks/pushNotificationConfig/set",
+            "agent/getAuthenticatedExtendedCard",
+        ] {
+            assert!(is_method(name), "{name}");
+        }
+        for name in [
+            "",
+            "tasks/list",
+            "tasks/send",
+            "Message/Send",
+            "message/send ",
+            "agent/debug",
+        ] {
+            assert!(!is_method(name), "{name}");
+        }
+        for (method, path) in [
+            (Method::POST, "/v1/message:stream"),
+            (Method::GET, "/v1/tasks"),
+            (Method::GET, "/v1/tasks/a"),
+            (Method::POST, "/v1/tasks/a:cancel"),
+            (Method::GET, "/v1/tasks/a:subscribe"),
+            (Method::GET, "/v1/card"),
+        ] {
+            assert_eq!(operation(&method, path), Ok(Operation::Rest(path.to_owned())));
+        }
+        for path in [
+            "/v1/tasks/a:resubscribe",
+            "/v1/agent",
+            "/v1/",
+            "/v2/message:send",
+            "/v1/tasks/%61",
         ] {
             assert_eq!(operation(&Method::POST, path), Err(Refused::Path), "{path}");
         }

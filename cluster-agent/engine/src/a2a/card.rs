@@ -1,5 +1,6 @@
 //! The agent card, made from the running revision: an ETag for each revision, 304 for who has it (S78).
 
+use super::v03;
 use crate::revision::{Current, Revision};
 use a2a::{
     AgentCapabilities, AgentCard, AgentInterface, AgentSkill, HttpAuthSecurityScheme, SecurityScheme,
@@ -53,7 +54,10 @@ impl Cards {
         {
             return Some(kept.clone());
         }
-        let body = serde_json::to_vec(&card(&revision, host)).ok()?;
+        let base = format!("http://{host}");
+        let mut card = serde_json::to_value(card(&revision, &base)).ok()?;
+        v03::card::join(&mut card, &base);
+        let body = serde_json::to_vec(&card).ok()?;
         let hash = hex::encode(&Sha256::digest(&body)[..16]);
         let etag = HeaderValue::from_str(&format!("\"{hash}\"")).ok()?;
         let kept = Kept {
@@ -115,9 +119,8 @@ fn is_authority(host: &str) -> bool {
     !host.is_empty() && host.len() <= 255 && host.chars().all(allowed)
 }
 
-fn card(revision: &Revision, host: &str) -> AgentCard {
+fn card(revision: &Revision, base: &str) -> AgentCard {
     let (bundle, agent) = (&revision.bundle, &revision.bundle.agent);
-    let base = format!("http://{host}");
     let bindings = [
         TRANSPORT_PROTOCOL_JSONRPC,
         TRANSPORT_PROTOCOL_HTTP_JSON,
@@ -133,8 +136,10 @@ fn card(revision: &Revision, host: &str) -> AgentCard {
         description: agent.description.clone(),
         version: bundle.generation.to_string(),
         supported_interfaces: bindings
-            .map(|binding| AgentInterface::new(base.clone(), binding))
-            .into(),
+            .map(|binding| AgentInterface::new(base, binding))
+            .into_iter()
+            .chain(v03::card::interfaces(base))
+            .collect(),
         capabilities: AgentCapabilities {
             streaming: Some(true),
             push_notifications: Some(false),

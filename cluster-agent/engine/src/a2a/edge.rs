@@ -31,6 +31,8 @@ struct Call {
     inexact: Option<String>,
 }
 
+/// The gRPC service.
+const GRPC_PATH: &str = "/lf.a2a.v1.A2AService/";
 /// Digits of a number that are shown.
 const SHOWN_DIGITS: usize = 40;
 
@@ -84,7 +86,7 @@ pub(super) fn answer_with(special: Special) {
 
 /// The layer: a call that is not authenticated goes no further.
 pub(super) async fn admit(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
-    let grpc = is_grpc(request.headers());
+    let grpc = is_grpc(&request);
     let caller = match gate.verify(request.headers()).await {
         Ok(caller) => caller,
         Err(denied) => return refuse(denied, grpc),
@@ -125,8 +127,10 @@ async fn look(request: Request, grpc: bool) -> Result<(Request, Option<String>),
     Ok((Request::from_parts(head, Body::from(body)), found))
 }
 
-fn is_grpc(headers: &HeaderMap) -> bool {
-    media(headers).is_some_and(|m| m.starts_with("application/grpc"))
+/// By the path too: a JSON binding would else take a body that calls itself gRPC, and nobody had looked at it.
+fn is_grpc(request: &Request) -> bool {
+    request.uri().path().starts_with(GRPC_PATH)
+        && media(request.headers()).is_some_and(|m| m.starts_with("application/grpc"))
 }
 
 fn media(headers: &HeaderMap) -> Option<&str> {

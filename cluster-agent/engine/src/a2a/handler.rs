@@ -20,7 +20,7 @@ use std::sync::Arc;
 /// Request header of a subscription: the place of the last event that was seen.
 pub(super) const AFTER: &str = "x-roadstead-after";
 /// The same as browsers and proxies know it: this one also crosses the hub.
-const LAST_EVENT: &str = "last-event-id";
+pub(super) const LAST_EVENT: &str = "last-event-id";
 /// Tasks in a page where the caller says nothing, and at most (A2A 1.0 §3.1.4: 50 and 100).
 const PAGE: i32 = 50;
 const MAX_PAGE: i32 = 100;
@@ -206,7 +206,8 @@ impl RequestHandler for Handler {
     }
 }
 
-/// A2A 1.0 §3.6: a call without a version is one of 0.3, which is not served (S77).
+/// A2A 1.0 §3.6: a call without a version is one of 0.3. Those of 0.3 come here as calls of 1.0, by way of
+/// [`super::v03`]; whatever else is no call of 1.0 is not served (S77).
 fn check_version(params: &ServiceParams) -> Result<(), A2AError> {
     let asked = params
         .get("a2a-version")

@@ -1,4 +1,5 @@
-//! The A2A 1.0 server: JSON-RPC (with SSE), HTTP+JSON and gRPC on one port, over [`crate::tasks`].
+//! The A2A 1.0 server: JSON-RPC (with SSE), HTTP+JSON and gRPC on one port, over [`crate::tasks`]; and 0.3, by
+//! translation.
 //!
 //! The wire is the a2a crates'; the handler is our own, because theirs rewrites whole tasks on each event. Everything
 //! but `/livez` and `/readyz` needs a token, the agent card too.
@@ -7,6 +8,7 @@ mod card;
 mod convert;
 mod edge;
 mod handler;
+mod v03;
 
 pub(crate) use convert::USAGE;
 
@@ -32,7 +34,7 @@ pub fn router(edge: Edge) -> Router {
     let grpc = A2aServiceServer::new(a2a_grpc::GrpcHandler::new(Arc::clone(&handler)));
     let cards = card::Cards::new(Arc::clone(&edge.current), edge.address.clone());
     let served = a2a_server::jsonrpc::jsonrpc_router(Arc::clone(&handler))
-        .merge(a2a_server::rest::rest_router(handler))
+        .merge(a2a_server::rest::rest_router(Arc::clone(&handler)))
         .merge(card::router(cards))
         .merge(
             tonic::service::Routes::new(grpc)
@@ -40,6 +42,7 @@ pub fn router(edge: Edge) -> Router {
                 .reset_fallback(),
         )
         .fallback(|| async { StatusCode::NOT_FOUND })
+        .layer(middleware::from_fn_with_state(handler, v03::translate))
         .layer(middleware::from_fn_with_state(
             Arc::clone(&edge.gate),
             edge::admit,

@@ -10,7 +10,7 @@ use super::{
 };
 use roadstead_contract::{control::SecretText, documents::ModelSpec};
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value, json, value::RawValue};
 
 /// The version of the interface, sent with each request.
 pub(super) const VERSION: &str = "2023-06-01";
@@ -228,6 +228,20 @@ struct Delta {
     stop_reason: Option<String>,
 }
 
+/// The input that a block begins with, as its text: a parsed value may have rounded it.
+fn given_input(data: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Begun {
+        content_block: Block,
+    }
+    #[derive(Deserialize)]
+    struct Block {
+        input: Box<RawValue>,
+    }
+    let begun: Begun = serde_json::from_slice(data).ok()?;
+    Some(begun.content_block.input.get().to_owned())
+}
+
 /// Counts so far; `input_tokens` are those neither written to nor read from the cache.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 struct Counts {
@@ -255,7 +269,7 @@ impl Decoder {
                 return Err(event_error(&json, key));
             }
             "message_start" => self.count(event.message.and_then(|m| m.usage)),
-            "content_block_start" => self.start(event.content_block.unwrap_or_default(), sink),
+            "content_block_start" => self.start(event.content_block.unwrap_or_default(), data, sink),
             "content_block_delta" => {
                 if let Some(delta) = event.delta {
                     self.delta(delta, sink);
@@ -283,7 +297,7 @@ impl Decoder {
         Ok(false)
     }
 
-    fn start(&mut self, block: Map<String, Value>, sink: &mut Sink) {
+    fn start(&mut self, block: Map<String, Value>, data: &[u8], sink: &mut Sink) {
         let text = |name: &str| {
             block
                 .get(name)
@@ -313,7 +327,7 @@ impl Decoder {
                     index: None,
                     id: text("id"),
                     name: text("name"),
-                    arguments: given.map(Value::to_string).unwrap_or_default(),
+                    arguments: given.and_then(|_| given_input(data)).unwrap_or_default(),
                 });
                 Block::Call
             }

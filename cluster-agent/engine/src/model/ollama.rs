@@ -5,11 +5,12 @@ use super::{
     ChatMessage, ChatRequest, ErrorClass, ModelError, Part, StopReason, Usage,
     errors::{error, event_error},
     openai::{GO_ON, Tool, file_text, goes_on},
+    repair,
     sink::{OpenCall, Sink},
 };
 use roadstead_contract::{control::SecretText, documents::ModelSpec};
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value, json, value::RawValue};
 
 /// The body of a request.
 pub(super) fn body(
@@ -136,8 +137,7 @@ struct Call {
 #[derive(Deserialize)]
 struct Function {
     name: String,
-    #[serde(default)]
-    arguments: Value,
+    arguments: Option<Box<RawValue>>,
 }
 
 impl Decoder {
@@ -166,11 +166,7 @@ impl Decoder {
                     index: None,
                     id: call.id.unwrap_or_default(),
                     name: call.function.name,
-                    arguments: match call.function.arguments {
-                        Value::String(text) => text,
-                        Value::Null => String::new(),
-                        object => object.to_string(),
-                    },
+                    arguments: repair::given(call.function.arguments.as_deref()),
                 });
             }
         }

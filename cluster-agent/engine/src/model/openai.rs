@@ -7,6 +7,7 @@
 use super::{
     ChatMessage, ChatRequest, ErrorClass, ModelError, Part, StopReason, ToolCall, ToolSchema, Usage,
     errors::{error, event_error},
+    repair,
     sink::{OpenCall, Sink},
 };
 use roadstead_contract::{
@@ -14,7 +15,7 @@ use roadstead_contract::{
     documents::{ModelSpec, Provider},
 };
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeSeq as _};
-use serde_json::{Value, json};
+use serde_json::{Value, json, value::RawValue};
 
 /// Said to the model where an answer broke off, since chat models do not go on with a message of their own.
 pub(super) const GO_ON: &str = "Your last answer broke off. Go on exactly where it ended and repeat nothing.";
@@ -308,7 +309,7 @@ struct CallDelta {
 struct FunctionDelta {
     name: Option<String>,
     /// A text; some servers send the object itself.
-    arguments: Option<Value>,
+    arguments: Option<Box<RawValue>>,
 }
 
 #[derive(Deserialize)]
@@ -415,11 +416,7 @@ fn read_call_delta(call: CallDelta, sink: &mut Sink) {
     if !name.is_empty() {
         open.name = name;
     }
-    match arguments {
-        Some(Value::String(text)) => open.arguments.push_str(&text),
-        None | Some(Value::Null) => {}
-        Some(object) => open.arguments.push_str(&object.to_string()),
-    }
+    open.arguments.push_str(&repair::given(arguments.as_deref()));
 }
 
 fn read_pieces(pieces: Vec<Value>, sink: &mut Sink) {

@@ -3,11 +3,16 @@
 //! Repaired: code fences around, quotes of the wrong kind, unquoted keys, Python's words for constants, commas before
 //! a closing bracket, line breaks in strings, unknown escapes, brackets missing or too many at the end. Not repaired:
 //! a string without its end, for what is missing there is meaning, not form.
+//!
+//! Refused: integers beyond 64 bits. A parsed value has rounded them, and a tool would be called with another number.
 
-use serde_json::{Map, Value};
+use roadstead_contract::numbers::rounded;
+use serde_json::{Map, Value, value::RawValue};
 
 /// Most that the arguments of one call may have, in bytes.
 const MAX_ARGUMENTS: usize = 256 * 1024;
+/// Digits of a number that are shown.
+const SHOWN_DIGITS: usize = 40;
 
 /// Reads the arguments of a tool call: an object, and nothing else.
 ///
@@ -27,14 +32,40 @@ pub(super) fn arguments(text: &str, cut: bool) -> Result<Value, String> {
         return Ok(Value::Object(Map::new()));
     }
     let parsed = match serde_json::from_str(text) {
-        Ok(value) => value,
+        Ok(value) => {
+            exact(text)?;
+            value
+        }
         Err(_) if cut => return Err("the arguments were cut by the limit of the answer's length".to_owned()),
         Err(error) => {
-            let repaired = repair(text).and_then(|fixed| serde_json::from_str(&fixed).ok());
-            repaired.ok_or_else(|| format!("the arguments are not JSON: {error}"))?
+            let unreadable = || format!("the arguments are not JSON: {error}");
+            let fixed = repair(text).ok_or_else(unreadable)?;
+            let value = serde_json::from_str(&fixed).map_err(|_| unreadable())?;
+            exact(&fixed)?;
+            value
         }
     };
     object(parsed)
+}
+
+/// Arguments as a server sends them: a text, or the object itself, of which the text is kept as it came.
+pub(super) fn given(arguments: Option<&RawValue>) -> String {
+    let Some(raw) = arguments.map(RawValue::get) else {
+        return String::new();
+    };
+    serde_json::from_str(raw).unwrap_or_else(|_| raw.to_owned())
+}
+
+/// Refuses a text of which the numbers are others once it is read.
+pub(super) fn exact(text: &str) -> Result<(), String> {
+    let Some(number) = rounded(text) else {
+        return Ok(());
+    };
+    let shown: String = number.chars().take(SHOWN_DIGITS).collect();
+    Err(format!(
+        "expected integers of at most 64 bits in the arguments, found {shown}: it would be rounded; call the tool again \
+         with the number as text, if it takes one"
+    ))
 }
 
 /// The object that `value` is, or that it holds as text.
@@ -43,7 +74,10 @@ pub(super) fn object(value: Value) -> Result<Value, String> {
         Value::Object(_) => return shallow(value),
         Value::Null => return Ok(Value::Object(Map::new())),
         Value::String(inner) => match serde_json::from_str(&inner) {
-            Ok(Value::Object(map)) => return shallow(Value::Object(map)),
+            Ok(Value::Object(map)) => {
+                exact(&inner)?;
+                return shallow(Value::Object(map));
+            }
             _ => "a text",
         },
         Value::Array(_) => "a list",
@@ -246,6 +280,43 @@ mod tests {
     }
 
     #[test]
+    fn integers_are_exact_or_refused() {
+        let most = r#"{"a": [18446744073709551615, -9223372036854775808], "c": 0.1}"#;
+        assert_eq!(
+            arguments(most, false).map(|value| value.to_string()),
+            Ok(r#"{"a":[18446744073709551615,-9223372036854775808],"c":0.1}"#.to_owned())
+        );
+        for text in [
+            r#"{"id": 18446744073709551617}"#,
+            r#"{'id': 18446744073709551617,}"#,
+            r#""{\"id\": 18446744073709551617}""#,
+            "```json\n{\"id\": [18446744073709551617]}\n```",
+        ] {
+            let refused = arguments(text, false).unwrap_err();
+            assert!(
+                refused.contains("found 18446744073709551617: it would be rounded"),
+                "{refused}"
+            );
+        }
+    }
+
+    #[test]
+    fn arguments_keep_the_text_that_a_server_sent() {
+        let raw = |text: &str| RawValue::from_string(text.to_owned()).expect("JSON");
+        for (sent, expected) in [
+            (
+                r#"{"id": 18446744073709551617}"#,
+                r#"{"id": 18446744073709551617}"#,
+            ),
+            (r#""{\"id\": 1}""#, r#"{"id": 1}"#),
+            (r#""""#, ""),
+        ] {
+            assert_eq!(given(Some(&raw(sent))), expected);
+        }
+        assert_eq!(given(None), "");
+    }
+
+    #[test]
     fn what_has_no_plain_meaning_is_refused() {
         for text in [
             r#"{"path": "/etc/pass"#,
@@ -280,7 +351,7 @@ mod tests {
         fn repair_ends_and_sound_json_is_left_as_it_is(text in "[\\[\\]{}\"',:a-z0-9 \\\\\n]{0,40}") {
             let read = arguments(&text, false);
             if let Ok(value @ Value::Object(_)) = serde_json::from_str::<Value>(&text) {
-                prop_assert_eq!(read, Ok(value));
+                prop_assert_eq!(read, exact(&text).map(|()| value));
             }
         }
     }

@@ -336,9 +336,14 @@ pub(super) fn read_calls(json: &str, offered: &[ToolSchema]) -> Option<Vec<ToolC
     if !json.starts_with(['{', '[']) {
         return None;
     }
-    let value = serde_json::from_str::<Value>(json)
-        .ok()
-        .or_else(|| serde_json::from_str(&repair::repair(json)?).ok())?;
+    let (value, exact) = match serde_json::from_str::<Value>(json) {
+        Ok(value) => (value, repair::exact(json)),
+        Err(_) => {
+            let fixed = repair::repair(json)?;
+            (serde_json::from_str(&fixed).ok()?, repair::exact(&fixed))
+        }
+    };
+    let read_call = |value, offered| read_call(value, offered, &exact);
     match value {
         Value::Array(list) if !list.is_empty() => list.into_iter().map(|v| read_call(v, offered)).collect(),
         Value::Object(mut map) if map.len() == 1 && map.contains_key("tool_calls") => {
@@ -354,8 +359,8 @@ pub(super) fn read_calls(json: &str, offered: &[ToolSchema]) -> Option<Vec<ToolC
 }
 
 /// One call: `{name, arguments}`, with `parameters` for `arguments`, `tool` or `tool_name` for `name`, `function` or
-/// `tool_call` around it, and `type` and `id` beside it.
-fn read_call(value: Value, offered: &[ToolSchema]) -> Option<ToolCall> {
+/// `tool_call` around it, and `type` and `id` beside it. `exact`: whether the text's numbers are still those.
+fn read_call(value: Value, offered: &[ToolSchema], exact: &Result<(), String>) -> Option<ToolCall> {
     let Value::Object(mut map) = value else {
         return None;
     };
@@ -365,7 +370,7 @@ fn read_call(value: Value, offered: &[ToolSchema]) -> Option<ToolCall> {
     }
     for wrapper in ["function", "tool_call"] {
         if map.len() == 1 && map.get(wrapper).is_some_and(Value::is_object) {
-            return read_call(map.shift_remove(wrapper)?, offered);
+            return read_call(map.shift_remove(wrapper)?, offered, exact);
         }
     }
     let name = take(&mut map, &["name", "tool", "tool_name", "function"])?;
@@ -380,7 +385,11 @@ fn read_call(value: Value, offered: &[ToolSchema]) -> Option<ToolCall> {
     };
     let read = match arguments {
         Value::String(text) => repair::arguments(&text, false).map_err(|problem| (text, problem)),
-        Value::Object(_) | Value::Null => repair::object(arguments).map_err(|p| (String::new(), p)),
+        // Of several calls in one text all are told: which number it was is no longer known.
+        Value::Object(_) | Value::Null => exact
+            .clone()
+            .and_then(|()| repair::object(arguments))
+            .map_err(|problem| (String::new(), problem)),
         _ => return None,
     };
     known.then(|| match read {

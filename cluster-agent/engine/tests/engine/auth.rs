@@ -122,6 +122,14 @@ async fn s75_every_route_needs_a_token_but_liveness_and_readiness() {
         (Method::GET, "/extendedAgentCard"),
         (Method::POST, "/tasks/x/pushNotificationConfigs"),
         (Method::POST, "/lf.a2a.v1.A2AService/SendMessage"),
+        (Method::POST, "/v1/message:send"),
+        (Method::POST, "/v1/message:stream"),
+        (Method::GET, "/v1/tasks"),
+        (Method::GET, "/v1/tasks/x"),
+        (Method::POST, "/v1/tasks/x:cancel"),
+        (Method::GET, "/v1/tasks/x:subscribe"),
+        (Method::GET, "/v1/card"),
+        (Method::GET, "/v1/nowhere"),
         (Method::GET, "/nowhere"),
         (Method::DELETE, "/"),
     ];
@@ -259,6 +267,68 @@ async fn s88_a_token_of_the_hub_is_good_once() {
         assert_eq!(card(&engine, old).await, StatusCode::UNAUTHORIZED);
     }
     assert_eq!(card(&engine, &fresh()).await, StatusCode::OK);
+}
+
+/// The same call by 0.3: JSON-RPC, HTTP+JSON.
+fn sends_0_3(rig: &Rig) -> [RequestBuilder; 2] {
+    let message = json!({"kind": "message", "messageId": "m", "role": "user",
+        "parts": [{"kind": "text", "text": "say hello"}]});
+    let rpc = json!({"jsonrpc": "2.0", "id": 1, "method": "message/send", "params": {"message": message}});
+    [
+        http().post(rig.engine.url("/")).json(&rpc),
+        http()
+            .post(rig.engine.url("/v1/message:send"))
+            .json(&json!({"message": message})),
+    ]
+}
+
+#[tokio::test]
+async fn s88_a_token_of_the_hub_is_good_once_for_every_version() {
+    let rig = rig().await;
+    for n in 0..2 {
+        let call = || sends_0_3(&rig).into_iter().nth(n).expect("a call");
+        let token = sign(&rig.hub, "k1", &claims());
+        assert_eq!(status(call().bearer_auth(&token)).await, StatusCode::OK);
+        assert_eq!(status(call().bearer_auth(&token)).await, StatusCode::UNAUTHORIZED);
+        assert_eq!(
+            status(send(&rig).bearer_auth(&token)).await,
+            StatusCode::UNAUTHORIZED
+        );
+        let token = sign(&rig.hub, "k1", &claims());
+        assert_eq!(status(send(&rig).bearer_auth(&token)).await, StatusCode::OK);
+        assert_eq!(status(call().bearer_auth(&token)).await, StatusCode::UNAUTHORIZED);
+        for (key, value) in [("aud", json!("agent-2")), ("exp", json!(now() - 60))] {
+            let mut wrong = claims();
+            wrong[key] = value;
+            let token = sign(&rig.hub, "k1", &wrong);
+            assert_eq!(
+                status(call().bearer_auth(token)).await,
+                StatusCode::UNAUTHORIZED,
+                "{key}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn s81_by_0_3_nobody_speaks_for_others_either() {
+    let rig = rig().await;
+    for call in sends_0_3(&rig) {
+        let named = call.bearer_auth(ALICE).header(ON_BEHALF_OF, "root");
+        assert_eq!(status(named).await, StatusCode::FORBIDDEN);
+    }
+    for call in sends_0_3(&rig) {
+        let deep = call
+            .bearer_auth(ENGINE)
+            .header(ON_BEHALF_OF, "ann")
+            .header(DEPTH, "6");
+        let told = deep.send().await.expect("answered").text().await.expect("text");
+        assert!(
+            told.contains("-32004") && told.contains("at most 5 deep"),
+            "{told}"
+        );
+    }
+    assert_eq!(rig.model.count(), 0);
 }
 
 #[tokio::test]

@@ -6,4 +6,5 @@ mod frames;
 mod hidden;
 mod peers;
 mod support;
+mod v03;
 mod wire;

@@ -5,6 +5,7 @@
 mod agent;
 mod agent_rules;
 mod check;
+mod costs;
 mod explain;
 mod local;
 mod model;
@@ -24,12 +25,12 @@ pub use agent::{
     AgentSpec, Engine, Instructions, Limits, Mode, ModelList, OnUnknownResult, Placement, Quantities,
     Questions, Resources, Runtime, Selector, SubAgent, Template, ToolUse,
 };
+pub use costs::check_costs;
 pub use explain::{ExplainError, explain};
 pub use local::{BeyondLocal, beyond_local};
 pub use model::{BindingKey, EnvKey, ModelOptions, ModelSpec, Prices, Provider, ReasoningEffort, SecretRef};
 pub use parse::{
-    Key, MAX_JSON, MAX_SET, Parsed, Source, check_costs, check_references, parse_files, parse_value,
-    parse_values,
+    Key, MAX_JSON, MAX_SET, Parsed, Source, check_references, parse_files, parse_value, parse_values,
 };
 pub use problem::{MAX_PROBLEMS, Problem, ProblemCode};
 pub use scalars::{Count, Currency, Decimal, Duration, Money, Name, Quantity, Reference, ScalarError};

@@ -1,13 +1,13 @@
 //! From texts and JSON values to documents, or to everything that is wrong with them.
 
 use super::{
-    API_VERSION, Body, Document, Kind, Metadata, ModelSpec, Name, Reference, check,
+    API_VERSION, Body, Document, Kind, Metadata, Name, Reference, check,
     problem::{Finding, MAX_PROBLEMS, Problem, ProblemCode, nearest},
     rules,
     tree::{MAX_NODES, Node, Position, Value, shorten},
     yaml,
 };
-use crate::bundle::{Unpriced, references, unpriced};
+use crate::bundle::references;
 use serde_json::Value as Json;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -38,7 +38,7 @@ pub struct Parsed {
     pub file: String,
     /// Where the document begins; `None` when it did not come from a text.
     pub at: Option<Position>,
-    node: Node,
+    pub(super) node: Node,
 }
 
 impl Parsed {
@@ -185,52 +185,6 @@ pub fn check_references(parsed: &[Parsed], known: impl Fn(Kind, &Reference) -> b
                 expected: format!("the name of {} {kind} in the set or the project", article(kind)),
                 found: format!("{:?}, which is neither", reference.to_string()),
                 path,
-            };
-            problems.push(finding.in_file(&item.file, Some(index)));
-        }
-    }
-    problems
-}
-
-/// Every agent of the set with a cost limit that a model of it does not measure. `known` is asked for models that are
-/// not in the set, with the project filled in; those that it does not know are left to [`check_references`].
-pub fn check_costs<'a>(
-    parsed: &'a [Parsed],
-    known: impl Fn(&Reference) -> Option<&'a ModelSpec>,
-) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    for (index, item) in parsed.iter().enumerate() {
-        let Body::Agent(spec) = &item.document.body else {
-            continue;
-        };
-        let model = |reference: &Reference| {
-            let project = reference
-                .project
-                .clone()
-                .or_else(|| item.document.metadata.project.clone());
-            let named = |p: &&Parsed| {
-                let metadata = &p.document.metadata;
-                metadata.name == reference.name && metadata.project == project
-            };
-            let own = parsed.iter().filter(named).find_map(|p| match &p.document.body {
-                Body::Model(spec) => Some(spec),
-                _ => None,
-            });
-            own.or_else(|| {
-                known(&Reference {
-                    project: project.clone(),
-                    name: reference.name.clone(),
-                })
-            })
-        };
-        for unpriced in unpriced(spec, model) {
-            let finding = Finding {
-                code: ProblemCode::WrongValue,
-                at: item.node.locate(Unpriced::PATH),
-                path: Unpriced::PATH.to_owned(),
-                expected: unpriced.expected(),
-                found: unpriced.found(),
-                hint: None,
             };
             problems.push(finding.in_file(&item.file, Some(index)));
         }

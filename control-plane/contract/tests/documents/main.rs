@@ -94,7 +94,7 @@ fn s83_a_cost_limit_that_nothing_measures_has_its_place() {
     let with = |prices: &str| {
         let model = other("Model", &format!("provider: ollama\nmodel: m\n{prices}"));
         let parsed = parse(&format!("{model}---\n{limited}")).unwrap_or_else(|p| panic!("{}", listed(&p)));
-        listed(&check_costs(&parsed, |_| None))
+        listed(&check_costs(&parsed, |_, _| None))
     };
     let prices = |currency: &str| {
         format!("prices: {{currency: {currency}, inputPerMillion: '0', outputPerMillion: '0'}}")
@@ -110,6 +110,64 @@ fn s83_a_cost_limit_that_nothing_measures_has_its_place() {
     );
     assert!(with(&prices("EUR")).ends_with("found prices in EUR\n"));
     assert_eq!(with(&prices("USD")), "");
+}
+
+#[test]
+fn s83_a_cost_limit_that_an_agent_below_does_not_measure_has_its_place() {
+    let document = |kind: &str, name: &str, spec: &str| {
+        format!(
+            "apiVersion: roadstead.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n---\n"
+        )
+    };
+    let prices = |currency: &str| {
+        format!(", prices: {{currency: {currency}, inputPerMillion: '0', outputPerMillion: '0'}}")
+    };
+    let set = |limit: &str, of_low: &str| {
+        [
+            document(
+                "Model",
+                "m",
+                &format!("provider: ollama, model: m{}", prices("USD")),
+            ),
+            document("Model", "low", &format!("provider: ollama, model: m{of_low}")),
+            document(
+                "Agent",
+                "top",
+                &format!("instructions: i, model: m, agents: [{{name: middle}}]{limit}"),
+            ),
+            // It calls its caller too: nothing is looked at for ever.
+            document(
+                "Agent",
+                "middle",
+                "instructions: i, model: m, agents: [{name: top}, {name: bottom}]",
+            ),
+            document("Agent", "bottom", "instructions: i, model: low"),
+        ]
+        .concat()
+    };
+    let found = |text: String| {
+        let parsed = parse(&text).unwrap_or_else(|p| panic!("{}", listed(&p)));
+        listed(&check_costs(&parsed, |_, _| None))
+    };
+    let limit = ", limits: {cost: 1 USD}";
+    let none = found(set(limit, ""));
+    assert!(
+        none.ends_with(
+            ": spec.agents[0]: expected prices in USD of the model low of the agent bottom, since the limit of cost holds \
+             for what is handed to it, found none\n"
+        ) && none.lines().count() == 1,
+        "{none}"
+    );
+    assert!(found(set(limit, &prices("EUR"))).ends_with("found prices in EUR\n"));
+    assert_eq!(found(set(limit, &prices("USD"))), "");
+    assert_eq!(found(set("", "")), "", "nothing is limited");
+    // What is not known here is left to the run time.
+    let alone = document(
+        "Agent",
+        "top",
+        "instructions: i, model: m, agents: [{name: x}], limits: {cost: 1 USD}",
+    );
+    assert_eq!(found(alone), "");
 }
 
 #[test]

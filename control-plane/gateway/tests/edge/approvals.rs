@@ -14,16 +14,27 @@ async fn s82_the_engine_is_told_whether_the_caller_may_approve() {
 }
 
 /// The same decision by JSON-RPC and by HTTP+JSON: path and body.
-fn approvals() -> [(String, String); 3] {
+fn approvals() -> [(String, String); 5] {
     let digest = "0a".repeat(32);
     let part = json!({"data": {"approval": "a1", "decision": "approve", "digest": digest}});
     let message = json!({"messageId": "m", "role": "ROLE_USER", "taskId": "t1", "parts": [part]});
     let params = json!({"message": message});
     let rpc = json!({"jsonrpc": "2.0", "id": 7, "method": "SendMessage", "params": params});
+    // As 0.3 has it: its JSON-RPC, and its .proto.
+    let typed = json!({"kind": "data", "data": part["data"]});
+    let old = json!({"kind": "message", "messageId": "m", "role": "user", "taskId": "t1", "parts": [typed]});
+    let old = json!({"jsonrpc": "2.0", "id": 7, "method": "message/stream", "params": {"message": old}});
+    let deeper = json!({"data": {"data": part["data"]}});
+    let proto = json!({"messageId": "m", "role": "ROLE_USER", "taskId": "t1", "content": [deeper]});
     [
         (NOTES.to_owned(), rpc.to_string()),
         (format!("{NOTES}/message:send"), params.to_string()),
         (format!("{NOTES}/v1/message:stream"), params.to_string()),
+        (NOTES.to_owned(), old.to_string()),
+        (
+            format!("{NOTES}/v1/message:send"),
+            json!({"message": proto}).to_string(),
+        ),
     ]
 }
 

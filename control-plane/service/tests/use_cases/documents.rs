@@ -8,6 +8,7 @@ crate::support::on_both!(
     a_dry_run_writes_nothing,
     key_order_and_annotations_survive,
     s83_a_cost_limit_has_prices_that_measure_it,
+    s83_a_cost_limit_is_measured_by_the_agents_below_too,
     a_used_document_is_not_deleted,
     a_rollback_is_a_new_revision_with_the_old_document,
     lists_page_by_cursor,
@@ -93,6 +94,27 @@ mod tests {
         };
         let back = roadstead_service::roll_back(&world.acme.owner, &world.store, &back).await;
         assert!(matches!(back, Err(Error::Invalid { .. })), "{back:?}");
+    }
+
+    pub(super) async fn s83_a_cost_limit_is_measured_by_the_agents_below_too(world: World) {
+        let placed = |name: &str, model: &str| agent(name, "Help.", model, "{clusters: [edge]}");
+        let calls = |name: &str| format!("  agents: [{{name: {name}}}]\n");
+        let there = set(&[
+            model("free", "m1"),
+            priced("dear", "USD"),
+            placed("bottom", "free"),
+            placed("middle", "dear") + &calls("bottom"),
+        ]);
+        world.apply(&there).await.expect("nothing is limited");
+        let top = || limited("top", "dear") + &calls("middle");
+        let handed = |index: usize, found: &str| {
+            vec![(format!("documents[{index}].spec.agents[0]"), found.to_owned())]
+        };
+        assert_eq!(refused(&world, &top()).await, handed(0, "none"));
+        let other = set(&[priced("free", "EUR"), top()]);
+        assert_eq!(refused(&world, &other).await, handed(1, "prices in EUR"));
+        let both = set(&[placed("bottom", "dear"), top()]);
+        world.apply(&both).await.expect("measured, all the way down");
     }
 
     pub(super) async fn a_set_is_created_updated_and_left_alone(world: World) {

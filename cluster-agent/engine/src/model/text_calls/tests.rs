@@ -39,6 +39,23 @@ fn check(text: &str, shown: &str, calls: &[(&str, Value)]) {
 }
 
 #[test]
+fn a_written_call_with_an_integer_beyond_64_bits_is_refused() {
+    for text in [
+        r#"{"name": "add", "arguments": {"a": 18446744073709551617}}"#,
+        r#"{"name": "add", "arguments": "{\"a\": 18446744073709551617}"}"#,
+        r#"{'name': 'add', 'arguments': {'a': 18446744073709551617,}}"#,
+        r#"{"tool_calls": [{"function": {"name": "add", "arguments": {"a": 18446744073709551617}}}]}"#,
+    ] {
+        let calls = read_calls(text, &offered(&["add"])).expect("a call");
+        let problem = calls[0].problem.as_deref().unwrap_or_default();
+        assert!(
+            problem.contains("found 18446744073709551617"),
+            "{text}: {calls:?}"
+        );
+    }
+}
+
+#[test]
 fn calls_are_read_in_every_form() {
     let one = || [("add", json!({"a": 1, "b": 2}))];
     let table = [
