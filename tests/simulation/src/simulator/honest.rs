@@ -127,6 +127,7 @@ impl Agent {
             join: None,
             version: "0.1.0".to_owned(),
             calls: 16,
+            capabilities: Vec::new(),
         };
         let parts = Parts {
             dial,

@@ -4,13 +4,16 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use roadstead_authz::PeerIdentity;
-use roadstead_contract::{fleet::Digest, run::RunRecord};
+use roadstead_contract::{
+    fleet::{Command, Digest},
+    run::RunRecord,
+};
 use roadstead_domain::{ClusterId, TenantId};
 use roadstead_fleet::{
     FleetStore,
     store::{
-        Ahead, Begun, Changes, Desired, Event, Hello, Hints, Report, Row, RunVerdict, Session, Standing,
-        StoreError, What,
+        Ahead, Begun, Changes, CommandResult, Desired, Event, Hello, Hints, Report, Reported, Row,
+        RunVerdict, Session, Standing, StoreError, What,
     },
 };
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
@@ -206,6 +209,22 @@ impl FleetStore for Witness {
     ) -> Result<Vec<RunVerdict>, StoreError> {
         let newest = self.epoch(session);
         let verdicts = self.store().record_runs(session, records).await?;
+        self.wrote(session, newest);
+        Ok(verdicts)
+    }
+    async fn replicas(&self) -> Result<Vec<Reported>, StoreError> {
+        self.store().replicas().await
+    }
+    async fn commands(&self, session: &Session) -> Result<Vec<Command>, StoreError> {
+        self.store().commands(session).await
+    }
+    async fn record_results(
+        &self,
+        session: &Session,
+        results: Vec<CommandResult>,
+    ) -> Result<Vec<Option<String>>, StoreError> {
+        let newest = self.epoch(session);
+        let verdicts = self.store().record_results(session, results).await?;
         self.wrote(session, newest);
         Ok(verdicts)
     }
