@@ -5,6 +5,7 @@ mod laptop;
 mod lost;
 mod operator;
 mod restored;
+mod revoked;
 mod terminal;
 mod verbs;
 
