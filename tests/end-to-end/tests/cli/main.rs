@@ -6,6 +6,7 @@ mod lost;
 mod operator;
 mod restart;
 mod restored;
+mod revoked;
 mod terminal;
 mod verbs;
 
