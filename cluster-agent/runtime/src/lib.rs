@@ -10,7 +10,7 @@
 //!   and the guards of its tool servers are killed at once is found too where the process adopts orphans
 //!   (`roadstead_processes::adopt_orphans`), as the cluster agent does. An engine that outlived an earlier cluster
 //!   agent is killed before another is started on its journal.
-//! * **A clean environment**: the variables of [`INHERITED`] and [`Config::environment`], nothing else. Values for
+//! * **A clean environment**: the variables of [`INHERITED`] and [`Config::environment`], one for the allocator, nothing else. Values for
 //!   documents travel over the pipe, only for variables in [`Config::offered`].
 //! * **No core dump** (`RLIMIT_CORE` 0; Linux): a core file would hold keys.
 //! * **Memory** (`runtime.resources.limits.memory`; Linux): the resident memory of all that is found so is

@@ -87,7 +87,8 @@ pub(super) fn open_writer(path: &Path, full_sync: bool) -> Result<Connection, Op
     conn.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     conn.pragma_update(None, "journal_mode", "WAL")?;
     conn.pragma_update(None, "synchronous", if full_sync { "FULL" } else { "NORMAL" })?;
-    conn.pragma_update(None, "cache_size", -512)?;
+    // What it misses is in the system's cache.
+    conn.pragma_update(None, "cache_size", -256)?;
     conn.pragma_update(None, "journal_size_limit", 8 << 20)?;
     let tables: i64 = conn.query_row(
         "SELECT count(*) FROM sqlite_schema WHERE name = 'meta'",
@@ -122,7 +123,8 @@ pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags)?;
     conn.busy_timeout(std::time::Duration::from_secs(2))?;
-    conn.pragma_update(None, "cache_size", -512)?;
+    // It reads through a session once.
+    conn.pragma_update(None, "cache_size", -128)?;
     Ok(conn)
 }
 

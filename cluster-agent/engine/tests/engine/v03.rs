@@ -144,7 +144,7 @@ async fn s77_a_stream_of_0_3_ends_with_its_final_word() {
     let updates: Vec<_> = before.iter().filter(|r| r["kind"] == "status-update").collect();
     assert!(updates.iter().all(|r| r["final"] == false), "{updates:?}");
     let thought = |r: &&&Value| r["status"]["message"]["parts"][0]["text"] == "hm";
-    assert!(updates.iter().any(|r| thought(&r)), "{updates:?}");
+    assert!(updates.iter().any(thought), "{updates:?}");
 
     // The same by the .proto's JSON.
     let message = json!({"messageId": "p", "role": "ROLE_USER", "content": [{"text": text}]});

@@ -103,7 +103,9 @@ impl Alone {
             .args(["run", "--listen", &address, "--spec"])
             .arg(spec)
             .arg("--state")
-            .arg(state);
+            .arg(state)
+            // As the runtime starts its engines.
+            .env("MIMALLOC_PURGE_DELAY", "10");
         let caller = Caller::new();
         let url = format!("http://{address}");
         let card = format!("{url}/.well-known/agent-card.json");

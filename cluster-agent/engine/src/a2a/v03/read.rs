@@ -96,7 +96,7 @@ pub(super) fn send(params: Value, form: Form) -> Result<SendMessageRequest, A2AE
         .enumerate()
         .map(|(n, part)| read_part(n, part, form));
     let parts = parts.collect::<Result<_, _>>()?;
-    let configuration = configuration.map(|how| how.to_core(absent)).transpose()?;
+    let configuration = configuration.map(|how| how.into_core(absent)).transpose()?;
     Ok(SendMessageRequest {
         message: Message {
             message_id: message.message_id,
@@ -118,7 +118,7 @@ pub(super) fn send(params: Value, form: Form) -> Result<SendMessageRequest, A2AE
 }
 
 impl ConfigurationIn {
-    fn to_core(self, absent: Option<bool>) -> Result<SendMessageConfiguration, A2AError> {
+    fn into_core(self, absent: Option<bool>) -> Result<SendMessageConfiguration, A2AError> {
         if self.push_notification_config.is_some() {
             return Err(A2AError::push_notification_not_supported());
         }
@@ -161,7 +161,7 @@ fn read_part(n: usize, part: &Value, form: Form) -> Result<Part, A2AError> {
         ("data", _) => Err(invalid("data: expected an object")),
         (_, file) => {
             let file = FileIn::deserialize(file).map_err(|e| invalid(&format!("file: {e}")))?;
-            file.to_core().map_err(invalid)
+            file.into_core().map_err(invalid)
         }
     }
 }
@@ -172,7 +172,7 @@ fn only_data(outer: &Map<String, Value>) -> Option<&Map<String, Value>> {
 }
 
 impl FileIn {
-    fn to_core(self) -> Result<Part, &'static str> {
+    fn into_core(self) -> Result<Part, &'static str> {
         let content = match (self.bytes, self.uri) {
             (Some(bytes), None) => {
                 let bytes = BASE64.decode(bytes).map_err(|_| "file.bytes: expected base64")?;
