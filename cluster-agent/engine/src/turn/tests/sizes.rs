@@ -135,7 +135,7 @@ async fn the_journal_grows_by_less_than_twice_the_text_it_holds() {
         rig.engine.journal.runs_kept(last).await.expect("kept elsewhere");
     }
     let grown = size(&rig) - before;
-    println!("{held} bytes of text, {grown} of journal");
+    eprintln!("{held} bytes of text, {grown} of journal");
     assert!(grown >= held, "the text is not in it: {grown} of {held}");
     assert!(grown <= 2 * held, "{grown} for {held} bytes of text");
 }
