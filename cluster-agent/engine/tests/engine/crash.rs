@@ -261,7 +261,7 @@ fn called_once(world: &World, sent: &[Sent], answered: impl Fn(u64) -> bool) {
         );
     }
     let again = looked.values().filter(|times| **times > 1).count();
-    println!(
+    eprintln!(
         "{} notes, none twice; {} looks, {again} of them again",
         noted.len(),
         looked.len()
@@ -273,7 +273,7 @@ fn called_once(world: &World, sent: &[Sent], answered: impl Fn(u64) -> bool) {
 fn soon(mut took: Vec<Duration>, undisturbed: Duration) {
     took.sort_unstable();
     let median = *took.get(took.len() / 2).expect("a process left open tasks");
-    println!(
+    eprintln!(
         "gone on with after {median:?} (median of {}; slowest {:?}), undisturbed {undisturbed:?}",
         took.len(),
         took.last()

@@ -4,7 +4,7 @@ use crate::call::Caller;
 use roadstead_end_to_end::{binary, processes::Process, wait};
 use std::{
     net::TcpListener,
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
 };
@@ -98,7 +98,7 @@ impl Alone {
         let spec = self.folder.path().join("agent.yaml");
         std::fs::write(&spec, self.documents())?;
         let address = format!("127.0.0.1:{}", free_port()?);
-        let state = self.folder.path().join(format!("state-{n}"));
+        let state = self.state(n);
         command
             .args(["run", "--listen", &address, "--spec"])
             .arg(spec)
@@ -120,6 +120,16 @@ impl Alone {
             url: format!("{url}/"),
         };
         Ok((running, started.elapsed()))
+    }
+
+    /// The folder of the journal of the `n`-th engine.
+    fn state(&self, n: usize) -> PathBuf {
+        self.folder.path().join(format!("state-{n}"))
+    }
+
+    /// The file of that journal.
+    pub(crate) fn journal(&self, n: usize) -> PathBuf {
+        self.state(n).join("journal.sqlite")
     }
 
     /// One agent that may use the tool, and one model.

@@ -69,9 +69,23 @@ impl Caller {
 
     /// One turn in a new task of a new session; the task must complete, with this text in its answer.
     pub(crate) async fn turn(&self, url: &str, text: &str, answer: &str) -> anyhow::Result<()> {
+        self.turn_in(url, None, text, answer).await
+    }
+
+    /// The same in the session of this name.
+    pub(crate) async fn turn_in(
+        &self,
+        url: &str,
+        session: Option<&str>,
+        text: &str,
+        answer: &str,
+    ) -> anyhow::Result<()> {
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        let message = json!({"messageId": format!("bench-{}-{n}", std::process::id()), "role": "ROLE_USER",
-                             "parts": [{"text": text}]});
+        let mut message = json!({"messageId": format!("bench-{}-{n}", std::process::id()), "role": "ROLE_USER",
+                                 "parts": [{"text": text}]});
+        if let Some(session) = session {
+            message["contextId"] = session.into();
+        }
         let body =
             json!({"jsonrpc": "2.0", "id": n, "method": "SendMessage", "params": {"message": message}});
         let said: Value = serde_json::from_slice(&self.post(url, serde_json::to_vec(&body)?).await?)?;

@@ -14,6 +14,7 @@ mod layout;
 mod own;
 mod procfs;
 mod served;
+mod sessions;
 
 use clap::Parser;
 use std::path::PathBuf;
@@ -37,6 +38,7 @@ enum Table {
     Delivery,
     Served,
     Engine,
+    Sessions,
     /// No table: writes which functions run in every process, for the linker (needs valgrind). Only when named.
     Layout,
 }
@@ -59,9 +61,12 @@ async fn main() -> anyhow::Result<()> {
     if args.tables.contains(&Table::Layout) {
         layout::write().await?;
     }
-    // Last: it gives up a core for good.
+    // Last: they give up a core for good.
     if wanted(Table::Engine) {
         engine::measure(args.seconds).await?.print();
+    }
+    if wanted(Table::Sessions) {
+        sessions::measure().await?.print();
     }
     Ok(())
 }

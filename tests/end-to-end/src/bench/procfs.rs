@@ -35,6 +35,15 @@ pub(crate) fn memory(pid: u32) -> anyhow::Result<Memory> {
     })
 }
 
+/// The most resident memory that a process has had so far, in MiB.
+pub(crate) fn peak_mib(pid: u32) -> anyhow::Result<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find(|l| l.starts_with("VmHWM:"));
+    let kib = line.and_then(|l| l.split_whitespace().nth(1));
+    let kib: f64 = kib.context("VmHWM in /proc/PID/status")?.parse()?;
+    Ok(kib / 1024.0)
+}
+
 /// Proportional memory in MiB: a page that several processes share counts as its share of it.
 pub(crate) fn proportional_mib(pid: u32) -> anyhow::Result<f64> {
     let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;

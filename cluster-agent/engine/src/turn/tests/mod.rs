@@ -9,4 +9,5 @@ mod models;
 mod questions;
 mod restarts;
 mod results;
+mod sizes;
 mod tools;
