@@ -96,9 +96,10 @@ async fn restart(local: &Local, agent: &str) -> (CommandCode, String) {
     }
 }
 
-/// Another process than before listens, and what is wanted has its answer: it serves, or is refused as it was before.
+/// Another process than before listens, and what is wanted has its answer: it serves, or is refused as it was before. A
+/// command that comes before the first process begins has that one for its new process.
 fn another(before: &EngineStatus, now: &EngineStatus) -> bool {
-    now.restarts > before.restarts && now.process != before.process && now.address.is_some() && now.settled()
+    now.process.is_some() && now.process != before.process && now.address.is_some() && now.settled()
 }
 
 fn said(before: &EngineStatus, now: &EngineStatus) -> String {
