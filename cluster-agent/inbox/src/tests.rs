@@ -502,7 +502,10 @@ async fn a_command_is_given_out_once_however_often_it_comes() {
     let take = async |now_ms| bench.inbox.take_command(one.clone(), now_ms).await.unwrap();
     assert_eq!(take(0).await, Taking::Taken);
     assert_eq!(take(0).await, Taking::UnderWay);
-    assert_eq!(bench.inbox.begin_commands().await.unwrap(), [one.clone()]);
+    assert_eq!(
+        bench.inbox.begin_commands().await.unwrap(),
+        std::slice::from_ref(&one)
+    );
     assert_eq!(bench.inbox.begin_commands().await.unwrap(), []);
     assert_eq!(
         take(2_000).await,

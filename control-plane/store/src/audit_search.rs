@@ -231,6 +231,7 @@ mod tests {
     }
 
     #[tokio::test]
+    #[expect(clippy::disallowed_methods, reason = "a test that looks at plans")]
     async fn sqlite_finds_by_an_index_and_sorts_nothing() {
         let database = TestDatabase::sqlite();
         crate::migrate(database.url(), None).await.expect("migrated");

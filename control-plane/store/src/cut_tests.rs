@@ -56,6 +56,7 @@ async fn far(database: &TestDatabase) -> (Store, Way) {
 
 const SELECT: &str = "SELECT 1 FROM tenant";
 
+#[expect(clippy::disallowed_methods, reason = "no row of a tenant")]
 async fn read(store: &Store) -> bool {
     let Ok(db) = begin(&store.read, SqliteTransactionMode::Deferred).await else {
         return false;
@@ -77,6 +78,7 @@ async fn all(store: &Store) -> Vec<DatabaseTransaction> {
 }
 
 #[tokio::test]
+#[expect(clippy::disallowed_methods, reason = "no row of a tenant")]
 async fn connections_that_are_cut_while_they_are_used_leave_their_places_to_others() {
     let Some(database) = TestDatabase::postgres().await else {
         return;

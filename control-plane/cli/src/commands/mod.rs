@@ -6,7 +6,7 @@ mod audit;
 mod chat;
 mod cluster_page;
 mod clusters;
-mod commands;
+mod command_list;
 mod context;
 mod delete;
 mod describe;
@@ -70,7 +70,7 @@ async fn with_hub(common: &Common, command: Command, shell: &mut Shell) -> Outco
         Command::Revisions(named) => revisions::run(&client, common, &named, shell).await?,
         Command::Rollback(args) => rollback::run(&client, common, &args, shell).await?,
         Command::Restart(args) => restart::run(&client, common, &args, shell).await?,
-        Command::Commands(args) => commands::run(&client, common, &args, shell).await?,
+        Command::Commands(args) => command_list::run(&client, common, &args, shell).await?,
         Command::Chat(args) => return chat::run(&client, common, args, shell).await,
         Command::Runs(args) => runs::run(&client, common, args, shell).await?,
         Command::Logs(args) => logs::run(&client, common, &args, shell).await?,

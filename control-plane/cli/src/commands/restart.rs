@@ -1,6 +1,6 @@
 //! `restart`: the engine of an agent gets another process.
 
-use super::commands::state;
+use super::command_list::state;
 use crate::{
     api::{ClusterCommand, CommandsPayload},
     args::{Common, Format, Restart},

@@ -76,7 +76,10 @@ fn evil_hub(hub: &Hub) {
     let command = json!({"id": EVIL, "kind": EVIL, "cluster": EVIL, "project": EVIL, "agent": EVIL, "createdBy": EVIL,
         "createdAt": "2026-01-02T11:00:00Z", "expiresAt": "2026-01-02T11:05:00Z", "state": EVIL,
         "result": {"code": "SUCCEEDED", "detail": EVIL, "time": "2026-01-02T11:00:00Z"}});
-    hub.graphql("Commands", json!({"commands": page(&[command.clone()])}));
+    hub.graphql(
+        "Commands",
+        json!({"commands": page(std::slice::from_ref(&command))}),
+    );
     hub.graphql(
         "RestartAgent",
         json!({"restartAgent": {"objects": [command], "errors": []}}),

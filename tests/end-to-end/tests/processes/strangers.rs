@@ -161,6 +161,14 @@ fn bytes(hex: &str) -> Result<Vec<u8>> {
         .collect()
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "what real programs hold a certificate's time against"
+)]
+fn now() -> SystemTime {
+    SystemTime::now()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn s42_a_join_token_that_was_used_is_refused_and_audited() -> Result<()> {
     let mut site = Site::start().await?;
@@ -230,7 +238,7 @@ async fn s44_a_foreign_certificate_is_refused_and_audited() -> Result<()> {
     authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     authority.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
     let issuer = rcgen::Issuer::new(authority, key);
-    let foreign = site.certificate(&issuer, SystemTime::now() + DAY)?;
+    let foreign = site.certificate(&issuer, now() + DAY)?;
     site.refused(&foreign).await?;
     // Nobody was identified, so no tenant is told: the record is in the platform's own chain, which `audit verify`
     // counts and walks; what it says is in the database alone.
@@ -273,7 +281,7 @@ async fn s44_an_expired_certificate_is_refused_and_audited_for_its_cluster() -> 
     let key = rcgen::KeyPair::from_pem(&key)?;
     let issuer = rcgen::Issuer::from_ca_cert_der(&site.root.as_slice().into(), key)?;
     // The hub's own authority has signed it, and it ended yesterday: only its time is wrong.
-    let expired = site.certificate(&issuer, SystemTime::now() - DAY)?;
+    let expired = site.certificate(&issuer, now() - DAY)?;
     site.refused(&expired).await?;
     let records = site.audited("fleet.certificate.refused").await?;
     let (_, edge) = site.edge.rsplit_once('/').context("an id")?;
@@ -283,7 +291,7 @@ async fn s44_an_expired_certificate_is_refused_and_audited_for_its_cluster() -> 
         .all(|record| says(record, edge) && says(record, "expired"));
     ensure!(right, "{records:?}");
     // One that differs in its time alone passes TLS, and no further: the hub has not handed it out.
-    let invented = site.certificate(&issuer, SystemTime::now() + DAY)?;
+    let invented = site.certificate(&issuer, now() + DAY)?;
     let tried = async {
         let mut session = site.session(&invented).await?;
         session.next().await
