@@ -86,7 +86,7 @@ fn instruments() -> &'static Instruments {
                 .build(),
             turns: meter
                 .u64_counter("roadstead.engine.turns")
-                .with_description("Answers of models that tasks took, tries that failed left out.")
+                .with_description("Model calls that tasks made; a call that was tried several times is one.")
                 .build(),
             cost: meter
                 .u64_counter("roadstead.engine.cost")

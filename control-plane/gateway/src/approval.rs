@@ -13,8 +13,10 @@ pub(crate) const MAX_VERDICTS: usize = 100;
 pub(crate) fn decided(request: &Value) -> Option<Decided> {
     let message = request.get("message")?;
     // HTTP+JSON takes the names of the .proto as well.
-    let task = message.get("taskId").or_else(|| message.get("task_id"))?;
-    let task = task.as_str().filter(|task| !task.is_empty())?;
+    let named = ["taskId", "task_id"]
+        .iter()
+        .filter_map(|key| message.get(key)?.as_str());
+    let task = named.into_iter().find(|task| !task.is_empty())?;
     // `content` in 0.3's .proto. Whichever the engine takes, it is looked at.
     let parts = ["parts", "content"]
         .iter()
@@ -42,13 +44,18 @@ fn verdicts(part: &Value) -> impl Iterator<Item = Verdict> {
 }
 
 fn verdict(data: &Value) -> Option<Verdict> {
-    let word = data.get("decision").and_then(Value::as_str)?;
+    let word = match data {
+        Value::Object(members) => members.get("decision")?.as_str(),
+        // No engine takes a list. Should one, it is in the log.
+        Value::Array(_) => None,
+        _ => return None,
+    };
     let text = |key: &str| data.get(key).and_then(Value::as_str).and_then(plain);
     Some(Verdict {
         approval: text("approval"),
         digest: text("digest"),
         // Whatever is no plain no counts as a yes.
-        yes: !matches!(word, "deny" | "tell"),
+        yes: !matches!(word, Some("deny" | "tell")),
     })
 }
 
@@ -109,6 +116,13 @@ mod tests {
         assert!(decided(&snake).is_some());
         let odd = of("t1", json!([{"data": {"decision": "sure"}}])).unwrap();
         assert!(odd.verdicts[0].yes, "an unknown word is no harmless one");
+        for data in [
+            json!({"decision": {"approve": null}}),
+            json!(["a1", "approve", digest]),
+        ] {
+            let odd = of("t1", json!([{"data": data}])).unwrap();
+            assert!(odd.verdicts[0].yes, "{data}");
+        }
     }
 
     #[test]

@@ -340,6 +340,14 @@ fn one_by_one(waiting: &[Waiting], parts: &[InPart]) -> Result<Vec<Decide>, Refu
 }
 
 fn from_data(waiting: &[Waiting], data: &serde_json::Value) -> Result<Decide, Refusal> {
+    // One form and no other: the hub looks for decisions in the same words, for the audit log (S89). Types that are read
+    // from JSON would take a list for an object, and an object for a word.
+    let is_word = data.get("decision").is_none_or(serde_json::Value::is_string);
+    if !data.is_object() || !is_word {
+        return Err(Refusal::Invalid(format!(
+            "data part: expected an object with words; {SAY_EACH}"
+        )));
+    }
     if data.get("question").is_some() {
         let words = Words::deserialize(data);
         let words = words.map_err(|e| Refusal::Invalid(format!("data part: {e}; {SAY_EACH}")))?;

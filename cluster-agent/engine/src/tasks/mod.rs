@@ -264,6 +264,7 @@ impl Tasks {
             waits_for: Vec::new(),
             at_ms: now_ms,
         };
+        crate::observe::task_ended(turn::outcome(state), &counters);
         live.finish(status, counters);
         self.open.lock().remove(&live.uid);
         if let Some(runs) = &self.services.runs {

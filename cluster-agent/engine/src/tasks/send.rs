@@ -91,8 +91,8 @@ impl Tasks {
             // Its answer was lost on the way, maybe: what it began needs no seat.
             Err(refusal) => {
                 let journal = &self.services.journal;
-                let begun = journal.known(caller.subject.clone(), inbound.message_id).await?;
-                let begun = begun.ok_or(refusal)?;
+                let begun = journal.known(caller.subject.clone(), inbound.message_id).await;
+                let begun = begun.ok().flatten().ok_or(refusal)?;
                 return self.known(caller, &begun).await;
             }
         };

@@ -206,10 +206,11 @@ impl Turn {
             let listing = revision.toolbox.list(Instant::now() + LIST_WAIT);
             let asked = Instant::now();
             let listing = tokio::select! {
-                () = self.live.cancel.cancelled() => return Err(End::Canceled),
-                listing = listing => listing,
+                () = self.live.cancel.cancelled() => None,
+                listing = listing => Some(listing),
             };
             self.waited += asked.elapsed();
+            let listing = listing.ok_or(End::Canceled)?;
             self.table = ToolTable::of(revision, listing, &self.services.journal).await;
             // Another agent's task: there is no person at the other end.
             if asks && self.live.origin.depth > 0 {
@@ -452,11 +453,7 @@ impl Turn {
         if !code.is_empty() {
             tracing::Span::current().record("error.type", code);
         }
-        let outcome = match state {
-            TaskState::Completed => "completed",
-            TaskState::Canceled => "canceled",
-            _ => "failed",
-        };
+        let outcome = outcome(state);
         let used = &self.counters;
         observe::task_ended(outcome, used);
         tracing::info!(
@@ -506,6 +503,15 @@ impl Turn {
             record: self.services.runs.is_some().then_some(record),
             now_ms,
         }
+    }
+}
+
+/// How the end of a task is counted.
+pub(crate) fn outcome(state: TaskState) -> &'static str {
+    match state {
+        TaskState::Completed => "completed",
+        TaskState::Canceled => "canceled",
+        _ => "failed",
     }
 }
 

@@ -328,9 +328,35 @@ async fn s75_by_0_3_a_foreign_task_looks_like_none() {
     same["message"]["contextId"] = json!("nowhere");
     let same = rig.rpc(BOB, "message/send", same).await;
     assert_eq!(joined.is_ok(), same.is_ok());
-    if let Ok(joined) = joined {
-        assert!(!joined.to_string().contains("mine"), "{joined}");
+    for request in rig.model.requests().iter().rev().take(2) {
+        let heard = format!("{request:?}");
+        assert!(heard.contains("together") && !heard.contains("mine"), "{heard}");
     }
+}
+
+#[tokio::test]
+async fn the_stream_of_a_message_that_came_twice_says_its_end() {
+    let rig = rig().await;
+    let body =
+        json!({"jsonrpc": "2.0", "id": "7", "method": "message/stream", "params": message("m", "say hi")});
+    let first = events(rig.post(ALICE, &body).await).await;
+    let again = events(rig.post(ALICE, &body).await).await;
+    let result = |events: &[Value], from_end: usize| {
+        let at = events.len().checked_sub(from_end + 1);
+        at.and_then(|at| events.get(at))
+            .map(|event| event["result"].clone())
+    };
+    for events in [&first, &again] {
+        let last = result(events, 0).expect("an end");
+        assert_eq!(
+            (&last["kind"], &last["final"]),
+            (&json!("status-update"), &json!(true)),
+            "{events:?}"
+        );
+        assert_eq!(last["status"]["state"], "completed");
+    }
+    assert_eq!(result(&again, 1).expect("the task")["kind"], "task");
+    assert_eq!(rig.model.requests().len(), 1, "it was taken once");
 }
 
 #[tokio::test]

@@ -7,8 +7,8 @@ mod sizes;
 use roadstead_contract::{
     bundle::Bundle,
     documents::{
-        Body, Kind, Name, Parsed, Problem, Reference, Source, beyond_local, check_costs, check_references,
-        explain, parse_files, parse_value, render_instructions, schema,
+        Body, Kind, MAX_PROBLEMS, Name, Parsed, Problem, Reference, Source, beyond_local, check_costs,
+        check_references, explain, parse_files, parse_value, render_instructions, schema,
     },
 };
 use serde_json::{Value, json};
@@ -110,6 +110,28 @@ fn s83_a_cost_limit_that_nothing_measures_has_its_place() {
     );
     assert!(with(&prices("EUR")).ends_with("found prices in EUR\n"));
     assert_eq!(with(&prices("USD")), "");
+}
+
+/// Everybody calls everybody: each is looked at once, and not once for each way that leads to it.
+#[test]
+fn s31_a_thicket_of_agents_with_limits_is_looked_at_once() {
+    const AGENTS: usize = 120;
+    let mut text = String::from(
+        "apiVersion: roadstead.dev/v1alpha1\nkind: Model\nmetadata: {name: m}\nspec: {provider: ollama, model: m}\n",
+    );
+    for n in 0..AGENTS {
+        let others = (0..AGENTS).filter(|other| *other != n);
+        let others: Vec<String> = others.map(|other| format!("{{name: a{other}}}")).collect();
+        let _ = write!(
+            text,
+            "---\napiVersion: roadstead.dev/v1alpha1\nkind: Agent\nmetadata: {{name: a{n}}}\nspec: {{instructions: i, \
+             model: m, limits: {{cost: 1 USD}}, agents: [{}]}}\n",
+            others.join(", ")
+        );
+    }
+    let parsed = parse(&text).unwrap_or_else(|p| panic!("{}", listed(&p)));
+    let problems = check_costs(&parsed, |_, _| None);
+    assert_eq!(problems.len(), MAX_PROBLEMS);
 }
 
 #[test]

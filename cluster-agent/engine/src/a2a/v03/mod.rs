@@ -29,7 +29,10 @@ use axum::{
     middleware::Next,
     response::Response,
 };
-use futures::{StreamExt as _, stream::BoxStream};
+use futures::{
+    StreamExt as _,
+    stream::{self, BoxStream},
+};
 use serde_json::Value;
 use std::sync::Arc;
 use write::Form;
@@ -63,7 +66,9 @@ pub(super) async fn translate(State(handler): State<Arc<Handler>>, request: Requ
     if path.starts_with("/v1/") {
         return rest::serve(&handler, request).await;
     }
-    if path == "/" && request.method() == Method::POST && is_spoken(request.headers()) {
+    // A2A 1.0 §3.6.1: a version may stand in the query as well.
+    let in_query = request.uri().query().is_some_and(names_version);
+    if path == "/" && request.method() == Method::POST && !in_query && is_spoken(request.headers()) {
         return rpc::serve(&handler, request, next).await;
     }
     next.run(request).await
@@ -75,6 +80,11 @@ fn is_spoken(headers: &HeaderMap) -> bool {
         let version = version.to_str().map(str::trim);
         version.is_ok_and(|v| matches!(v, "" | "0.3") || v.starts_with("0.3."))
     })
+}
+
+fn names_version(query: &str) -> bool {
+    let mut names = query.split('&').filter_map(|pair| pair.split('=').next());
+    names.any(|name| name.eq_ignore_ascii_case(VERSION_HEADER))
 }
 
 /// What the handler reads of a call's headers. Its version is 1.0, which is what it is asked in.
@@ -106,20 +116,12 @@ async fn perform(
         Operation::Stream(request) => {
             let events = handler.send_streaming_message(params, *request).await?;
             // It ends where the task waits for a person, too.
-            Ok(Answer::Events(
-                events
-                    .map(move |event| event.map(|e| form.event(e, true)))
-                    .boxed(),
-            ))
+            Ok(Answer::Events(said(events, form, true)))
         }
         Operation::Resubscribe(id) => {
             let request = SubscribeToTaskRequest { id, tenant: None };
             let events = handler.subscribe_to_task(params, request).await?;
-            Ok(Answer::Events(
-                events
-                    .map(move |event| event.map(|e| form.event(e, false)))
-                    .boxed(),
-            ))
+            Ok(Answer::Events(said(events, form, false)))
         }
         Operation::Get(request) => one(handler.get_task(params, request).await?),
         Operation::Cancel(id) => {
@@ -146,6 +148,27 @@ async fn perform(
             }
         }
     }
+}
+
+/// What a stream says. Where its last word is a whole task (a message that came twice, an answer to one of several
+/// questions, a reader who was late), the end is said after it: clients of 0.3 wait for `final`.
+fn said(
+    events: BoxStream<'static, Result<StreamResponse, A2AError>>,
+    form: Form,
+    until_pause: bool,
+) -> BoxStream<'static, Result<Value, A2AError>> {
+    let each = move |event: Result<StreamResponse, A2AError>| {
+        let said = event.map(|event| {
+            let end = form.end_of(&event, until_pause);
+            std::iter::once(form.event(event, until_pause)).chain(end)
+        });
+        let said: Vec<Result<Value, A2AError>> = match said {
+            Ok(values) => values.map(Ok).collect(),
+            Err(error) => vec![Err(error)],
+        };
+        stream::iter(said)
+    };
+    events.flat_map(each).boxed()
 }
 
 fn list() -> ListTasksRequest {

@@ -1,6 +1,7 @@
 //! Requests of 0.3 as those of 1.0.
 //!
-//! What could be read in two ways is refused: the hub looks for approvals in the same words.
+//! What could be read in two ways is refused: the hub looks for approvals in the same words. Readers of the .proto's JSON
+//! take its own names (`task_id`) as well.
 
 use super::Form;
 use a2a::{A2AError, Message, Part, PartContent, Role, SendMessageConfiguration, SendMessageRequest};
@@ -13,7 +14,7 @@ use serde_json::{Map, Value};
 #[serde(rename_all = "camelCase")]
 pub(super) struct TaskIn {
     pub(super) id: String,
-    #[serde(default)]
+    #[serde(default, alias = "history_length")]
     pub(super) history_length: Option<i32>,
 }
 
@@ -31,11 +32,12 @@ struct SendIn {
 struct MessageIn {
     #[serde(default)]
     kind: Option<String>,
+    #[serde(alias = "message_id")]
     message_id: String,
     role: RoleIn,
-    #[serde(default)]
+    #[serde(default, alias = "context_id")]
     context_id: Option<String>,
-    #[serde(default)]
+    #[serde(default, alias = "task_id")]
     task_id: Option<String>,
     /// `content` in the .proto; both are refused.
     #[serde(default, alias = "content")]
@@ -53,25 +55,25 @@ enum RoleIn {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct ConfigurationIn {
-    #[serde(default)]
+    #[serde(default, alias = "accepted_output_modes")]
     accepted_output_modes: Option<Vec<String>>,
-    #[serde(default)]
+    #[serde(default, alias = "history_length")]
     history_length: Option<i32>,
     #[serde(default)]
     blocking: Option<bool>,
     /// `pushNotification` in the .proto.
-    #[serde(default, alias = "pushNotification")]
+    #[serde(default, alias = "pushNotification", alias = "push_notification")]
     push_notification_config: Option<Value>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct FileIn {
-    #[serde(default, alias = "fileWithBytes")]
+    #[serde(default, alias = "fileWithBytes", alias = "file_with_bytes")]
     bytes: Option<String>,
-    #[serde(default, alias = "fileWithUri")]
+    #[serde(default, alias = "fileWithUri", alias = "file_with_uri")]
     uri: Option<String>,
-    #[serde(default)]
+    #[serde(default, alias = "mime_type")]
     mime_type: Option<String>,
     #[serde(default)]
     name: Option<String>,

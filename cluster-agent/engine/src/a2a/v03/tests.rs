@@ -172,6 +172,9 @@ async fn s82_an_approval_by_0_3_needs_the_right_and_what_was_shown() {
         let reply = |m: &str, part| binding.message(&format!("{m}-{n}"), Some(id), part);
         let yes = || verdict(&approval, "approve", &digest);
         let wrong = verdict(&approval, "approve", &"0".repeat(64));
+        // Types that are read from JSON would take it, and the hub would not see it (S89).
+        let sly =
+            binding.data(&json!({"approval": approval, "decision": {"approve": null}, "digest": digest}));
         let word = binding.data(&json!({"approval": approval, "decision": "approve"}));
         for (why, token, part, code) in [
             ("no right", INVOKER, yes(), -32004),
@@ -191,6 +194,7 @@ async fn s82_an_approval_by_0_3_needs_the_right_and_what_was_shown() {
                 verdict("another", "approve", &digest),
                 -32602,
             ),
+            ("another form", APPROVER, sly, -32602),
             ("no word", APPROVER, verdict(&approval, "sure", &digest), -32602),
         ] {
             let refused = served.send(binding, token, reply(why, part)).await;

@@ -55,6 +55,21 @@ impl From<Object> for Value {
     }
 }
 
+/// Says of data that are wrapped, where their parts have no place for it.
+fn mark(metadata: &mut Metadata, parts: &[Part]) {
+    let wrapped = |part: &Part| matches!(&part.content, PartContent::Data(data) if !data.is_object());
+    if parts.iter().any(wrapped) {
+        metadata
+            .get_or_insert_default()
+            .insert(WRAPPED.to_owned(), true.into());
+    }
+}
+
+fn is_last(state: &TaskState, until_pause: bool) -> bool {
+    let is_pause = matches!(state, TaskState::InputRequired | TaskState::AuthRequired);
+    state.is_terminal() || (until_pause && is_pause)
+}
+
 impl Form {
     /// What a stream says next, and what a message is answered with; `until_pause`: the stream ends where the task
     /// waits for somebody.
@@ -69,6 +84,21 @@ impl Form {
             Self::Rpc => value,
             Self::Rest => json!({name: value}),
         }
+    }
+
+    /// The status update that ends a stream whose last word was this whole task.
+    pub(super) fn end_of(self, event: &StreamResponse, until_pause: bool) -> Option<Value> {
+        let StreamResponse::Task(task) = event else {
+            return None;
+        };
+        let end = TaskStatusUpdateEvent {
+            task_id: task.id.clone(),
+            context_id: task.context_id.clone(),
+            status: task.status.clone(),
+            metadata: None,
+        };
+        is_last(&task.status.state, until_pause)
+            .then(|| self.event(StreamResponse::StatusUpdate(end), until_pause))
     }
 
     pub(super) fn task(self, task: Task) -> Value {
@@ -89,9 +119,7 @@ impl Form {
     }
 
     fn update(self, update: TaskStatusUpdateEvent, until_pause: bool) -> Value {
-        let state = &update.status.state;
-        let is_pause = matches!(state, TaskState::InputRequired | TaskState::AuthRequired);
-        let last = state.is_terminal() || (until_pause && is_pause);
+        let last = is_last(&update.status.state, until_pause);
         Object::new(self, "status-update")
             .with("taskId", update.task_id)
             .with("contextId", update.context_id)
@@ -154,6 +182,7 @@ impl Form {
             for more in of_parts {
                 metadata.get_or_insert_default().extend(more);
             }
+            mark(&mut metadata, &message.parts);
         }
         let name = match self {
             Self::Rpc => "parts",
@@ -170,12 +199,16 @@ impl Form {
     }
 
     fn artifact(self, artifact: Artifact) -> Value {
+        let mut metadata = artifact.metadata;
+        if self == Self::Rest {
+            mark(&mut metadata, &artifact.parts);
+        }
         Object(Map::new())
             .with("artifactId", artifact.artifact_id)
             .some("name", artifact.name)
             .some("description", artifact.description)
             .with("parts", self.parts(artifact.parts))
-            .metadata(artifact.metadata)
+            .metadata(metadata)
             .into()
     }
 
