@@ -101,7 +101,7 @@ fn talk(cli: &Cli, progress: &Progress, counts: bool) -> Result<Told> {
 }
 
 /// One writes documents, one talks with the agent `echo`, one lets `counts` call its tool
-/// ([`counter::documents`](crate::counter::documents)).
+/// ([`counter::documents`]).
 #[derive(Debug)]
 pub struct Callers {
     progress: Arc<Progress>,

@@ -311,7 +311,7 @@ mod tests {
             json!({"statusUpdate": {"taskId": "t", "contextId": "c", "final": false, "status": {
                 "state": "TASK_STATE_INPUT_REQUIRED", "message": {
                     "messageId": "m", "contextId": "c", "taskId": "t", "role": "ROLE_AGENT",
-                    "content": [{"text": "hm"}, {"data": {"data": data}}], "metadata": {"thought": true}}}}})
+                    "content": [{"text": "hm"}, {"data": {"data": data}}], "metadata": {"thought": true, "data_part_compat": true}}}}})
         );
     }
 
