@@ -50,8 +50,8 @@ impl MigratorTrait for Migrator {
 /// Brings the schema up to date and, on PostgreSQL, gives the hub's role what it needs.
 ///
 /// # Errors
-/// What the database says. What was done until then is kept, each migration as a whole or not at all; the next attempt goes
-/// on from there.
+/// What the database says. What was done until then is kept, each migration (of indexes: each index) as a whole or not at
+/// all; the next attempt goes on from there.
 pub async fn migrate(connection: &DatabaseConnection, app_role: Option<&str>) -> Result<(), DbErr> {
     Migrator::up(connection, None).await?;
     if let (DbBackend::Postgres, Some(role)) = (connection.get_database_backend(), app_role) {
