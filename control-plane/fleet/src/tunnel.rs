@@ -174,7 +174,7 @@ impl Stream for TunnelBody {
 
 /// Ends the call with a revocation whether or not anybody reads its answer: a reader who is slow, or waited for, must not
 /// keep a revoked cluster's call alive.
-fn cut(live: &Arc<Mutex<Option<Live>>>, revoked: CancellationToken) -> AbortOnDropHandle<()> {
+fn cut<L: Send + 'static>(live: &Arc<Mutex<Option<L>>>, revoked: CancellationToken) -> AbortOnDropHandle<()> {
     let live = live.clone();
     AbortOnDropHandle::new(tokio::spawn(async move {
         revoked.cancelled().await;
@@ -471,5 +471,26 @@ impl tunnel_server::Tunnel for Service {
             }
         });
         Ok(Response::new(ReceiverStream::new(outgoing)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The whole of it is in `tests/simulation`; but the cluster agent there ends its calls itself when it is revoked, which
+    /// a stolen key does not do.
+    #[tokio::test]
+    async fn s49_the_hub_lets_go_of_a_revoked_clusters_call_that_nobody_reads() {
+        let (live, ended) = tokio::sync::oneshot::channel::<()>();
+        let slot = Arc::new(Mutex::new(Some(live)));
+        let revoked = CancellationToken::new();
+        let _cut = cut(&slot, revoked.clone());
+        tokio::task::yield_now().await;
+        assert!(slot.lock().is_some());
+        revoked.cancel();
+        let told = timeout(Duration::from_secs(10), ended).await;
+        told.expect("the call is held").expect_err("dropped");
+        assert!(slot.lock().is_none());
     }
 }
