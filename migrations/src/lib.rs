@@ -24,6 +24,10 @@ pub use sea_orm_migration::MigratorTrait;
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement};
 
+/// A migration happens as a whole or not at all, with the note that it did: on SQLite too, where the library would take
+/// each statement by itself. One that was cut short would find its own traces the next time, and the hub never start.
+pub(crate) const WHOLE: Option<bool> = Some(true);
+
 /// All migrations, oldest first.
 #[derive(Debug)]
 pub struct Migrator;
@@ -46,7 +50,8 @@ impl MigratorTrait for Migrator {
 /// Brings the schema up to date and, on PostgreSQL, gives the hub's role what it needs.
 ///
 /// # Errors
-/// What the database says; on PostgreSQL each migration happens as a whole or not at all.
+/// What the database says. What was done until then is kept, each migration (of indexes: each index) as a whole or not at
+/// all; the next attempt goes on from there.
 pub async fn migrate(connection: &DatabaseConnection, app_role: Option<&str>) -> Result<(), DbErr> {
     Migrator::up(connection, None).await?;
     if let (DbBackend::Postgres, Some(role)) = (connection.get_database_backend(), app_role) {

@@ -1,5 +1,6 @@
 //! Tenants, projects, tokens; documents and revisions; clusters and their desired sets; runs; the audit log.
 
+use crate::WHOLE;
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::sea_orm::{ConnectionTrait, DbBackend};
 
@@ -251,6 +252,10 @@ fn row_security() -> String {
 
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
+    fn use_transaction(&self) -> Option<bool> {
+        WHOLE
+    }
+
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let connection = manager.get_connection();
         let postgres = connection.get_database_backend() == DbBackend::Postgres;

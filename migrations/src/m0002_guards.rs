@@ -1,6 +1,7 @@
 //! History that SQLite refuses to change, the row by which readiness finds out whether a write is kept, and the age of
 //! tombstones.
 
+use crate::WHOLE;
 use crate::m0001_spine::SYSTEM;
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::sea_orm::{ConnectionTrait, DbBackend};
@@ -62,6 +63,10 @@ fn sqlite() -> String {
 
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
+    fn use_transaction(&self) -> Option<bool> {
+        WHOLE
+    }
+
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let connection = manager.get_connection();
         let sql = match connection.get_database_backend() {

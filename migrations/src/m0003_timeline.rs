@@ -1,6 +1,7 @@
 //! What a person decides after the hub's database was restored from a backup: which clusters are ahead of it, and
 //! which certificates of its own authority it does not know.
 
+use crate::WHOLE;
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::sea_orm::{ConnectionTrait, DbBackend};
 
@@ -23,6 +24,10 @@ const COLUMNS: [&str; 3] = [
 
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
+    fn use_transaction(&self) -> Option<bool> {
+        WHOLE
+    }
+
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let connection = manager.get_connection();
         let postgres = connection.get_database_backend() == DbBackend::Postgres;

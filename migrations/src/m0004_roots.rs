@@ -1,7 +1,7 @@
 //! What a rotation of the fleet's root certificate needs to know: which roots each cluster has on disk, and which
 //! replicas of the hub have taken up the change.
 
-use crate::m0001_spine::TENANT;
+use crate::{WHOLE, m0001_spine::TENANT};
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::sea_orm::{ConnectionTrait, DbBackend};
 
@@ -35,6 +35,10 @@ const REPLICA: &str = "CREATE TABLE hub_replica (
 
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
+    fn use_transaction(&self) -> Option<bool> {
+        WHOLE
+    }
+
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let connection = manager.get_connection();
         let postgres = connection.get_database_backend() == DbBackend::Postgres;

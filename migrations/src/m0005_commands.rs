@@ -1,6 +1,6 @@
 //! Commands for clusters: rows with an id, an expiry and one result (protocol.md §3 rule 12).
 
-use crate::m0001_spine::TENANT;
+use crate::{WHOLE, m0001_spine::TENANT};
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::sea_orm::{ConnectionTrait, DbBackend};
 
@@ -48,6 +48,10 @@ const INDEXES: [&str; 2] = [
 
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
+    fn use_transaction(&self) -> Option<bool> {
+        WHOLE
+    }
+
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let connection = manager.get_connection();
         let postgres = connection.get_database_backend() == DbBackend::Postgres;

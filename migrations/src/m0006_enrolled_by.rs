@@ -1,6 +1,7 @@
 //! Who let a cluster in: the maker of each join token, and of the one by which a cluster joined last. What a stolen API
 //! token did is found by it.
 
+use crate::WHOLE;
 use sea_orm_migration::prelude::*;
 
 pub(crate) struct Migration;
@@ -19,6 +20,10 @@ const COLUMNS: [&str; 2] = [
 
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
+    fn use_transaction(&self) -> Option<bool> {
+        WHOLE
+    }
+
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         for sql in COLUMNS {
             manager.get_connection().execute_unprepared(sql).await?;

@@ -268,6 +268,28 @@ mod tests {
     }
 
     #[test]
+    fn s66_a_key_that_cannot_be_read_is_not_repeated() {
+        let (_dir, folder) = folder();
+        opened(&folder);
+        let file = folder.0.join(FIRST_KEY);
+        let key = fs::read_to_string(&file).unwrap();
+        let line = key.lines().nth(1).unwrap();
+        // An empty line makes a header of what stands before it.
+        for broken in [
+            key.replace('\n', "\n\n"),
+            key.replace('\n', " "),
+            key.replace('\n', "\\n"),
+        ] {
+            fs::write(&file, broken).unwrap();
+            let opened = Authority::open(&folder, "test", Arc::new(SystemClock), Arc::new(OsRandom));
+            if let Err(error) = opened {
+                let error = format!("{error} {error:?}");
+                assert!(!error.contains(line), "{error}");
+            }
+        }
+    }
+
+    #[test]
     fn a_certificate_as_text_is_the_one_that_went_in() {
         let (root, _) = fresh();
         for cut in 0..4 {

@@ -420,7 +420,11 @@ impl Loaded {
 
 /// Certificate and key, which must belong together.
 fn issuer(root: &Root, key: &str) -> Result<Issuer<'static, KeyPair>, PkiError> {
-    let key = KeyPair::from_pem(key)?;
+    // Without what the reader says: its errors may repeat lines of the key.
+    let key = KeyPair::from_pem(key).map_err(|_| {
+        let id = root.id();
+        PkiError::Authority(format!("the key of root {} is no key in PEM", id.short()))
+    })?;
     let parsed = parse(root.der())?;
     if parsed.public_key().raw != key.subject_public_key_info().as_slice() {
         let id = root.id();

@@ -101,6 +101,9 @@ pub struct TunnelResponse {
     pub status: u16,
     pub headers: Vec<(String, Vec<u8>)>,
     pub body: TunnelBody,
+    /// Cancelled when the cluster's certificate is revoked, or the cluster deleted: for whoever passes the body on, and may
+    /// wait for a reader instead of the body.
+    pub revoked: CancellationToken,
 }
 
 impl fmt::Debug for TunnelResponse {
@@ -113,10 +116,12 @@ impl fmt::Debug for TunnelResponse {
 
 /// The body of an answer. Dropping it before its end cancels the call in the cluster.
 pub struct TunnelBody {
-    /// `None` after the end: whatever it was, the cluster agent sees it then, and not when somebody drops this.
-    live: Option<Live>,
+    /// Empty after the end: whatever it was, the cluster agent sees it then, and not when somebody drops this.
+    live: Arc<Mutex<Option<Live>>>,
+    ended: bool,
     deadline: Pin<Box<tokio::time::Sleep>>,
     revoked: Pin<Box<WaitForCancellationFutureOwned>>,
+    _cut: AbortOnDropHandle<()>,
 }
 
 /// A call that runs.
@@ -139,14 +144,14 @@ impl Stream for TunnelBody {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
-        let Some(live) = &mut this.live else {
+        if this.ended {
             return Poll::Ready(None);
-        };
+        }
+        let mut live = this.live.lock();
         // First: what a revoked cluster has still sent is nobody's to believe.
-        let item = if this.revoked.as_mut().poll(cx).is_ready() {
-            Some(Err(TunnelError::Revoked))
-        } else {
-            match live.up.poll_next_unpin(cx) {
+        let revoked = this.revoked.as_mut().poll(cx).is_ready();
+        let item = match live.as_mut() {
+            Some(live) if !revoked => match live.up.poll_next_unpin(cx) {
                 Poll::Ready(Some(Ok(TunnelUp {
                     body: Some(tunnel_up::Body::Chunk(chunk)),
                 }))) => return Poll::Ready(Some(Ok(chunk))),
@@ -158,11 +163,24 @@ impl Stream for TunnelBody {
                     Some(Err(TunnelError::Deadline))
                 }
                 Poll::Pending => return Poll::Pending,
-            }
+            },
+            _ => Some(Err(TunnelError::Revoked)),
         };
-        this.live = None;
+        this.ended = true;
+        *live = None;
         Poll::Ready(item)
     }
+}
+
+/// Ends the call with a revocation whether or not anybody reads its answer: a reader who is slow, or waited for, must not
+/// keep a revoked cluster's call alive.
+fn cut<L: Send + 'static>(live: &Arc<Mutex<Option<L>>>, revoked: CancellationToken) -> AbortOnDropHandle<()> {
+    let live = live.clone();
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        revoked.cancelled().await;
+        let live = live.lock().take();
+        drop(live);
+    }))
 }
 
 /// What a message other than the expected one means.
@@ -336,22 +354,25 @@ async fn begin(
                 .map(|header| (header.name, header.value))
                 .collect();
             let deadline = Box::pin(tokio::time::sleep_until(until));
-            let revoked = Box::pin(guard.revoked.clone().cancelled_owned());
-            let live = Live {
+            let revoked = guard.revoked.clone();
+            let live = Arc::new(Mutex::new(Some(Live {
                 up,
                 _down: down,
                 _pump: pump,
                 _guard: guard,
-            };
+            })));
             let body = TunnelBody {
-                live: Some(live),
+                _cut: cut(&live, revoked.clone()),
+                live,
+                ended: false,
                 deadline,
-                revoked,
+                revoked: Box::pin(revoked.clone().cancelled_owned()),
             };
             Ok(TunnelResponse {
                 status,
                 headers,
                 body,
+                revoked,
             })
         }
         other => Err(unexpected(other)),
@@ -450,5 +471,26 @@ impl tunnel_server::Tunnel for Service {
             }
         });
         Ok(Response::new(ReceiverStream::new(outgoing)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The whole of it is in `tests/simulation`; but the cluster agent there ends its calls itself when it is revoked, which
+    /// a stolen key does not do.
+    #[tokio::test]
+    async fn s49_the_hub_lets_go_of_a_revoked_clusters_call_that_nobody_reads() {
+        let (live, ended) = tokio::sync::oneshot::channel::<()>();
+        let slot = Arc::new(Mutex::new(Some(live)));
+        let revoked = CancellationToken::new();
+        let _cut = cut(&slot, revoked.clone());
+        tokio::task::yield_now().await;
+        assert!(slot.lock().is_some());
+        revoked.cancel();
+        let told = timeout(Duration::from_secs(10), ended).await;
+        told.expect("the call is held").expect_err("dropped");
+        assert!(slot.lock().is_none());
     }
 }

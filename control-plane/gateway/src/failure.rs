@@ -137,6 +137,13 @@ impl Failure {
         )
     }
 
+    /// For too long nobody could say whether the caller's token still allows the call.
+    pub(crate) fn unverified() -> Self {
+        Self::unavailable(
+            "the API token could not be verified for a minute, which ended the call; the agent may have acted",
+        )
+    }
+
     /// The certificate of the agent's cluster was revoked while the call ran. Trying again at once helps nobody.
     pub(crate) fn revoked() -> Self {
         let message = "the certificate of the agent's cluster was revoked, which ended the call; the agent may have acted";

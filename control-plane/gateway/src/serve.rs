@@ -158,14 +158,15 @@ impl Gateway {
             body: whole_body(call.body),
             deadline: whole,
         };
-        let watch = Watch {
+        let mut watch = Watch {
             gateway: self.clone(),
             session: parts.extensions.get::<Session>().cloned(),
             project: address.project.clone(),
             agent: address.agent.clone(),
+            answered: begun,
         };
         let answering = self.tunnel.call(cluster, engine_call);
-        let answer = awaited(answering, begun + head, &watch).await?;
+        let answer = awaited(answering, begun + head, &mut watch).await?;
         if !(200..600).contains(&answer.status.as_u16()) {
             return Err(Failure::bad_answer("the agent's status is none of an answer"));
         }
@@ -253,7 +254,7 @@ fn whole_body(bytes: Bytes) -> Chunks {
 async fn awaited(
     answering: impl Future<Output = Result<EngineAnswer, TunnelError>>,
     deadline: Instant,
-    watch: &Watch,
+    watch: &mut Watch,
 ) -> Result<EngineAnswer, Failure> {
     let mut answering = pin!(answering);
     loop {
@@ -263,8 +264,8 @@ async fn awaited(
             answer = &mut answering => return Ok(answer?),
             () = sleep_until(deadline) => return Err(TunnelError::Deadline.into()),
             () = sleep_until(check) => {
-                if !watch.still_allowed().await {
-                    return Err(Failure::no_longer_allowed());
+                if let Err(cut) = watch.check().await {
+                    return Err(cut.failure().unwrap_or_else(Failure::no_longer_allowed));
                 }
             }
         }
@@ -327,7 +328,7 @@ fn stream_back(
         // Proxies in front of the hub must not collect events.
         passed.insert("x-accel-buffering", HeaderValue::from_static("no"));
     }
-    let chunks = guarded(answer.body, deadline, watch);
+    let chunks = guarded((answer.body, answer.revoked), deadline, watch);
     let body = match events {
         true => Body::from_stream(told(chunks, last_words)),
         false => Body::from_stream(chunks.map_err(io::Error::from)),

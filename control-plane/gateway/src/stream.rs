@@ -9,14 +9,14 @@ use crate::{
     tunnel::Chunks,
 };
 use bytes::Bytes;
-use futures::{Stream, StreamExt as _, stream};
+use futures::{Stream, StreamExt as _, future::BoxFuture, stream};
 use roadstead_contract::documents::Name;
 use roadstead_domain::Error;
-use roadstead_http::{RECHECK, RequestId, Session};
+use roadstead_http::{ONE_LOOK, RECHECK, RequestId, Session, UNANSWERED};
 use std::{io, sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout},
 };
 use tracing::Instrument as _;
 
@@ -33,22 +33,50 @@ pub(crate) struct Watch {
     pub(crate) session: Option<Session>,
     pub(crate) project: Name,
     pub(crate) agent: Name,
+    /// When somebody could last say that the caller may.
+    pub(crate) answered: Instant,
+}
+
+enum Standing {
+    Good,
+    Ended,
+    /// The store is away.
+    Unknown,
 }
 
 impl Watch {
-    /// `false` once the token is no longer good, or no longer allows the call. Only a store that is away changes
-    /// nothing: whatever else keeps the answer from being known is taken for a no.
-    pub(crate) async fn still_allowed(&self) -> bool {
-        let Some(session) = &self.session else {
-            return true;
-        };
-        match session.verify().await {
-            Ok(context) => {
-                let agents = &self.gateway.agents;
-                let found = agents.invocable(&context, &self.project, &self.agent).await;
-                matches!(found, Ok(_) | Err(Error::Unavailable { .. }))
+    /// Whether the caller may still have it. Only a store that is away changes nothing, and that for [`UNANSWERED`]: whatever
+    /// else keeps the answer from being known is taken for a no.
+    ///
+    /// # Errors
+    /// Why it ends.
+    pub(crate) async fn check(&mut self) -> Result<(), Cut> {
+        let looked = timeout(ONE_LOOK, self.look()).await;
+        match looked.unwrap_or(Standing::Unknown) {
+            Standing::Good => {
+                self.answered = Instant::now();
+                Ok(())
             }
-            Err(problem) => problem.code() == "UNAVAILABLE",
+            Standing::Ended => Err(Cut::NotAllowed),
+            Standing::Unknown if self.answered.elapsed() < UNANSWERED => Ok(()),
+            Standing::Unknown => Err(Cut::Unverified),
+        }
+    }
+
+    async fn look(&self) -> Standing {
+        let Some(session) = &self.session else {
+            return Standing::Good;
+        };
+        let context = match session.verify().await {
+            Ok(context) => context,
+            Err(problem) if problem.code() == "UNAVAILABLE" => return Standing::Unknown,
+            Err(_) => return Standing::Ended,
+        };
+        let agents = &self.gateway.agents;
+        match agents.invocable(&context, &self.project, &self.agent).await {
+            Ok(_) => Standing::Good,
+            Err(Error::Unavailable { .. }) => Standing::Unknown,
+            Err(_) => Standing::Ended,
         }
     }
 }
@@ -61,6 +89,8 @@ pub(crate) enum Cut {
     Slow,
     /// The caller's token has ended, or allows the call no longer.
     NotAllowed,
+    /// For too long nobody could say whether it has.
+    Unverified,
     /// The agent's cluster has been revoked.
     Revoked,
     /// By accident.
@@ -73,6 +103,7 @@ impl Cut {
     pub(crate) fn failure(&self) -> Option<Failure> {
         match self {
             Self::NotAllowed => Some(Failure::no_longer_allowed()),
+            Self::Unverified => Some(Failure::unverified()),
             Self::Revoked => Some(Failure::revoked()),
             Self::Deadline | Self::Slow | Self::Broken(_) => None,
         }
@@ -93,7 +124,7 @@ impl From<Cut> for io::Error {
     fn from(cut: Cut) -> Self {
         match cut {
             Cut::Deadline | Cut::Slow => io::ErrorKind::TimedOut.into(),
-            Cut::NotAllowed | Cut::Revoked => io::ErrorKind::PermissionDenied.into(),
+            Cut::NotAllowed | Cut::Unverified | Cut::Revoked => io::ErrorKind::PermissionDenied.into(),
             Cut::Broken(error) => error,
         }
     }
@@ -138,7 +169,7 @@ impl Tail {
 
 /// The same chunks; an error, and nothing after it, once `deadline` has passed or the caller may not have more.
 pub(crate) fn guarded(
-    body: Chunks,
+    (body, revoked): (Chunks, BoxFuture<'static, ()>),
     deadline: Instant,
     watch: Watch,
 ) -> impl Stream<Item = Result<Bytes, Cut>> + Send {
@@ -146,6 +177,7 @@ pub(crate) fn guarded(
     let (cut, is_cut) = oneshot::channel();
     let mut passing = Passing {
         body,
+        revoked,
         watch,
         deadline,
         chunks,
@@ -170,13 +202,15 @@ pub(crate) fn guarded(
         match next {
             Err(why) | Ok(Some(Err(why))) => Some((Err(why), None)),
             Ok(Some(Ok(chunk))) => Some((Ok(chunk), Some((taken, is_cut)))),
-            Ok(None) => None,
+            // Between the two looks above it may have been cut: the chunks end then too, and must not seem to be all.
+            Ok(None) => is_cut.try_recv().ok().map(|why| (Err(why), None)),
         }
     })
 }
 
 struct Passing {
     body: Chunks,
+    revoked: BoxFuture<'static, ()>,
     watch: Watch,
     deadline: Instant,
     chunks: mpsc::Sender<Result<Bytes, Cut>>,
@@ -196,10 +230,10 @@ impl Passing {
                 biased;
                 () = self.chunks.closed() => return Ok(()),
                 () = sleep_until(self.deadline) => return Err(Cut::Deadline),
+                // Of its own: while a chunk waits for a slow reader, nobody asks the body.
+                () = &mut self.revoked => return Err(Cut::Revoked),
                 () = sleep_until(check) => {
-                    if !self.watch.still_allowed().await {
-                        return Err(Cut::NotAllowed);
-                    }
+                    self.watch.check().await?;
                     check = Instant::now() + RECHECK;
                 }
                 place = self.chunks.reserve(), if next.is_some() => {

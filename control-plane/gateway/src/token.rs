@@ -16,7 +16,8 @@ use std::fmt;
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     #[error("expected an Ed25519 private key as PKCS #8 PEM")]
-    NotEd25519(#[source] rcgen::Error),
+    // Without its cause: the errors of the reader may repeat lines of the key.
+    NotEd25519,
     #[error("the key's public half could not be written as a JWK")]
     Jwk(#[source] jsonwebtoken::errors::Error),
 }
@@ -60,7 +61,7 @@ impl EngineKeys {
     /// # Errors
     /// Where the system has no randomness.
     pub fn generate_pem() -> Result<String, KeyError> {
-        let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).map_err(KeyError::NotEd25519)?;
+        let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).map_err(|_| KeyError::NotEd25519)?;
         Ok(pair.serialize_pem())
     }
 
@@ -123,7 +124,7 @@ impl EngineKeys {
 /// The key to sign with, and its public half with its thumbprint as id.
 fn load(pem: &str) -> Result<(EncodingKey, Jwk), KeyError> {
     let pair = rcgen::KeyPair::from_pkcs8_pem_and_sign_algo(pem, &rcgen::PKCS_ED25519)
-        .map_err(KeyError::NotEd25519)?;
+        .map_err(|_| KeyError::NotEd25519)?;
     let public = jsonwebtoken::DecodingKey::from_ed_der(pair.public_key_raw());
     let mut jwk = Jwk::from_decoding_key(&public, Some(Algorithm::EdDSA)).map_err(KeyError::Jwk)?;
     jwk.common.key_id = Some(jwk.thumbprint(ThumbprintHash::SHA256).map_err(KeyError::Jwk)?);

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use futures::stream::BoxStream;
+use futures::{future::BoxFuture, stream::BoxStream};
 use http::{HeaderMap, Method, StatusCode};
 use roadstead_domain::{AgentId, ClusterId};
 use std::{fmt, io, time::Duration};
@@ -38,6 +38,9 @@ pub struct EngineAnswer {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Chunks,
+    /// Ready once the certificate of the agent's cluster is revoked; never where that does not happen. The body says it too,
+    /// but only to whoever takes from it.
+    pub revoked: BoxFuture<'static, ()>,
 }
 
 impl fmt::Debug for EngineAnswer {

@@ -20,7 +20,7 @@ use axum::{
 use futures::{StreamExt as _, stream, stream::BoxStream};
 use http::{HeaderMap, StatusCode, header};
 use roadstead_authz::{RequestInfo, Source, TenantContext};
-use roadstead_http::{Problem, RECHECK, RequestId, Session, json_tokens};
+use roadstead_http::{ONE_LOOK, Problem, RECHECK, RequestId, Session, UNANSWERED, json_tokens};
 use roadstead_telemetry::propagate;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -37,6 +37,8 @@ pub struct SocketLimits {
     pub init: Duration,
     /// Between two checks of the token.
     pub recheck: Duration,
+    /// How long it stays open while nobody can say whether the token is still good.
+    pub unanswered: Duration,
     /// For one message to be taken by a slow reader.
     pub send: Duration,
     /// Subscriptions at once.
@@ -56,6 +58,7 @@ impl Default for SocketLimits {
         Self {
             init: Duration::from_secs(10),
             recheck: RECHECK,
+            unanswered: UNANSWERED,
             send: Duration::from_secs(10),
             subscriptions: 32,
             message_bytes: 256 * 1024,
@@ -76,7 +79,7 @@ enum Close {
     SlowReader,
     DuplicateId,
     TooManyInits,
-    /// Of messages, or of sockets: another time.
+    /// Of messages, of sockets, or of waiting for the database: another time.
     TooMuch(&'static str),
     GoingAway,
 }
@@ -164,6 +167,7 @@ pub(crate) async fn upgrade(
             id,
             proof,
             context: None,
+            answered: Instant::now(),
             place: None,
             messages: 0,
             streams: StreamMap::new(),
@@ -193,6 +197,8 @@ struct Connection {
     proof: Option<Session>,
     /// Set once the connection is acknowledged.
     context: Option<TenantContext>,
+    /// When somebody could last say that the token is good.
+    answered: Instant,
     /// Among the actor's sockets.
     place: Option<Place>,
     /// From the client since the last check of the token.
@@ -306,12 +312,23 @@ impl Connection {
     /// Verifies the token anew.
     async fn verify(&mut self) -> Result<TenantContext, Close> {
         let proof = self.proof.as_ref().ok_or(Close::Unauthorized)?;
-        match (proof.verify().await, &self.context) {
-            (Ok(context), _) => Ok(context),
-            // The store is away: a socket that was good stays, since what it shows has its own checks.
-            (Err(problem), Some(context)) if problem.code() == "UNAVAILABLE" => Ok(context.clone()),
-            (Err(problem), _) if problem.code() == "FORBIDDEN" => Err(Close::Forbidden),
-            (Err(_), _) => Err(Close::Unauthorized),
+        let found = match timeout(ONE_LOOK, proof.verify()).await {
+            Ok(Err(problem)) if problem.code() == "UNAVAILABLE" => None,
+            Ok(found) => Some(found),
+            Err(_) => None,
+        };
+        match (found, &self.context) {
+            (Some(Ok(context)), _) => {
+                self.answered = Instant::now();
+                Ok(context)
+            }
+            // The store is away: a socket that was good stays for a while.
+            (None, Some(context)) if self.answered.elapsed() < self.graphql.socket.unanswered => {
+                Ok(context.clone())
+            }
+            (None, Some(_)) => Err(Close::TooMuch("The token could not be verified")),
+            (Some(Err(problem)), _) if problem.code() == "FORBIDDEN" => Err(Close::Forbidden),
+            (Some(Err(_)) | None, _) => Err(Close::Unauthorized),
         }
     }
 

@@ -84,6 +84,8 @@ struct OneToken {
     token: String,
     context: TenantContext,
     revoked: AtomicBool,
+    /// Nobody can say.
+    away: AtomicBool,
     /// How often it was asked.
     asked: AtomicUsize,
 }
@@ -92,6 +94,14 @@ struct OneToken {
 impl Authenticate for OneToken {
     async fn bearer(&self, token: &str, _: RequestInfo) -> Result<TenantContext, Problem> {
         self.asked.fetch_add(1, Ordering::SeqCst);
+        if self.away.load(Ordering::SeqCst) {
+            let detail = "the database does not answer";
+            return Err(Problem::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "UNAVAILABLE",
+                detail,
+            ));
+        }
         if token == self.token && !self.revoked.load(Ordering::SeqCst) {
             Ok(self.context.clone())
         } else {
@@ -124,6 +134,7 @@ fn one_token() -> OneToken {
         token,
         context: context.unwrap(),
         revoked: AtomicBool::new(false),
+        away: AtomicBool::new(false),
         asked: AtomicUsize::new(0),
     }
 }
@@ -143,6 +154,7 @@ fn face(login: &Arc<OneToken>, stop: &CancellationToken) -> Arc<Graphql> {
         socket: SocketLimits {
             init: Duration::from_millis(300),
             recheck: Duration::from_millis(50),
+            unanswered: Duration::from_millis(500),
             ..SocketLimits::default()
         },
         sockets: Sockets::new(3),

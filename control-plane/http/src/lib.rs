@@ -26,7 +26,7 @@ pub use caller::{Caller, unauthenticated};
 pub use guard::{RequestId, guard, turn_away};
 pub use observe::Who;
 pub use problem::{Problem, method_not_allowed, not_found};
-pub use session::{RECHECK, Session};
+pub use session::{ONE_LOOK, RECHECK, Session, UNANSWERED};
 pub use trace::Trace;
 
 /// The header that carries the request id in every answer.

@@ -183,15 +183,27 @@ impl Found {
     /// A chain and the key of its first certificate.
     fn pair(&self, files: &Files, provider: &CryptoProvider) -> anyhow::Result<CertifiedKey> {
         let certificate = || shown(&files.certificate);
+        // What the reader of PEM says is left out, of the certificates too: its errors repeat the line that they stumble
+        // over, and that is the whole key where a key came as one line, or in the place of the certificate.
         let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&self.certificate).collect();
-        let chain = chain.with_context(certificate)?;
+        let chain = chain.map_err(|_| {
+            anyhow::anyhow!(
+                "{}: expected certificates in PEM, found something else",
+                certificate()
+            )
+        })?;
         anyhow::ensure!(
             !chain.is_empty(),
             "{}: expected certificates in PEM, found none",
             certificate()
         );
         let key = PrivateKeyDer::from_pem_slice(&self.key)
-            .with_context(|| format!("{}: expected one private key in PEM", shown(&files.key)))?;
+            .map_err(|_| {
+                anyhow::anyhow!(
+                    "{}: expected one private key in PEM, found something else (each line of it on a line of its own)",
+                    shown(&files.key)
+                )
+            })?;
         CertifiedKey::from_der(chain, key, provider).with_context(|| {
             format!(
                 "{} and {}: expected a certificate and its own key",
@@ -281,6 +293,62 @@ pub(crate) mod tests {
         write_key(folder.path(), &key, 0o600)?;
         fs::write(folder.path().join("tls.crt"), "nonsense")?;
         refused("expected certificates in PEM, found none");
+        Ok(())
+    }
+
+    /// Whether the text repeats a part of the key: as it is, or as the numbers of its bytes.
+    fn repeats(text: &str, key: &str) -> bool {
+        let secret: String = key.lines().filter(|line| !line.starts_with("-----")).collect();
+        secret.as_bytes().windows(6).any(|part| {
+            let numbers = format!("{part:?}");
+            text.contains(&*String::from_utf8_lossy(part)) || text.contains(numbers.trim_matches(['[', ']']))
+        })
+    }
+
+    #[test]
+    fn s66_a_key_that_cannot_be_read_is_not_repeated() -> anyhow::Result<()> {
+        let folder = tempfile::tempdir()?;
+        write(folder.path(), "one")?;
+        let certificate = fs::read_to_string(folder.path().join("tls.crt"))?;
+        let key = fs::read_to_string(folder.path().join("tls.key"))?;
+        let lines: Vec<&str> = key.lines().collect();
+        let half = lines[..lines.len() - 1].join("\n");
+        // As environments, templates and copies by hand leave it.
+        let broken = [
+            lines.join(" "),
+            lines.join("\\n"),
+            format!("{}\\n", lines.join("\\n")),
+            lines.concat(),
+            format!("  {}", lines.join("\n  ")),
+            format!("\"{key}\""),
+            lines.join("\n\n"),
+            half,
+        ];
+        // The reader's own errors would: this test sees them.
+        let reader =
+            |text: &str| PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|error| error.to_string());
+        assert!(
+            broken
+                .iter()
+                .any(|text| reader(text).is_err_and(|error| repeats(&error, &key)))
+        );
+        let opened = || Pair::open(files(folder.path())).map_err(|error| format!("{error:#} {error:?}"));
+        for text in &broken {
+            fs::write(folder.path().join("tls.crt"), &certificate)?;
+            write_key(folder.path(), text, 0o600)?;
+            if let Err(error) = opened() {
+                assert!(!repeats(&error, &key), "{error}");
+                assert!(error.contains("tls.key"), "{error}");
+            }
+        }
+        for text in broken.iter().chain([&key]) {
+            // A key where the certificate should be.
+            fs::write(folder.path().join("tls.crt"), text)?;
+            write_key(folder.path(), &key, 0o600)?;
+            let error = opened().expect_err("a key is no certificate");
+            assert!(!repeats(&error, &key), "{error}");
+            assert!(error.contains("tls.crt"), "{error}");
+        }
         Ok(())
     }
 

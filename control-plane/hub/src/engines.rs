@@ -3,7 +3,7 @@
 
 use bytes::{Bytes, BytesMut};
 use chrono::DateTime;
-use futures::{StreamExt as _, stream, stream::BoxStream};
+use futures::{FutureExt as _, StreamExt as _, stream, stream::BoxStream};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use roadstead_contract::{fleet::JoinToken, logs};
 use roadstead_domain::{ClusterId, Error};
@@ -114,6 +114,7 @@ impl Tunnel for Engines {
             status,
             headers: headers(answer.headers),
             body: answer.body.map(|chunk| chunk.map_err(broken)).boxed(),
+            revoked: answer.revoked.cancelled_owned().boxed(),
         })
     }
 }

@@ -70,8 +70,8 @@ pub(crate) struct Limits {
         env = "ROADSTEAD_ANSWERS"
     )]
     answers: u32,
-    /// Transactions of one tenant that write at once (1 to 15 of 16 connections); 4 on PostgreSQL and 2 on SQLite, where they
-    /// queue for the one writer, if left out.
+    /// Transactions of one tenant that write at once; 4 on PostgreSQL and 2 on SQLite, where they queue for the one writer, if
+    /// left out. On PostgreSQL those that write and those that read are together at most 15, of 16 connections.
     #[arg(
         long,
         value_name = "NUMBER",
@@ -79,8 +79,8 @@ pub(crate) struct Limits {
         env = "ROADSTEAD_TENANT_WRITERS"
     )]
     tenant_writers: Option<u8>,
-    /// Transactions of one tenant that read at once (1 to 15 of 16 connections, on SQLite 1 to 4 of 4); 8 on PostgreSQL and 3
-    /// on SQLite if left out.
+    /// Transactions of one tenant that read at once (on SQLite 1 to 3 of 4 connections); 8 on PostgreSQL and 3 on SQLite if
+    /// left out.
     #[arg(
         long,
         value_name = "NUMBER",

@@ -68,24 +68,24 @@ impl Tx<'_> {
         Ok(id)
     }
 
-    /// Whether the tenant has join tokens that nobody has used and somebody might.
+    /// Whether the tenant has join tokens that nobody has used: also such whose time is over, by this clock.
     ///
     /// # Errors
     /// [`Error::Unavailable`], [`Error::Internal`].
     pub async fn has_join_tokens(&self) -> Result<bool, Error> {
-        let sql = "SELECT COUNT(*) AS number FROM enrolment_token
-            WHERE tenant_id = $1 AND used_ms IS NULL AND expires_ms > $2";
-        let row: Option<CountRow> = self.one(sql, values![self.now_ms()]).await?;
+        let sql = "SELECT COUNT(*) AS number FROM enrolment_token WHERE tenant_id = $1 AND used_ms IS NULL";
+        let row: Option<CountRow> = self.one(sql, values![]).await?;
         Ok(row.is_some_and(|row| row.number > 0))
     }
 
-    /// Ends the join tokens of these makers, by their labels, that nobody has used; how many.
+    /// Ends the join tokens of these makers, by their labels, that nobody has used; how many. An ended one counts as used,
+    /// not as expired: what has expired for this clock is still good for another replica's that is behind.
     ///
     /// # Errors
     /// [`Error::Unavailable`], [`Error::Internal`].
     pub async fn end_join_tokens_of(&self, makers: &[String]) -> Result<u64, Error> {
-        let sql = "UPDATE enrolment_token SET expires_ms = $2
-            WHERE tenant_id = $1 AND created_by = $3 AND used_ms IS NULL AND expires_ms > $2";
+        let sql = "UPDATE enrolment_token SET used_ms = $2
+            WHERE tenant_id = $1 AND created_by = $3 AND used_ms IS NULL";
         let mut ended = 0;
         for maker in makers {
             ended += self.run(sql, values![self.now_ms(), maker.as_str()]).await?;
@@ -93,13 +93,12 @@ impl Tx<'_> {
         Ok(ended)
     }
 
-    /// Ends the tenant's join tokens that nobody has used; how many.
+    /// Ends the tenant's join tokens that nobody has used, as [`Self::end_join_tokens_of`]; how many.
     ///
     /// # Errors
     /// [`Error::Unavailable`], [`Error::Internal`].
     pub async fn end_join_tokens(&self) -> Result<u64, Error> {
-        let sql = "UPDATE enrolment_token SET expires_ms = $2
-            WHERE tenant_id = $1 AND used_ms IS NULL AND expires_ms > $2";
+        let sql = "UPDATE enrolment_token SET used_ms = $2 WHERE tenant_id = $1 AND used_ms IS NULL";
         self.run(sql, values![self.now_ms()]).await
     }
 

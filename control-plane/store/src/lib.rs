@@ -41,6 +41,8 @@ mod tokens;
 mod trust;
 mod turns;
 mod tx;
+#[cfg(test)]
+mod upgrade_tests;
 
 pub use audit::{AuditEntry, AuditRecord, AuditReport, Broken, Outcome, canonical_json};
 pub use audit_search::AuditFilter;

@@ -28,20 +28,41 @@ const RETURNED: Duration = Duration::from_secs(5);
 /// Connections to PostgreSQL of one replica.
 pub(crate) const CONNECTIONS: u32 = 16;
 
-/// What one tenant may have at once, so that the others always find a connection free: on SQLite two writers in the
-/// queue, on PostgreSQL a quarter of the connections for writers and half of them for readers.
-fn places(url: &str, wanted: TenantPlaces) -> Places {
-    let (readers, reading, writing) = match url.starts_with("sqlite:") {
-        true => (READERS, READERS - 1, 2),
-        false => (CONNECTIONS, CONNECTIONS / 2, CONNECTIONS as usize / 4),
+/// What one tenant may have at once: on SQLite two writers in the queue, on PostgreSQL a quarter of the connections for
+/// writers and half of them for readers.
+///
+/// # Errors
+/// Where it could have all connections: then the others find none, and no token can be looked at, its own neither. On
+/// SQLite writers queue for a connection of their own, on PostgreSQL readers and writers take of the same.
+fn places(url: &str, wanted: TenantPlaces) -> Result<Places, Error> {
+    let sqlite = url.starts_with("sqlite:");
+    let (connections, reading, writing) = match sqlite {
+        true => (READERS as usize, READERS as usize - 1, 2),
+        false => {
+            let all = CONNECTIONS as usize;
+            (all, all / 2, all / 4)
+        }
     };
-    Places {
-        reading: wanted
-            .reading
-            .unwrap_or(reading as usize)
-            .clamp(1, readers as usize),
-        writing: wanted.writing.unwrap_or(writing).clamp(1, CONNECTIONS as usize),
+    let places = Places {
+        reading: wanted.reading.unwrap_or(reading),
+        writing: wanted.writing.unwrap_or(writing),
+    };
+    let Places { reading, writing } = places;
+    let (taken, of) = match sqlite {
+        true => (reading, "transactions of one tenant that read (tenant-readers)"),
+        false => (
+            reading.saturating_add(writing),
+            "transactions of one tenant, those that read (tenant-readers) and those that write (tenant-writers) together",
+        ),
+    };
+    if reading == 0 || writing == 0 || taken >= connections || writing >= CONNECTIONS as usize {
+        return Err(config(
+            &format!("1 to {} {of}", connections - 1),
+            &format!("{reading} that read and {writing} that write"),
+            "one tenant could take every connection to the database",
+        ));
     }
+    Ok(places)
 }
 
 /// The file behind a SQLite URL and its identity when it was opened.
@@ -91,8 +112,8 @@ impl Store {
     /// migrations are missing, when the role on PostgreSQL could get around row-level security (S34), or when what is
     /// only to be read is no hub's database.
     pub async fn open(options: StoreOptions) -> Result<Self, Error> {
-        let places = places(&options.url, options.places);
         readable(&options.url)?;
+        let places = places(&options.url, options.places)?;
         let (write, read, file) = if is_postgres(&options.url) {
             let pool = postgres(&options.url, options.read_only).await?;
             (pool.clone(), pool, None)
@@ -462,4 +483,50 @@ pub(crate) async fn check_role(connection: &DatabaseConnection) -> Result<(), Er
 
 pub(crate) fn config(expected: &str, found: &str, message: &str) -> Error {
     Error::invalid(Problem::new("database", expected, found, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn s39_one_tenant_never_has_all_connections() {
+        let taken = |url: &str, reading: Option<usize>, writing: Option<usize>| {
+            let places = places(url, TenantPlaces { reading, writing });
+            places.map(|places| (places.reading, places.writing))
+        };
+        let (postgres, sqlite) = ("postgres://h/d", "sqlite:h.db");
+        assert_eq!(taken(postgres, None, None).expect("the usual"), (8, 4));
+        assert_eq!(taken(sqlite, None, None).expect("the usual"), (3, 2));
+        for good in [
+            (Some(11), None),
+            (None, Some(7)),
+            (Some(14), Some(1)),
+            (Some(1), Some(14)),
+        ] {
+            taken(postgres, good.0, good.1).expect("one connection is left");
+        }
+        // Of which one is left out, too.
+        for bad in [
+            (Some(12), None),
+            (None, Some(8)),
+            (Some(12), Some(4)),
+            (Some(15), Some(15)),
+            (Some(usize::MAX), Some(1)),
+            (Some(0), None),
+            (None, Some(0)),
+        ] {
+            let error = taken(postgres, bad.0, bad.1)
+                .expect_err("none is left")
+                .to_string();
+            assert!(
+                error.contains("tenant-readers") && error.contains("tenant-writers"),
+                "{error}"
+            );
+        }
+        taken(sqlite, Some(3), Some(15)).expect("writers have a connection of their own");
+        for bad in [(Some(4), None), (Some(0), None), (None, Some(16))] {
+            taken(sqlite, bad.0, bad.1).expect_err("no reader is left");
+        }
+    }
 }

@@ -47,21 +47,73 @@ pub(crate) use values;
 /// `true` when a statement of a tenant's transaction is bound to that tenant: it must compare or fill the tenant's
 /// column with `$1`, which the transaction itself binds, and the comparison must not be one of several alternatives.
 pub(crate) fn is_scoped(text: &str) -> bool {
-    let alternative = [
-        "OR tenant_id = $",
-        "OR tenant.id = $",
-        "tenant_id = $1 OR ",
-        "tenant.id = $1 OR ",
-    ];
-    if alternative.iter().any(|or| text.contains(or)) {
-        return false;
-    }
-    let compares = ["tenant_id = $1", "tenant.id = $1"]
-        .iter()
-        .any(|c| has_word(text, c));
+    let compares = COMPARED.iter().any(|c| has_word(text, c));
     let fills = text.contains("(tenant_id,") && text.contains("VALUES ($1,");
-    compares || fills
+    (compares || fills) && !has_alternative(text)
 }
+
+const COMPARED: [&str; 2] = ["tenant_id = $1", "tenant.id = $1"];
+
+/// What stands between two brackets, or in one clause of it.
+#[derive(Clone, Copy, Default)]
+struct Group {
+    compares: bool,
+    or: bool,
+}
+
+/// `true` where an OR stands beside a comparison with the tenant, in the same condition and the same brackets, however the
+/// text is broken into lines: AND binds more tightly, so that whatever stands on the OR's other side goes without a tenant.
+fn has_alternative(text: &str) -> bool {
+    let is_of_word = |c: char| !c.is_whitespace() && c != '(' && c != ')';
+    let mut outer: Vec<Group> = Vec::new();
+    let mut group = Group::default();
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        let length = rest.find(|c| !is_of_word(c)).unwrap_or(rest.len());
+        if length == 0 {
+            match first {
+                '(' => outer.push(std::mem::take(&mut group)),
+                // A condition in brackets is a part of the one around it.
+                ')' => {
+                    let inner = std::mem::replace(&mut group, outer.pop().unwrap_or_default());
+                    group.compares |= inner.compares;
+                }
+                _ => {}
+            }
+            rest = &rest[first.len_utf8()..];
+        } else {
+            let (word, after) = rest.split_at(length);
+            if CLAUSES.iter().any(|clause| word.eq_ignore_ascii_case(clause)) {
+                group = Group::default();
+            }
+            group.or |= word.eq_ignore_ascii_case("or");
+            group.compares |= ["tenant_id", "tenant.id"]
+                .iter()
+                .any(|column| word.contains(column));
+            rest = after;
+        }
+        if group.or && group.compares {
+            return true;
+        }
+    }
+    false
+}
+
+/// With each a condition ends.
+const CLAUSES: [&str; 12] = [
+    "SELECT",
+    "FROM",
+    "JOIN",
+    "ON",
+    "WHERE",
+    "GROUP",
+    "ORDER",
+    "UNION",
+    "SET",
+    "VALUES",
+    "RETURNING",
+    "LIMIT",
+];
 
 /// `true` when `word` stands in the text and no digit follows it: `$1` is not `$10`.
 fn has_word(text: &str, word: &str) -> bool {
@@ -104,6 +156,37 @@ mod tests {
         for or in ["tenant_id = $2 OR tenant_id = $1", "tenant_id = $1 OR id = $2"] {
             assert!(!is_scoped(&format!("SELECT x FROM object WHERE {or}")), "{or}");
         }
+    }
+
+    #[test]
+    fn s33_an_alternative_to_the_tenant_is_seen_however_it_is_written() {
+        for or in [
+            "tenant_id = $1\n            OR id = $2",
+            "tenant_id = $1  OR  id = $2",
+            "tenant_id = $1\tor id = $2",
+            "(tenant_id = $1)OR(id = $2)",
+            "(tenant_id = $1) OR id = $2",
+            "id = $2 OR\n tenant_id = $1",
+            "id = $2 OR (tenant_id = $1)",
+            "id = $2 OR o.tenant_id = $1",
+            // AND binds more tightly.
+            "tenant_id = $1 AND id = $2 OR name = $3",
+            "name = $3 OR id = $2 AND tenant_id = $1",
+            "(name = $3 OR tenant_id = $1 AND id = $2)",
+            "EXISTS (SELECT 1 FROM a WHERE a.id = $2 OR a.tenant_id = $1)",
+            "tenant_id = $1 OR EXISTS (SELECT 1 FROM a WHERE a.tenant_id = $1)",
+        ] {
+            assert!(!is_scoped(&format!("SELECT x FROM object WHERE {or}")), "{or}");
+        }
+        for good in [
+            "tenant_id = $1 AND (id = $2 OR name = $3)",
+            "tenant_id = $1\n AND ($2 IS NULL OR\n id = $2) ORDER BY id",
+            "(id = $2 OR name = $3) AND tenant_id = $1",
+            "tenant_id = $1 AND EXISTS (SELECT 1 FROM a WHERE a.tenant_id = $1 AND (a.x OR a.y))",
+        ] {
+            assert!(is_scoped(&format!("SELECT x FROM object WHERE {good}")), "{good}");
+        }
+        assert!(is_scoped("SELECT (a OR b) AS c FROM object WHERE tenant_id = $1"));
     }
 
     #[test]

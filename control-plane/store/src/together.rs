@@ -236,11 +236,11 @@ const FOREIGN: Sql = Sql {
         (SELECT unhex(value ->> 'c') AS c, unhex(value ->> 'o') AS o, value ->> 'g' AS g, value ->> 'n' AS n
          FROM json_each($2)) AS said
         LEFT JOIN desired d ON d.tenant_id = $1 AND d.cluster_id = said.c AND d.object_id = said.o
-        WHERE d.object_id IS NULL OR (d.tenant_id = $1 AND said.g > d.generation)",
+        WHERE d.object_id IS NULL OR said.g > d.generation",
     postgres: "SELECT said.c AS cluster_id, said.n AS place
         FROM jsonb_to_recordset($2::jsonb) AS said(c uuid, o uuid, g bigint, n bigint)
         LEFT JOIN desired d ON d.tenant_id = $1 AND d.cluster_id = said.c AND d.object_id = said.o
-        WHERE d.object_id IS NULL OR (d.tenant_id = $1 AND said.g > d.generation)",
+        WHERE d.object_id IS NULL OR said.g > d.generation",
 };
 
 const STANDING: Sql = Sql {

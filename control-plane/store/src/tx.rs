@@ -264,6 +264,7 @@ impl<'s> Tx<'s> {
     }
 
     /// Runs a statement; the tenant is `$1`, `values` begin at `$2`. Returns how many rows it changed.
+    #[expect(clippy::disallowed_methods, reason = "with a statement that was checked")]
     pub(crate) async fn run(&self, sql: impl Into<Sql>, values: Vec<Value>) -> Result<u64, Error> {
         let statement = self.statement(sql.into(), values)?;
         let result = self
@@ -274,6 +275,7 @@ impl<'s> Tx<'s> {
         Ok(result.rows_affected())
     }
 
+    #[expect(clippy::disallowed_methods, reason = "with a statement that was checked")]
     pub(crate) async fn one<T: FromQueryResult>(
         &self,
         sql: impl Into<Sql>,
@@ -289,6 +291,7 @@ impl<'s> Tx<'s> {
             .transpose()
     }
 
+    #[expect(clippy::disallowed_methods, reason = "with a statement that was checked")]
     pub(crate) async fn all<T: FromQueryResult>(
         &self,
         sql: impl Into<Sql>,

@@ -192,7 +192,97 @@ async fn s49_a_stream_of_events_says_that_its_cluster_was_revoked() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_is_away_ends_no_stream() {
+async fn s49_a_caller_who_does_not_read_keeps_no_call_of_a_revoked_cluster() {
+    for headers in [events(), HeaderMap::new()] {
+        let edge = Edge::new();
+        let gone = Arc::new(AtomicBool::new(false));
+        let guard = Dropped(gone.clone());
+        let chunk = move || {
+            let _ = &guard;
+            Ok(Bytes::from_static(b"data: 1\n\n"))
+        };
+        let is_told = !headers.is_empty();
+        let body = stream::repeat_with(chunk).boxed();
+        edge.script(Script::Answer(StatusCode::OK, headers, body));
+        let request = edge.request("POST", NOTES, rpc("SendStreamingMessage"));
+        let response = edge.send(request).await;
+        // Until the chunks that wait for the reader are all that fit.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(!gone.load(Ordering::SeqCst));
+        edge.tunnel.revoked.send_replace(true);
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        assert!(gone.load(Ordering::SeqCst), "the call goes on for a slow reader");
+        let mut body = response.into_body().into_data_stream();
+        let last = body.next().await.unwrap();
+        match is_told {
+            true => {
+                let told = event(&last.unwrap());
+                assert!(told.to_string().contains("revoked"), "{told}");
+            }
+            false => drop(last.unwrap_err()),
+        }
+        assert!(body.next().await.is_none());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn s14_a_stream_whose_token_nobody_can_verify_ends_after_a_minute() {
+    let edge = Edge::new();
+    edge.script(Script::Answer(
+        StatusCode::OK,
+        events(),
+        stream::pending().boxed(),
+    ));
+    let mut request = edge.request("POST", NOTES, rpc("SendStreamingMessage"));
+    let away = Refuses(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE");
+    request.extensions_mut().insert(edge.session(away));
+    let begun = tokio::time::Instant::now();
+    let mut body = edge.send(request).await.into_body().into_data_stream();
+    let told = event(&body.next().await.unwrap().unwrap());
+    assert_eq!(told["error"]["data"][0]["reason"], "UNAVAILABLE", "{told}");
+    let took = begun.elapsed();
+    assert!(
+        took >= Duration::from_secs(60) && took <= Duration::from_secs(75),
+        "{took:?}"
+    );
+    assert!(body.next().await.is_none());
+}
+
+/// Login that never answers.
+#[derive(Debug)]
+struct Silent;
+
+#[async_trait]
+impl Authenticate for Silent {
+    async fn bearer(&self, _: &str, _: RequestInfo) -> Result<TenantContext, Problem> {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn s14_a_look_at_the_token_that_never_ends_holds_no_answer() {
+    let edge = Edge::new();
+    let (send, mut receive) = mpsc::channel::<io::Result<Bytes>>(1);
+    let body = stream::poll_fn(move |cx| receive.poll_recv(cx)).boxed();
+    edge.script(Script::Answer(StatusCode::OK, HeaderMap::new(), body));
+    let mut request = edge.request("POST", NOTES, rpc("SendStreamingMessage"));
+    let session = Session::new(Arc::new(Silent), edge.token.clone(), RequestInfo::default());
+    request.extensions_mut().insert(session);
+    let begun = tokio::time::Instant::now();
+    let mut body = edge.send(request).await.into_body().into_data_stream();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    send.send(Ok(Bytes::from_static(b"data: 1\n\n"))).await.unwrap();
+    assert_eq!(body.next().await.unwrap().unwrap(), "data: 1\n\n");
+    body.next().await.unwrap().unwrap_err();
+    let took = begun.elapsed();
+    assert!(
+        took >= Duration::from_secs(60) && took <= Duration::from_secs(75),
+        "{took:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_away_for_less_than_a_minute_ends_no_stream() {
     let edge = Edge::new();
     let (send, mut receive) = mpsc::channel::<io::Result<Bytes>>(1);
     let body = stream::poll_fn(move |cx| receive.poll_recv(cx)).boxed();
@@ -201,7 +291,7 @@ async fn a_store_that_is_away_ends_no_stream() {
     let away = Refuses(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE");
     request.extensions_mut().insert(edge.session(away));
     let mut body = edge.send(request).await.into_body().into_data_stream();
-    tokio::time::advance(Duration::from_secs(60)).await;
+    tokio::time::sleep(Duration::from_secs(58)).await;
     send.send(Ok(Bytes::from_static(b"data: 1\n\n"))).await.unwrap();
     assert_eq!(body.next().await.unwrap().unwrap(), "data: 1\n\n");
 }

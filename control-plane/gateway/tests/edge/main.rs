@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use axum::{Router, body::Body, middleware::from_fn, response::Response};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use futures::{StreamExt as _, stream};
+use futures::{FutureExt as _, StreamExt as _, stream};
 use http::{HeaderMap, HeaderValue, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, jwk::JwkSet};
@@ -34,7 +34,7 @@ use std::{
     },
     time::Duration,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tower::ServiceExt as _;
 
 const NOW_MS: i64 = 1_800_000_000_000;
@@ -63,6 +63,8 @@ struct ScriptedTunnel {
     script: Mutex<Option<Script>>,
     seen: Mutex<Vec<Seen>>,
     hanging_dropped: Arc<AtomicBool>,
+    /// Whether the cluster's certificate is.
+    revoked: watch::Sender<bool>,
 }
 
 impl std::fmt::Debug for ScriptedTunnel {
@@ -112,6 +114,16 @@ impl Tunnel for ScriptedTunnel {
                 status,
                 headers,
                 body,
+                revoked: {
+                    let mut revoked = self.revoked.subscribe();
+                    let once = async move { revoked.wait_for(|revoked| *revoked).await.is_ok() };
+                    once.then(|is| async move {
+                        if !is {
+                            std::future::pending().await
+                        }
+                    })
+                    .boxed()
+                },
             }),
             Script::Fail(error) => Err(error),
             Script::Hang => {

@@ -184,6 +184,27 @@ async fn s14_a_revoked_token_closes_the_socket() {
 }
 
 #[tokio::test]
+async fn s14_a_socket_whose_token_nobody_can_verify_is_closed_in_the_end() {
+    let served = Served::new().await;
+    let mut socket = served.ready().await;
+    say(&mut socket, subscribe("1", "subscription { endless }")).await;
+    let begun = tokio::time::Instant::now();
+    served.login.away.store(true, Ordering::SeqCst);
+    assert_eq!(closed(&mut socket).await, 1013);
+    // Less would end everybody's sockets whenever the database restarts.
+    let asked = served.login.asked.load(Ordering::SeqCst);
+    assert!(
+        asked > 2 && begun.elapsed() >= Duration::from_millis(300),
+        "{asked}"
+    );
+    // A first look that is not answered opens nothing.
+    let mut early = served.socket().await;
+    let payload = json!({"authorization": format!("Bearer {}", served.login.token)});
+    say(&mut early, json!({"type": "connection_init", "payload": payload})).await;
+    assert_eq!(closed(&mut early).await, 4401);
+}
+
+#[tokio::test]
 async fn a_token_in_the_upgrades_header_serves_too() {
     let served = Served::new().await;
     let header = [("authorization", format!("Bearer {}", served.login.token))];

@@ -4,6 +4,7 @@ crate::support::on_both!(
     s42_a_join_token_works_once,
     s42_of_many_attempts_at_once_one_wins,
     s42_an_expired_or_replaced_join_token_is_refused,
+    s42_an_ended_join_token_is_good_by_no_replicas_clock,
     s49_a_revoked_certificate_is_refused_and_its_session_hears_of_it,
     a_deleted_cluster_is_shut_out,
     an_older_session_writes_no_more,
@@ -19,8 +20,8 @@ mod tests {
     use crate::support::{HOUR, World, consume, enrolled_in, model, name, pair, say};
     use roadstead_authz::{PeerIdentity, RequestInfo, TenantContext};
     use roadstead_contract::documents::Kind;
-    use roadstead_domain::{Error, ObjectId, PageRequest};
-    use roadstead_service::{Target, audit, authenticate, clusters, fleet, together};
+    use roadstead_domain::{Clock as _, Error, ObjectId, PageRequest};
+    use roadstead_service::{Target, audit, authenticate, clusters, fleet, roots, together};
     use roadstead_store::{NewStatus, Standing};
     use secrecy::ExposeSecret as _;
 
@@ -98,6 +99,29 @@ mod tests {
                 .is_err(),
             "expired"
         );
+    }
+
+    pub(super) async fn s42_an_ended_join_token_is_good_by_no_replicas_clock(world: World) {
+        let begun = world.clock.now_ms();
+        let end = || async {
+            let mut ended = 0;
+            for tenant in roots::tenants(&world.store).await.expect("read") {
+                ended += roots::end_join_tokens(&world.store, tenant).await.expect("ended");
+            }
+            ended
+        };
+        // The clock of the replica that ends it is a minute ahead of the one that is asked then, or an hour: for the first it
+        // has expired already.
+        for ahead in [HOUR / 60, HOUR, 24 * HOUR] {
+            world.clock.set(begun);
+            let join = world.acme.dev.join_token(&world.store).await.expect("made");
+            world.clock.advance(ahead);
+            assert_eq!(end().await, 1, "{ahead:?}");
+            assert_eq!(end().await, 0, "once");
+            world.clock.set(begun);
+            let late = consume(&world.store, join.secret.expose_secret()).await;
+            late.expect_err("an ended token");
+        }
     }
 
     fn peer(world: &World, serial: &str) -> PeerIdentity {

@@ -253,6 +253,23 @@ async fn s49_what_a_revoked_cluster_still_sends_is_not_passed_on_and_its_call_is
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn s49_a_call_whose_answer_nobody_reads_ends_with_the_revocation() {
+    let bench = bench().await;
+    let held = bench.call("/endless", once(Vec::new()), SOON).await.unwrap();
+    eventually("the call runs", || async {
+        (bench.running.load(Ordering::SeqCst) == 1).then_some(())
+    })
+    .await;
+    assert!(!held.revoked.is_cancelled());
+    bench.hub.store.revoke(cluster(1));
+    bench.hub.fleet.look_at(cluster(1)).await;
+    // Held, and never read.
+    bench.quiet().await;
+    assert!(held.revoked.is_cancelled());
+    assert_eq!(read(held).await.unwrap_err(), TunnelError::Revoked);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_that_is_away_is_said_to_be_so_at_once() {
     let bench = bench().await;
     let never = bench
