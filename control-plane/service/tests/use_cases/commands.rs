@@ -5,6 +5,7 @@ crate::support::on_both!(
     what_was_never_sent_expires_and_is_never_delivered,
     s45_results_of_others_and_of_superseded_sessions_are_refused,
     s39_no_more_than_so_many_commands_wait_for_a_cluster,
+    s39_one_call_commands_no_more_than_so_many_clusters,
     a_cluster_agent_that_cannot_is_not_kept_waiting_for,
     another_inbox_does_not_get_what_the_one_before_may_have_done,
     whoever_may_not_change_the_agent_may_not_restart_it,
@@ -187,6 +188,47 @@ mod tests {
         let said = say(&world, &ctx, epoch, open[0], CommandCode::Succeeded).await;
         assert_eq!(said.expect("heard"), None);
         restart(&world).await;
+    }
+
+    pub(super) async fn s39_one_call_commands_no_more_than_so_many_clusters(world: World) {
+        let owner = &world.acme.owner;
+        for n in 0..commands::CLUSTERS {
+            let more = clusters::CreateInput {
+                name: name(&format!("more-{n}")),
+                labels: [("roadstead.dev/runtime".to_owned(), "local".to_owned())].into(),
+                idempotency_key: None,
+            };
+            clusters::create(owner, &world.store, more).await.expect("made");
+        }
+        let everywhere = [
+            model("fast", "m1"),
+            agent(
+                "helper",
+                "Help.",
+                "fast",
+                "{selector: {matchLabels: {roadstead.dev/runtime: local}}}",
+            ),
+        ];
+        world.apply(&set(&everywhere)).await.expect("applied");
+        let ctx = world.cluster_agent().await;
+        begin(&world, &ctx, "inbox").await;
+        let refused = commands::restart_agent(owner, &world.store, &input("helper")).await;
+        let refused = refused.expect_err("refused");
+        let limit = matches!(&refused, Error::Limit { allowed: 100, .. });
+        assert!(
+            limit && refused.to_string().contains("name a cluster"),
+            "{refused}"
+        );
+        let (all, page) = (CommandFilter::default(), PageRequest::default());
+        let written = commands::list(owner, &world.store, &all, &page).await;
+        assert!(written.expect("listed").items.is_empty(), "nothing was written");
+        // Which one of them is named does not matter.
+        let named = RestartInput {
+            cluster: Some(name("edge")),
+            ..input("helper")
+        };
+        let made = commands::restart_agent(owner, &world.store, &named).await;
+        assert_eq!(made.expect("made").len(), 1);
     }
 
     pub(super) async fn a_cluster_agent_that_cannot_is_not_kept_waiting_for(world: World) {
