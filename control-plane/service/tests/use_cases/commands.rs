@@ -22,7 +22,7 @@ mod tests {
     use roadstead_domain::{CommandId, ConflictReason, Error, PageRequest};
     use roadstead_service::commands::{self, RestartInput};
     use roadstead_service::{Target, audit, clusters, fleet, housekeeping};
-    use roadstead_store::{Command, CommandCode, CommandFilter};
+    use roadstead_store::{Command, CommandCode, CommandFilter, ResultVerdict};
     use std::time::Duration;
 
     const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -74,7 +74,10 @@ mod tests {
     ) -> Result<Option<&'static str>, Error> {
         let results = [(id, code, "words".to_owned())];
         let said = fleet::record_results(ctx, &world.store, epoch, &results).await?;
-        Ok(said[0])
+        Ok(match said[0] {
+            ResultVerdict::Kept => None,
+            ResultVerdict::Late(why) | ResultVerdict::Foreign(why) => Some(why),
+        })
     }
 
     async fn get(world: &World, id: CommandId) -> Command {
@@ -284,7 +287,12 @@ mod tests {
         assert_eq!(due(&world, &ctx, wiped).await, [unsent.id]);
         assert_eq!(code(&world, sent.id).await, Some(CommandCode::Unknown));
         let late = say(&world, &ctx, wiped, sent.id, CommandCode::Succeeded).await;
-        assert!(late.expect("heard").is_some());
+        let given_up = "the command was given up, and has its result";
+        assert_eq!(late.expect("heard"), Some(given_up));
+        // The cluster is no forger for it.
+        let results = [(sent.id, CommandCode::Succeeded, String::new())];
+        let said = fleet::record_results(&ctx, &world.store, wiped, &results).await;
+        assert_eq!(said.expect("heard"), [ResultVerdict::Late(given_up)]);
         assert_eq!(code(&world, sent.id).await, Some(CommandCode::Unknown));
     }
 
@@ -337,6 +345,13 @@ mod tests {
         housekeeping::purge(&world.store).await.expect("purged");
         let gone = commands::get(&world.acme.owner, &world.store, sent.id).await;
         assert!(matches!(gone, Err(Error::NotFound { .. })), "{gone:?}");
+        // Its cluster comes back and says it; whose it was is not known any more.
+        let results = [(sent.id, CommandCode::Succeeded, String::new())];
+        let said = fleet::record_results(&ctx, &world.store, epoch, &results).await;
+        assert_eq!(
+            said.expect("heard"),
+            [ResultVerdict::Late("the command is forgotten")]
+        );
     }
 
     pub(super) async fn a_repetition_under_the_same_key_makes_no_second_command(world: World) {
