@@ -229,18 +229,21 @@ mod tests {
         bench.ready("a").await;
         let inbox = Inbox::in_memory().unwrap();
         let stop = CancellationToken::new();
-        let running = tokio::spawn(run(inbox.clone(), bench.local.clone(), stop.clone()));
-        let late = restarting("late", "nobody");
-        assert_eq!(inbox.take_command(late, 1).await.unwrap(), Taking::Taken);
-        let one = restarting("one", "a");
-        assert_eq!(inbox.take_command(one, 1).await.unwrap(), Taking::Taken);
+        let mut doing = Vec::new();
+        for command in [restarting("late", "nobody"), restarting("one", "a")] {
+            let taking = inbox.take_command(command.clone(), 1).await.unwrap();
+            assert_eq!(taking, Taking::Taken);
+            let (inbox, local) = (inbox.clone(), bench.local.clone());
+            doing.push(tokio::spawn(one(inbox, local, command, stop.clone())));
+        }
+        bench.until("a", "restarting", |now| !now.ready()).await;
         inbox.close_commands();
         stop.cancel();
         bench.local.shutdown(Duration::ZERO).await;
-        running.await.unwrap();
-        let pending = inbox.pending_results().await.unwrap();
-        let known = |result: &CommandResult| result.id == "one" && result.code == CommandCode::Succeeded;
-        assert!(pending.iter().all(known), "{pending:?}");
+        for doing in doing {
+            doing.await.unwrap();
+        }
+        assert_eq!(inbox.pending_results().await.unwrap(), []);
         let next = inbox.take_command(restarting("next", "a"), 1).await.unwrap();
         assert_eq!(next, Taking::Closed);
     }
