@@ -105,8 +105,11 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Agent {
     local: Local,
+    inbox: Inbox,
     reports: Reports,
     stop: CancellationToken,
+    /// Ends what does commands, before the engines end.
+    stop_commands: CancellationToken,
     link: JoinHandle<()>,
     gave_up: watch::Receiver<Option<Arc<LinkError>>>,
     health: watch::Receiver<Health>,
@@ -152,8 +155,9 @@ impl Agent {
         let (health, healthy) = watch::channel(Health::default());
         let abilities = Abilities::local(config.offered.iter().cloned());
         let abilities = abilities.with_programs(config.programs.clone());
-        let commands = commands::run(inbox.clone(), local.clone(), stop.clone());
-        let controller = Controller::new(inbox, local.clone(), reports.clone(), abilities, health);
+        let stop_commands = stop.child_token();
+        let commands = commands::run(inbox.clone(), local.clone(), stop_commands.clone());
+        let controller = Controller::new(inbox.clone(), local.clone(), reports.clone(), abilities, health);
         probe::instruments(&local, &reports, &healthy);
         let mut tasks = vec![tokio::spawn(controller.run(stop.clone())), tokio::spawn(commands)];
         if let Some(listener) = listener {
@@ -176,8 +180,10 @@ impl Agent {
         });
         Ok(Self {
             local,
+            inbox,
             reports,
             stop,
+            stop_commands,
             link,
             gave_up,
             health: healthy,
@@ -231,8 +237,11 @@ impl Agent {
         self.probe
     }
 
-    /// Ends everything: engines first, so that their last run records still find the hub, then the connection.
+    /// Ends everything: engines first, so that their last run records still find the hub, then the connection. What
+    /// becomes of engines from now on says nothing of a command: the next start does, and the hub sends it new ones.
     pub async fn shutdown(self) {
+        self.inbox.close_commands();
+        self.stop_commands.cancel();
         self.local.shutdown(self.grace).await;
         self.stop.cancel();
         for task in self.tasks.into_iter().chain([self.link]) {

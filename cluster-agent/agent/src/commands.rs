@@ -4,11 +4,17 @@ use roadstead_contract::fleet::{CommandCode, RESTART_ENGINE};
 use roadstead_inbox::{Act, Command, CommandResult, Inbox};
 use roadstead_runtime::{EngineStatus, Local};
 use std::time::Duration;
-use tokio::{task::JoinSet, time::Instant};
-use tokio_util::sync::CancellationToken;
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, timeout_at},
+};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 /// What a new process gets until it has accepted a revision, beyond the grace that tasks have in the one before.
 const STARTS_WITHIN: Duration = Duration::from_secs(60);
+/// For an agent that is not here: a command may come before the document that it is about.
+const PLACED_WITHIN: Duration = Duration::from_secs(30);
 /// Before the journal is asked again after it did not answer.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -26,7 +32,7 @@ pub(crate) async fn run(inbox: Inbox, local: Local, stop: CancellationToken) {
         let again = match inbox.begin_commands().await {
             Ok(commands) => {
                 for command in commands {
-                    running.spawn(one(inbox.clone(), local.clone(), command));
+                    running.spawn(one(inbox.clone(), local.clone(), command, stop.clone()));
                 }
                 None
             }
@@ -44,10 +50,18 @@ pub(crate) async fn run(inbox: Inbox, local: Local, stop: CancellationToken) {
     }
 }
 
-async fn one(inbox: Inbox, local: Local, command: Command) {
-    let (code, detail) = match &command.act {
-        Act::RestartEngine { agent_uid } => restart(&local, agent_uid).await,
+async fn one(inbox: Inbox, local: Local, command: Command, stop: CancellationToken) {
+    let Act::RestartEngine { agent_uid } = command.act;
+    let doing = ended(async move { restart(&local, &agent_uid, PLACED_WITHIN).await });
+    let (code, detail) = tokio::select! {
+        biased;
+        () = stop.cancelled() => return,
+        ended = doing => ended,
     };
+    // Engines end with the cluster agent, which is no failure of a command: the next start says that nobody knows.
+    if stop.is_cancelled() && code != CommandCode::Succeeded {
+        return;
+    }
     tracing::info!(
         command = command.id,
         code = code.as_str_name(),
@@ -66,10 +80,39 @@ async fn one(inbox: Inbox, local: Local, command: Command) {
     }
 }
 
+/// What came of it; whatever happens there is a result.
+async fn ended(work: impl Future<Output = (CommandCode, String)> + Send + 'static) -> (CommandCode, String) {
+    match AbortOnDropHandle::new(tokio::spawn(work)).await {
+        Ok(ended) => ended,
+        Err(error) => {
+            tracing::error!(%error, "a command broke off");
+            let detail = "the cluster agent broke off in the middle of it".to_owned();
+            (CommandCode::Failed, detail)
+        }
+    }
+}
+
+/// Begins to restart an engine, once its agent is here.
+async fn begin(
+    local: &Local,
+    agent: &str,
+    changes: &mut watch::Receiver<u64>,
+    within: Duration,
+) -> Option<EngineStatus> {
+    let deadline = Instant::now() + within;
+    loop {
+        changes.mark_unchanged();
+        if let Some(before) = local.restart(agent) {
+            return Some(before);
+        }
+        timeout_at(deadline, changes.changed()).await.ok()?.ok()?;
+    }
+}
+
 /// Ends the engine's process and waits until another has accepted a revision.
-async fn restart(local: &Local, agent: &str) -> (CommandCode, String) {
+async fn restart(local: &Local, agent: &str, within: Duration) -> (CommandCode, String) {
     let mut changes = local.changes();
-    let Some(before) = local.restart(agent) else {
+    let Some(before) = begin(local, agent, &mut changes, within).await else {
         let detail = "no such agent runs on this cluster".to_owned();
         return (CommandCode::Refused, detail);
     };
@@ -85,10 +128,7 @@ async fn restart(local: &Local, agent: &str) -> (CommandCode, String) {
             Some(now) if another(&before, now) => return (CommandCode::Succeeded, said(&before, now)),
             Some(_) => {}
         }
-        if tokio::time::timeout_at(deadline, changes.changed())
-            .await
-            .is_err()
-        {
+        if timeout_at(deadline, changes.changed()).await.is_err() {
             let reason = now.map(|now| now.reason).unwrap_or_default();
             let detail = format!("no new process of the engine has accepted a revision in time: {reason}");
             return (CommandCode::Failed, detail);
@@ -136,7 +176,7 @@ mod tests {
             if pending.len() >= count {
                 return pending;
             }
-            let next = tokio::time::timeout_at(deadline, watch.changed()).await;
+            let next = timeout_at(deadline, watch.changed()).await;
             assert!(next.is_ok(), "no result: {pending:?}");
         }
     }
@@ -154,15 +194,8 @@ mod tests {
             // The second comes while the first is done, or once it is: it is done once in any case.
             assert!(taking == expected || taking == Taking::Concluded, "{taking:?}");
         }
-        assert_eq!(
-            inbox.take_command(restarting("two", "nobody"), 1).await.unwrap(),
-            Taking::Taken
-        );
-        let results = results(&inbox, 2).await;
-        let one = results.iter().find(|result| result.id == "one").unwrap();
-        assert_eq!(one.code, CommandCode::Succeeded, "{}", one.detail);
-        let two = results.iter().find(|result| result.id == "two").unwrap();
-        assert_eq!(two.code, CommandCode::Refused);
+        let results = results(&inbox, 1).await;
+        assert_eq!(results[0].code, CommandCode::Succeeded, "{}", results[0].detail);
         let after = bench.ready("a").await;
         assert_ne!(after.pid, before.pid);
         assert_eq!(after.restarts, before.restarts + 1);
@@ -175,5 +208,49 @@ mod tests {
                 .is_some_and(|now| now.restarts == after.restarts)
         })
         .await;
+    }
+
+    #[tokio::test]
+    async fn a_command_that_comes_before_its_agent_waits_for_it() {
+        let bench = Bench::new();
+        let (code, detail) = restart(&bench.local, "nobody", Duration::from_millis(1)).await;
+        assert_eq!(code, CommandCode::Refused, "{detail}");
+        let local = bench.local.clone();
+        let early = tokio::spawn(async move { restart(&local, "a", Duration::from_secs(30)).await });
+        tokio::task::yield_now().await;
+        bench.ready("a").await;
+        let (code, detail) = early.await.unwrap();
+        assert_eq!(code, CommandCode::Succeeded, "{detail}");
+    }
+
+    #[tokio::test]
+    async fn at_its_end_the_cluster_agent_concludes_nothing() {
+        let bench = Bench::new();
+        bench.ready("a").await;
+        let inbox = Inbox::in_memory().unwrap();
+        let stop = CancellationToken::new();
+        let mut doing = Vec::new();
+        for command in [restarting("late", "nobody"), restarting("one", "a")] {
+            let taking = inbox.take_command(command.clone(), 1).await.unwrap();
+            assert_eq!(taking, Taking::Taken);
+            let (inbox, local) = (inbox.clone(), bench.local.clone());
+            doing.push(tokio::spawn(one(inbox, local, command, stop.clone())));
+        }
+        bench.until("a", "restarting", |now| !now.ready()).await;
+        inbox.close_commands();
+        stop.cancel();
+        bench.local.shutdown(Duration::ZERO).await;
+        for doing in doing {
+            doing.await.unwrap();
+        }
+        assert_eq!(inbox.pending_results().await.unwrap(), []);
+        let next = inbox.take_command(restarting("next", "a"), 1).await.unwrap();
+        assert_eq!(next, Taking::Closed);
+    }
+
+    #[tokio::test]
+    async fn a_command_that_breaks_off_has_failed() {
+        let (code, _) = ended(async { panic!("on purpose") }).await;
+        assert_eq!(code, CommandCode::Failed);
     }
 }

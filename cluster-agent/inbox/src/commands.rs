@@ -8,6 +8,7 @@
 use crate::{
     InboxError,
     core::{Core, number},
+    schema::{meta, set_meta},
 };
 use roadstead_contract::fleet::CommandCode;
 use rusqlite::{Connection, OptionalExtension as _, types::Type};
@@ -19,6 +20,12 @@ pub(crate) const KEPT_MS: i64 = 24 * 60 * 60 * 1000;
 const MARGIN_MS: i64 = 10 * 60 * 1000;
 /// Commands that are known at once. The hub has fewer open; one that sends more is not believed.
 const MOST: i64 = 10_000;
+/// With those that were refused because there were so many.
+const MOST_REFUSED: i64 = 2 * MOST;
+/// What is forgotten at once to make room.
+const ROOM: i64 = 100;
+/// In `meta`: the latest expiry of what was forgotten to make room.
+const FORGOTTEN: &str = "commands_forgotten_ms";
 /// Results that one read gives.
 const READ: i64 = 64;
 
@@ -47,8 +54,10 @@ pub enum Taking {
     Concluded,
     /// It is being done.
     UnderWay,
-    /// There is no room for it: as if it had not come.
+    /// There is no room for it, not even for its result: it will not be done.
     NoRoom,
+    /// No command is taken any more: as if it had not come.
+    Closed,
 }
 
 /// What came of a command.
@@ -97,9 +106,13 @@ impl Core {
                 let count: i64 = transaction
                     .prepare_cached("SELECT count(*) FROM commands")?
                     .query_row([], |row| row.get(0))?;
-                match count >= MOST {
-                    true => Taking::NoRoom,
-                    false => insert(&transaction, command, now_ms)?,
+                let freed = match count >= MOST {
+                    true => make_room(&transaction, now_ms)?,
+                    false => 0,
+                };
+                match count - freed {
+                    MOST_REFUSED.. => Taking::NoRoom,
+                    known => insert(&transaction, command, now_ms, known >= MOST)?,
                 }
             }
         };
@@ -107,7 +120,7 @@ impl Core {
         match taking {
             Taking::Taken => self.taken.send_modify(|count| *count += 1),
             Taking::Concluded => self.results.send_modify(|count| *count += 1),
-            Taking::UnderWay | Taking::NoRoom => {}
+            Taking::UnderWay | Taking::NoRoom | Taking::Closed => {}
         }
         Ok(taking)
     }
@@ -117,16 +130,15 @@ impl Core {
             .connection
             .prepare_cached("SELECT id, expires_ms, act FROM commands WHERE code IS NULL ORDER BY rowid")?;
         let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get::<_, String>(2)?)))?;
-        let mut fresh = Vec::new();
-        for command in rows {
-            let (id, expires_ms, act) = command?;
+        let commands = rows.map(|row| {
+            let (id, expires_ms, act) = row?;
             let act = serde_json::from_str(&act)
                 .map_err(|error| rusqlite::Error::FromSqlConversionFailure(2, Type::Text, Box::new(error)))?;
-            let command = Command { id, expires_ms, act };
-            if self.begun.insert(command.id.clone()) {
-                fresh.push(command);
-            }
-        }
+            Ok(Command { id, expires_ms, act })
+        });
+        // All are read before the first counts as begun: who gets an error has begun none.
+        let mut fresh: Vec<Command> = commands.collect::<Result<_, rusqlite::Error>>()?;
+        fresh.retain(|command| self.begun.insert(command.id.clone()));
         Ok(fresh)
     }
 
@@ -171,16 +183,50 @@ impl Core {
     }
 }
 
+/// Forgets the oldest that are over and acknowledged, and keeps until when their time was; how many.
+fn make_room(connection: &Connection, now_ms: i64) -> Result<i64, rusqlite::Error> {
+    let oldest = "SELECT rowid, expires_ms FROM commands WHERE acknowledged = 1 AND expires_ms <= ?1
+        ORDER BY expires_ms, rowid LIMIT ?2";
+    let (freed, latest): (i64, Option<i64>) = connection
+        .prepare_cached(&format!("SELECT count(*), max(expires_ms) FROM ({oldest})"))?
+        .query_row([now_ms, ROOM], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    if let Some(latest) = latest {
+        let latest = forgotten_ms(connection)?.map_or(latest, |before| before.max(latest));
+        set_meta(connection, FORGOTTEN, &latest.to_string())?;
+        connection
+            .prepare_cached(&format!(
+                "DELETE FROM commands WHERE rowid IN (SELECT rowid FROM ({oldest}))"
+            ))?
+            .execute([now_ms, ROOM])?;
+    }
+    Ok(freed)
+}
+
+fn forgotten_ms(connection: &Connection) -> Result<Option<i64>, rusqlite::Error> {
+    Ok(meta(connection, FORGOTTEN)?.and_then(|text| text.parse().ok()))
+}
+
 /// Writes a new one down: to be done, or with the reason why it is not.
-fn insert(connection: &Connection, command: &Command, now_ms: i64) -> Result<Taking, rusqlite::Error> {
+fn insert(
+    connection: &Connection,
+    command: &Command,
+    now_ms: i64,
+    full: bool,
+) -> Result<Taking, rusqlite::Error> {
+    // Whatever the time is now: it may be one of those.
+    let forgotten = forgotten_ms(connection)?.is_some_and(|through| command.expires_ms <= through);
     let over = match () {
-        () if now_ms >= command.expires_ms.saturating_add(KEPT_MS) => Some((
+        () if forgotten || now_ms >= command.expires_ms.saturating_add(KEPT_MS) => Some((
             CommandCode::Unknown,
             "unknown: its time was over so long ago that what was done of it is forgotten here",
         )),
         () if now_ms >= command.expires_ms => Some((
             CommandCode::Expired,
             "its time was over before the cluster agent got it",
+        )),
+        () if full => Some((
+            CommandCode::Refused,
+            "the cluster agent's journal of commands is full: try again later",
         )),
         () => None,
     };

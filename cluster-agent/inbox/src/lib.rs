@@ -26,7 +26,14 @@ use roadstead_contract::{
     fleet::{Digest, NackCode},
     run::RunRecord,
 };
-use std::{collections::BTreeSet, path::Path, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 use tokio::sync::watch;
 
 pub use commands::{Act, Command, CommandResult, Taking};
@@ -185,6 +192,8 @@ impl InboxError {
 pub struct Inbox {
     executor: Executor,
     watchers: core::Watchers,
+    /// No command is taken any more.
+    closed: Arc<AtomicBool>,
 }
 
 impl Inbox {
@@ -224,7 +233,11 @@ impl Inbox {
         } else {
             Executor::inline(core)
         };
-        Self { executor, watchers }
+        Self {
+            executor,
+            watchers,
+            closed: Arc::default(),
+        }
     }
 
     /// Changes whenever a document or the cursor does.
@@ -370,9 +383,17 @@ impl Inbox {
     /// # Errors
     /// See [`InboxError`].
     pub async fn take_command(&self, command: Command, now_ms: i64) -> Result<Taking, InboxError> {
+        if self.closed.load(Ordering::Acquire) {
+            return Ok(Taking::Closed);
+        }
         self.executor
             .run(move |core| core.take_command(&command, now_ms))
             .await
+    }
+
+    /// No command is taken from now on: this process ends, and the hub sends them to the next one.
+    pub fn close_commands(&self) {
+        self.closed.store(true, Ordering::Release);
     }
 
     /// Commands that were taken since this was asked last: each is given out once.

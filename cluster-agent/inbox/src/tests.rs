@@ -618,3 +618,81 @@ async fn an_inbox_of_an_earlier_version_gets_its_journal() {
     assert_eq!(taking, Taking::Taken);
     drop(folder);
 }
+
+/// A journal that is full: each command in it is acknowledged and its time is over at 1 000.
+fn full(core: &mut core::Core, acknowledged: bool) {
+    core.connection
+        .execute(
+            "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 10000)
+             INSERT INTO commands (id, expires_ms, act, code, detail, acknowledged)
+             SELECT 'old ' || n, 1000, '{}', 1, '', ?1 FROM n",
+            [acknowledged],
+        )
+        .unwrap();
+}
+
+fn codes(core: &core::Core) -> BTreeMap<String, CommandCode> {
+    let pending = core.pending_results().unwrap();
+    pending
+        .into_iter()
+        .map(|result| (result.id, result.code))
+        .collect()
+}
+
+#[test]
+fn a_full_journal_forgets_what_is_over_and_begins_none_of_it_again() {
+    let mut core = core::Core::in_memory().unwrap();
+    full(&mut core, true);
+    let take =
+        |core: &mut core::Core, id: &str, ends, now| core.take_command(&command(id, ends), now).unwrap();
+    assert_eq!(take(&mut core, "new", 9_000, 2_000), Taking::Taken);
+    // The hub sends again what was forgotten, also when its clock has gone back: it is not begun.
+    assert_eq!(take(&mut core, "old 1", 1_000, 2_000), Taking::Concluded);
+    assert_eq!(take(&mut core, "old 2", 1_000, 500), Taking::Concluded);
+    let unknown = ["old 1", "old 2"].map(|id| (id.to_owned(), CommandCode::Unknown));
+    assert_eq!(codes(&core), BTreeMap::from(unknown));
+    let begun = core.begin_commands().unwrap();
+    assert_eq!(begun, [command("new", 9_000)]);
+}
+
+#[test]
+fn a_command_for_which_there_is_no_room_is_refused_and_its_id_known() {
+    let mut core = core::Core::in_memory().unwrap();
+    full(&mut core, false);
+    // What the hub has not acknowledged is not forgotten.
+    let new = command("new", 9_000);
+    assert_eq!(core.take_command(&new, 2_000).unwrap(), Taking::Concluded);
+    assert_eq!(core.begin_commands().unwrap(), []);
+    core.connection
+        .execute("UPDATE commands SET acknowledged = 1 WHERE id <> 'new'", [])
+        .unwrap();
+    assert_eq!(codes(&core)["new"], CommandCode::Refused);
+    // Now there is room; what was refused stays refused.
+    assert_eq!(core.take_command(&new, 2_000).unwrap(), Taking::Concluded);
+    assert_eq!(core.begin_commands().unwrap(), []);
+    assert_eq!(
+        core.take_command(&command("next", 9_000), 2_000).unwrap(),
+        Taking::Taken
+    );
+}
+
+#[test]
+fn a_row_that_cannot_be_read_keeps_no_other_command_from_being_begun_later() {
+    let mut core = core::Core::in_memory().unwrap();
+    for id in ["one", "two"] {
+        core.take_command(&command(id, 1_000), 0).unwrap();
+    }
+    let act: String = core
+        .connection
+        .query_row("SELECT act FROM commands WHERE id = 'two'", [], |row| row.get(0))
+        .unwrap();
+    let write = |core: &core::Core, act: &str| {
+        let sql = "UPDATE commands SET act = ?1 WHERE id = 'two'";
+        core.connection.execute(sql, [act]).unwrap();
+    };
+    write(&core, "not an act");
+    core.begin_commands().unwrap_err();
+    write(&core, &act);
+    let begun = core.begin_commands().unwrap();
+    assert_eq!(begun, [command("one", 1_000), command("two", 1_000)]);
+}

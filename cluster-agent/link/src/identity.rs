@@ -144,6 +144,15 @@ impl Identity {
         self
     }
 
+    /// As [`Self::remember_found`] for an identity whose time is over: what is remembered counts. Where nothing is, it is
+    /// the token that lies there now that is to bring the next identity.
+    pub(crate) fn recall_found(self, folder: &Path, token: Option<&JoinToken>) -> Self {
+        match folder.join(FOUND).try_exists() {
+            Ok(false) => self,
+            Ok(true) | Err(_) => self.remember_found(folder, token),
+        }
+    }
+
     /// Keeps it in `folder`; on disk when this returns.
     ///
     /// # Errors
@@ -402,7 +411,7 @@ impl fmt::Debug for Identity {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use roadstead_contract::fleet::{CaPin, document_digest};
 
@@ -433,12 +442,12 @@ mod tests {
         assert!(after(&Given(0), 71 * hour) == 0.0);
     }
 
-    fn token(secret: &str) -> JoinToken {
+    pub(crate) fn token(secret: &str) -> JoinToken {
         JoinToken::new(secret.to_owned(), CaPin(document_digest(b"a root"))).unwrap()
     }
 
     /// As a version wrote it that remembered no join tokens.
-    fn from_before(folder: &Path) -> Identity {
+    pub(crate) fn from_before(folder: &Path) -> Identity {
         let kept = serde_json::json!({
             "key": "a key", "chain": [], "roots": [], "trust_domain": "test", "tenant": "t", "cluster": "c",
             "not_before": 0, "not_after": 1,

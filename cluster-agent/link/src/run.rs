@@ -318,6 +318,7 @@ async fn identify(
         Some(_) => LinkError::Expired,
         None => LinkError::NotEnrolled,
     };
+    let kept = kept.map(|identity| identity.recall_found(&settings.folder, settings.join.as_ref()));
     let token = settings.join.as_ref().ok_or(expired)?;
     let mut backoff = Backoff::new();
     while !stop.is_cancelled() {
@@ -340,5 +341,76 @@ async fn pause(wait: Duration, stop: &CancellationToken) {
         biased;
         () = stop.cancelled() => {}
         () = tokio::time::sleep(wait) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        OsRandom, SystemClock,
+        channel::Io,
+        identity::tests::{from_before, token},
+    };
+    use std::io;
+    use tokio::sync::Notify;
+
+    /// Tells of each attempt; none succeeds.
+    #[derive(Debug, Default)]
+    struct Told(Notify);
+
+    #[async_trait::async_trait]
+    impl Dial for Told {
+        async fn dial(&self, _: &str) -> io::Result<Box<dyn Io>> {
+            self.0.notify_one();
+            Err(io::ErrorKind::ConnectionRefused.into())
+        }
+    }
+
+    #[tokio::test]
+    async fn s50_the_join_token_of_an_expired_identity_from_before_brings_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        // While it was good, the token that lay there was remembered.
+        from_before(folder.path()).remember_found(folder.path(), Some(&token("first")));
+        let dial = Arc::new(Told::default());
+        let route = Route {
+            dial: dial.clone(),
+            address: "hub.test:443".to_owned(),
+        };
+        let settings = |join: &str| Settings {
+            hub: route.address.clone(),
+            folder: folder.path().to_owned(),
+            join: Some(token(join)),
+            version: "1.0.0".to_owned(),
+            capabilities: Vec::new(),
+            calls: 1,
+        };
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let stop = CancellationToken::new();
+        let first = settings("first");
+        let tried = async {
+            tokio::select! {
+                biased;
+                ended = identify(&first, &route, &clock, &OsRandom, &stop) => Some(ended),
+                () = dial.0.notified() => None,
+            }
+        };
+        let refused = tried.await.expect("the used token does not leave this machine");
+        assert!(matches!(refused, Err(LinkError::NotAgain(_))), "{refused:?}");
+        // Another one may.
+        let later = settings("later");
+        tokio::select! {
+            biased;
+            ended = identify(&later, &route, &clock, &OsRandom, &stop) => panic!("{ended:?}"),
+            () = dial.0.notified() => {}
+        }
+        // Nothing is remembered where nothing was: the token that lies there is the one that is to be used.
+        std::fs::remove_file(folder.path().join("join-token-found")).unwrap();
+        tokio::select! {
+            biased;
+            ended = identify(&first, &route, &clock, &OsRandom, &stop) => panic!("{ended:?}"),
+            () = dial.0.notified() => {}
+        }
+        assert!(!folder.path().join("join-token-found").exists());
     }
 }

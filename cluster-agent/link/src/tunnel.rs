@@ -187,8 +187,23 @@ pub(crate) async fn serve(
                 most = (most * 2).min(LONGEST_RETRY);
             }
         }
-        tokio::time::sleep(between(&*random, RETRY.0, most)).await;
+        tokio::select! {
+            () = tokio::time::sleep(between(&*random, RETRY.0, most)) => {}
+            // A session was admitted: the hub is there again.
+            () = replaced(&mut target, &current) => most = RETRY.1,
+        }
     }
+}
+
+/// Waits for another identity than the one of `current`, or the end of the link.
+async fn replaced(target: &mut watch::Receiver<Option<Target>>, current: &Target) {
+    let another = |now: &Option<Target>| now.as_ref().is_some_and(|now| !same(now, current));
+    // Closed: whoever waits for a target sees it.
+    let _ = target.wait_for(another).await;
+}
+
+fn same(one: &Target, other: &Target) -> bool {
+    Arc::ptr_eq(&one.tls, &other.tls)
 }
 
 /// Ends when a parked stream breaks, or when another identity is to be used.
@@ -209,9 +224,8 @@ async fn park_until_broken(
         tokio::select! {
             biased;
             changed = target.changed() => {
-                let same = |now: &Target| Arc::ptr_eq(&now.tls, &current.tls);
                 // Without a session the streams stay: the hub may still hold them.
-                if changed.is_err() || target.borrow().as_ref().is_some_and(|now| !same(now)) {
+                if changed.is_err() || target.borrow().as_ref().is_some_and(|now| !same(now, current)) {
                     return;
                 }
             }
@@ -386,5 +400,60 @@ fn wire(failure: &TunnelFailure) -> CallFailure {
     CallFailure {
         code: code.into(),
         detail,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Dial, OsRandom, SystemClock, channel::Io};
+    use roadstead_contract::fleet::{CaPin, document_digest};
+    use std::io;
+    use tokio::{sync::Semaphore, time::Instant};
+
+    /// Counts attempts; none succeeds.
+    #[derive(Debug)]
+    struct Refusing(Semaphore);
+
+    #[async_trait]
+    impl Dial for Refusing {
+        async fn dial(&self, _: &str) -> io::Result<Box<dyn Io>> {
+            self.0.add_permits(1);
+            Err(io::ErrorKind::ConnectionRefused.into())
+        }
+    }
+
+    fn target() -> Option<Target> {
+        let pin = CaPin(document_digest(b"a root"));
+        Some(Target {
+            tls: crate::tls::pinned(pin, Arc::new(SystemClock)).unwrap(),
+            streams: 1,
+        })
+    }
+
+    /// The time is simulated: it goes on when nothing else does.
+    #[tokio::test(start_paused = true)]
+    async fn a_new_session_does_not_wait_for_its_tunnel_as_long_as_the_one_before() {
+        let dial = Arc::new(Refusing(Semaphore::new(0)));
+        let route = Route {
+            dial: dial.clone(),
+            address: "hub.test:443".to_owned(),
+        };
+        let (targets, watched) = watch::channel(target());
+        let random = Arc::new(OsRandom);
+        let pool = tokio::spawn(serve(route, watched, Arc::new(NoTunnel), random, 1));
+        let attempt = async || dial.0.acquire().await.unwrap().forget();
+        for _ in 0..8 {
+            attempt().await;
+        }
+        // It waits for up to 30 s now.
+        let began = Instant::now();
+        targets.send_replace(None);
+        targets.send_replace(target());
+        attempt().await;
+        assert!(began.elapsed() < RETRY.0, "at once");
+        attempt().await;
+        assert!(began.elapsed() <= 2 * RETRY.1 + RETRY.0, "and soon again");
+        pool.abort();
     }
 }

@@ -336,6 +336,7 @@ impl Shared {
         };
         // The first values must be complete before an engine sees them.
         refresh(state);
+        self.changes.send_modify(|count| *count += 1);
         self.tasks.spawn(async move {
             supervisor.run().await;
             ended.cancel();

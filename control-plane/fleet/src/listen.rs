@@ -8,7 +8,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use roadstead_authz::PeerIdentity;
-use rustls::ServerConfig;
+use rustls::{ServerConfig, server::Acceptor};
 use std::{
     fmt::Debug,
     io,
@@ -22,12 +22,14 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpListener,
     sync::mpsc,
-    time::timeout,
+    time::{Instant, timeout, timeout_at},
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 use tonic::{Request, Status, transport::server::Connected};
 
-/// Two round trips of a slow network; whoever says nothing holds a place for no longer.
+/// For the first message of a handshake, which comes without being asked for. Whoever says nothing has no turn.
+const HELLO_WITHIN: Duration = Duration::from_secs(3);
+/// Two round trips of a slow network; whoever says nothing more holds a place for no longer.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
 /// For a turn to shake hands. With the handshake less than the 10 s that a cluster agent gives its connection: turns come
 /// in order, and if they went to those that have given up, a fleet that is larger than what is admitted in that time would
@@ -165,7 +167,6 @@ pub(crate) async fn accept(
     door: Arc<Door>,
     ready: mpsc::Sender<io::Result<Connection>>,
 ) {
-    let acceptor = TlsAcceptor::from(tls);
     let mut handshakes = tokio::task::JoinSet::new();
     loop {
         let (stream, address) = match listener.accept().await {
@@ -182,26 +183,40 @@ pub(crate) async fn accept(
             tracing::debug!(?source, "a connection too many is closed");
             continue;
         };
-        let (acceptor, authority, ready) = (acceptor.clone(), authority.clone(), ready.clone());
+        let (tls, authority, ready) = (tls.clone(), authority.clone(), ready.clone());
         handshakes.spawn(async move {
-            let turn = timeout(TURN_WITHIN, waiting.admitted()).await;
-            let Ok(Some(_admitted)) = turn else {
-                tracing::info!(?source, "a connection had no turn in time");
-                return;
-            };
-            let roots = authority.loaded();
-            match timeout(HANDSHAKE_WITHIN, acceptor.accept(stream)).await {
-                Ok(Ok(stream)) => {
-                    if let Some(connection) = identify(stream, (&authority, &roots), source, waiting) {
-                        // The server has ended: so has the connection.
-                        let _ = ready.send(Ok(connection)).await;
-                    }
+            match shake_hands(stream, tls, &authority, source, waiting).await {
+                Ok(Some(connection)) => {
+                    // The server has ended: so has the connection.
+                    let _ = ready.send(Ok(connection)).await;
                 }
-                Ok(Err(error)) => tracing::info!(?source, %error, "a TLS handshake failed"),
-                Err(_) => tracing::info!(?source, "a TLS handshake took too long"),
+                Ok(None) => {}
+                Err(error) => tracing::info!(?source, %error, "a TLS handshake failed"),
             }
         });
     }
+}
+
+/// The connection waits for its turn once it has begun to speak: one that is silent takes nothing but its place among
+/// those of its address.
+async fn shake_hands(
+    stream: Box<dyn Io>,
+    tls: Arc<ServerConfig>,
+    authority: &Authority,
+    source: Option<IpAddr>,
+    waiting: Waiting,
+) -> io::Result<Option<Connection>> {
+    let until = Instant::now() + TURN_WITHIN + HANDSHAKE_WITHIN;
+    let hello = LazyConfigAcceptor::new(Acceptor::default(), stream);
+    let begun = timeout(HELLO_WITHIN, hello).await??;
+    let Ok(Some(_admitted)) = timeout(TURN_WITHIN, waiting.admitted()).await else {
+        tracing::info!(?source, "a connection had no turn in time");
+        return Ok(None);
+    };
+    let roots = authority.loaded();
+    let until = until.min(Instant::now() + HANDSHAKE_WITHIN);
+    let stream = timeout_at(until, begun.into_stream(tls)).await??;
+    Ok(identify(stream, (authority, &roots), source, waiting))
 }
 
 /// `roots` are those of the time before the handshake. A certificate of our authority that names no cluster of ours is no identity: the connection is dropped.
@@ -259,4 +274,77 @@ fn identify(
         until,
         _place: place,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Folder, tls};
+    use roadstead_domain::{OsRandom, SystemClock};
+    use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs, pki_types::CertificateDer};
+    use tokio::io::DuplexStream;
+    use tokio_rustls::TlsConnector;
+    use tokio_util::task::AbortOnDropHandle;
+
+    /// Connections that the test makes.
+    #[derive(Debug)]
+    struct Given(mpsc::Receiver<(DuplexStream, SocketAddr)>);
+
+    #[async_trait]
+    impl Listen for Given {
+        async fn accept(&mut self) -> io::Result<(Box<dyn Io>, Option<SocketAddr>)> {
+            match self.0.recv().await {
+                Some((stream, address)) => Ok((Box::new(stream), Some(address))),
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// The time is simulated: it goes on when nothing else does.
+    #[tokio::test(start_paused = true)]
+    async fn s51_silent_connections_from_many_addresses_keep_no_other_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let keys = Folder(folder.path().to_owned());
+        let authority = Authority::open(&keys, "test", Arc::new(SystemClock), Arc::new(OsRandom)).unwrap();
+        let authority = Arc::new(authority);
+        let (refused, _refusals) = mpsc::channel(1);
+        let names = vec!["hub.test".to_owned()];
+        let config = tls::server_config(authority.clone(), names, (refused, Arc::default())).unwrap();
+        let (given, listener) = mpsc::channel(1);
+        let (ready, mut connections) = mpsc::channel(1);
+        let door = Door::new(200.0);
+        let accepting = accept(Given(listener), config, authority.clone(), door, ready);
+        let _accepting = AbortOnDropHandle::new(tokio::spawn(accepting));
+        let connect = async |last: u8| {
+            let (ours, theirs) = tokio::io::duplex(64 * 1024);
+            given
+                .send((theirs, SocketAddr::from(([192, 0, 2, last], 1))))
+                .await
+                .unwrap();
+            ours
+        };
+        let mut silent = Vec::new();
+        for n in 0..320_u16 {
+            silent.push(connect(u8::try_from(n % 20).unwrap()).await);
+        }
+        let ours = connect(99).await;
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from(authority.root_der())).unwrap();
+        let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let shaken = TlsConnector::from(Arc::new(config)).connect("hub.test".try_into().unwrap(), ours);
+        let both = async { tokio::join!(shaken, connections.recv()) };
+        let (stream, connection) = timeout(HELLO_WITHIN / 2, both).await.expect("a turn at once");
+        stream.unwrap();
+        assert!(connection.unwrap().unwrap().peer.identity.is_none());
+        // Those that say nothing are closed.
+        for mut silent in silent {
+            let closed = tokio::io::AsyncReadExt::read(&mut silent, &mut [0]).await;
+            assert!(matches!(closed, Ok(0)), "{closed:?}");
+        }
+    }
 }

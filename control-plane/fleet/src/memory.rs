@@ -47,6 +47,8 @@ struct State {
     /// Looks at a tenant's clusters that are to hang yet, and how many do now.
     hang: BTreeMap<TenantId, usize>,
     hanging: Arc<()>,
+    /// Readings of commands that are to hang yet.
+    hang_commands: usize,
     /// How many calls it has not answered.
     unanswered: std::sync::atomic::AtomicU64,
 }
@@ -275,6 +277,18 @@ impl Memory {
     /// was cut without a word.
     pub fn hang_looks_of(&self, tenant: TenantId, looks: usize) {
         self.state.lock().hang.insert(tenant, looks);
+    }
+
+    /// So many of the readings of commands from now on are never answered.
+    pub fn hang_commands(&self, readings: usize) {
+        self.state.lock().hang_commands = readings;
+    }
+
+    fn commands_hang(&self) -> bool {
+        let mut state = self.state.lock();
+        let hangs = state.hang_commands > 0;
+        state.hang_commands = state.hang_commands.saturating_sub(1);
+        hangs
     }
 
     /// How many looks wait for an answer that does not come.

@@ -14,6 +14,7 @@ use crate::{
     tunnel::{self, Tunnels},
 };
 use futures::{StreamExt as _, stream};
+use parking_lot::Mutex;
 use roadstead_authz::PeerIdentity;
 use roadstead_contract::fleet::{
     HubKeys, MAX_FRAME, TUNNEL_CHUNK, bulk_server::BulkServer, enrolment_server::EnrolmentServer,
@@ -37,13 +38,15 @@ use tonic::{
 const LOOK: Duration = Duration::from_secs(2);
 /// Looks at once, each at one page of one tenant's clusters.
 const LOOKS: usize = 16;
-/// Pages of one tenant at once.
-const PAGES: usize = 4;
+/// Of those, at one tenant's clusters: one whose looks are not answered leaves places to the others.
+const LOOKS_EACH: usize = 4;
+/// Pages of one look at once: less than a tenant's places, so that another look finds one beside it.
+const PAGES: usize = 2;
 /// Looks at one tenant's clusters that may be under way: another begins beside one that takes long, for it may wait for a
 /// connection that was cut while the others are good.
 const BESIDE: usize = 3;
 /// A database that has not answered a look by then is away.
-const LOOK_LIMIT: Duration = Duration::from_secs(10);
+pub(crate) const LOOK_LIMIT: Duration = Duration::from_secs(10);
 /// Records of what was only counted that are written at once.
 const COUNTED_AT_ONCE: usize = 8;
 /// Clusters of one look.
@@ -148,6 +151,8 @@ pub(crate) struct Inner {
     pub(crate) renewals: Bucket,
     pub(crate) blobs: bulk::Blobs,
     looks: Semaphore,
+    /// Of each tenant, its places among those.
+    looks_each: Mutex<BTreeMap<TenantId, Arc<Semaphore>>>,
 }
 
 impl fmt::Debug for Inner {
@@ -182,6 +187,7 @@ impl Fleet {
             renewals: Bucket::new(renewals, renewals.max(1.0)),
             blobs: bulk::Blobs::new(parts.settings.stall),
             looks: Semaphore::new(LOOKS),
+            looks_each: Mutex::default(),
         }))
     }
 
@@ -390,8 +396,18 @@ impl Inner {
         stream::iter(looks).buffer_unordered(PAGES).collect::<()>().await;
     }
 
+    /// The places of one tenant's looks; those that nobody uses are forgotten.
+    fn places_of(&self, tenant: TenantId) -> Arc<Semaphore> {
+        let mut each = self.looks_each.lock();
+        each.retain(|_, places| Arc::strong_count(places) > 1);
+        let fresh = || Arc::new(Semaphore::new(LOOKS_EACH));
+        each.entry(tenant).or_insert_with(fresh).clone()
+    }
+
     async fn look_at_page(&self, page: Vec<PeerIdentity>) {
-        let Ok(_place) = self.looks.acquire().await else {
+        let Some(first) = page.first() else { return };
+        let tenant = self.places_of(first.tenant);
+        let (Ok(_own), Ok(_place)) = (tenant.acquire().await, self.looks.acquire().await) else {
             return;
         };
         let answered = timeout(LOOK_LIMIT, self.store.standing(&page)).await;
@@ -422,7 +438,7 @@ impl Inner {
     }
 }
 
-fn late<T>(elapsed: Elapsed) -> Result<T, StoreError> {
+pub(crate) fn late<T>(elapsed: Elapsed) -> Result<T, StoreError> {
     Err(StoreError::Unavailable(elapsed.to_string()))
 }
 
@@ -481,111 +497,4 @@ async fn write_seen(inner: Arc<Inner>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{keystore::Folder, memory::Memory, registry::Seat};
-    use roadstead_domain::{FakeClock, SeededRandom};
-
-    #[test]
-    fn s49_live_clusters_are_looked_up_by_tenant_in_pages_and_none_is_left_out() {
-        let (clock, random) = (FakeClock::at(1), SeededRandom::new(1));
-        let tenants = [(); 3].map(|()| TenantId::generate(&clock, &random));
-        let peers: Vec<_> = (0..1_500)
-            .map(|n| PeerIdentity {
-                tenant: tenants[if n % 15 == 0 { 1 + n % 2 } else { 0 }],
-                cluster: ClusterId::generate(&clock, &random),
-                serial: format!("{n}"),
-            })
-            .collect();
-        let pages = pages(peers.clone());
-        let mut counts: BTreeMap<TenantId, Vec<usize>> = BTreeMap::new();
-        for page in &pages {
-            assert!(page.iter().all(|peer| peer.tenant == page[0].tenant));
-            counts.entry(page[0].tenant).or_default().push(page.len());
-        }
-        assert_eq!(counts[&tenants[0]], [500, 500, 400]);
-        assert_eq!(
-            (&counts[&tenants[1]], &counts[&tenants[2]]),
-            (&vec![50], &vec![50])
-        );
-        let mut serials: Vec<_> = pages.iter().flatten().map(|peer| &peer.serial).collect();
-        serials.sort();
-        serials.dedup();
-        assert_eq!(serials.len(), peers.len());
-    }
-
-    struct World {
-        fleet: Fleet,
-        memory: Memory,
-        peers: [PeerIdentity; 3],
-        seats: [Arc<Seat>; 3],
-        _keys: tempfile::TempDir,
-    }
-
-    /// A replica with a session of three tenants' clusters each.
-    fn world() -> World {
-        let (clock, random) = (Arc::new(FakeClock::at(1)), Arc::new(SeededRandom::new(1)));
-        let memory = Memory::new(clock.clone());
-        let keys = tempfile::tempdir().unwrap();
-        let folder = Folder(keys.path().to_owned());
-        let peers = [(); 3].map(|()| PeerIdentity {
-            tenant: TenantId::generate(&*clock, &*random),
-            cluster: ClusterId::generate(&*clock, &*random),
-            serial: "01".to_owned(),
-        });
-        for peer in &peers {
-            memory.add_cluster(peer.tenant, peer.cluster);
-            memory.add_certificate(peer, i64::MAX);
-        }
-        let fleet = Fleet::new(Parts {
-            store: Arc::new(memory.clone()),
-            authority: Arc::new(Authority::open(&folder, "test", clock.clone(), random).unwrap()),
-            clock,
-            keys: HubKeys {
-                jwks: String::new(),
-                issuer: String::new(),
-            },
-            settings: Settings::new(Vec::new(), "1.0.0"),
-        });
-        let seat = |peer: &PeerIdentity| fleet.0.registry.seat(peer.clone(), 1).unwrap();
-        let seats = peers.each_ref().map(seat);
-        World {
-            fleet,
-            memory,
-            peers,
-            seats,
-            _keys: keys,
-        }
-    }
-
-    /// The time is simulated: it goes on when nothing else does.
-    #[tokio::test(start_paused = true)]
-    async fn s49_a_look_that_is_never_answered_hides_no_revocation() {
-        let World {
-            fleet,
-            memory,
-            peers: [hangs, other, third],
-            seats: [hung, ended, stays],
-            _keys,
-        } = world();
-        let _around = AbortOnDropHandle::new(tokio::spawn(look_around(fleet.0.clone())));
-        let within = Duration::from_secs(5);
-        // One of its connections is cut without a word. Others' revocations are seen all the same …
-        memory.hang_looks_of(hangs.tenant, 1);
-        tokio::time::sleep(LOOK + LOOK / 2).await;
-        memory.revoke(other.cluster);
-        timeout(within, ended.end.cancelled()).await.expect("in time");
-        // … and its own too: another look begins beside the one that waits.
-        memory.revoke(hangs.cluster);
-        timeout(within, hung.end.cancelled()).await.expect("in time");
-        fleet.0.registry.leave(&hung, 1);
-        // Where the whole database is away looks do not become more and more, and it is seen when it comes back.
-        memory.hang_looks_of(third.tenant, usize::MAX);
-        tokio::time::sleep(Duration::from_secs(300)).await;
-        assert!(memory.looks_that_hang() <= BESIDE, "{}", memory.looks_that_hang());
-        memory.hang_looks_of(third.tenant, 0);
-        memory.revoke(third.cluster);
-        let back = LOOK_LIMIT + LOOK + within;
-        timeout(back, stays.end.cancelled()).await.expect("seen");
-    }
-}
+mod tests;

@@ -228,6 +228,18 @@ pub enum RunVerdict {
     Refused(String),
 }
 
+/// What became of a result of a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ResultVerdict {
+    /// Committed, now or before.
+    Kept,
+    /// Never to be committed, and no fault of the cluster's: the hub has given the command up, or its database was
+    /// restored from a backup.
+    Late(String),
+    /// Not the cluster's to give.
+    Foreign(String),
+}
+
 /// What came of a command, as its cluster agent says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommandResult {
@@ -438,8 +450,7 @@ pub trait FleetStore: Send + Sync + fmt::Debug + 'static {
     /// See above.
     async fn commands(&self, session: &Session) -> Result<Vec<Command>, StoreError>;
 
-    /// Commits results of commands, the first of each, and says of each why it is refused, in the same order; `None` for
-    /// one that is committed, now or before.
+    /// Commits results of commands, the first of each, and says what became of each, in the same order.
     ///
     /// # Errors
     /// See above. A result that is not this cluster's to give is no error.
@@ -447,7 +458,7 @@ pub trait FleetStore: Send + Sync + fmt::Debug + 'static {
         &self,
         session: &Session,
         results: Vec<CommandResult>,
-    ) -> Result<Vec<Option<String>>, StoreError>;
+    ) -> Result<Vec<ResultVerdict>, StoreError>;
 
     /// When clusters were last heard; milliseconds since the Unix epoch. One write for all.
     ///

@@ -8,8 +8,8 @@ use roadstead_contract::{
     documents::{Kind, Name},
     fleet::MAX_COMMANDS,
 };
-use roadstead_domain::{CommandId, ConflictReason, Error, Page, PageRequest, Problem};
-use roadstead_store::{AuditEntry, Command, CommandFilter, CommandKind, Placed, Store, Tx};
+use roadstead_domain::{ClusterId, CommandId, ConflictReason, Error, ObjectId, Page, PageRequest, Problem};
+use roadstead_store::{AuditEntry, Command, CommandFilter, CommandKind, Store, Tx};
 use serde_json::json;
 use std::time::Duration;
 
@@ -17,6 +17,9 @@ use std::time::Duration;
 pub const EXPIRES_IN: Duration = Duration::from_secs(5 * 60);
 /// The longest that it may.
 pub const MOST: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Clusters that one call commands: each takes a few statements of its transaction, which holds the tenant's turn to write.
+pub const CLUSTERS: u32 = 100;
 
 /// An agent whose engine is to be restarted.
 #[derive(Clone, Debug)]
@@ -36,7 +39,8 @@ pub struct RestartInput {
 ///
 /// # Errors
 /// [`Error::NotFound`], [`Error::Forbidden`]; [`Error::Conflict`] for an agent that runs nowhere, for a cluster agent that
-/// does not know the command, or for a used key; [`Error::Limit`] when too many commands wait for a cluster.
+/// does not know the command, or for a used key; [`Error::Limit`] when too many commands wait for a cluster, and for more
+/// than [`CLUSTERS`] clusters at once.
 pub async fn restart_agent(
     ctx: &TenantContext,
     store: &Store,
@@ -65,14 +69,12 @@ async fn restart(ctx: &TenantContext, store: &Store, input: &RestartInput) -> Re
     let lasting = i64::try_from(expires_in.as_millis()).unwrap_or(i64::MAX);
     let expires_ms = tx.now_ms().saturating_add(lasting);
     let mut ids = Vec::new();
-    for placed in places(tx.placed(agent.id).await?, input.cluster.as_ref(), &what)? {
-        check_cluster(&tx, &placed, kind).await?;
-        let id = tx
-            .insert_command(&agent, kind, placed.cluster, expires_ms)
-            .await?;
+    for (cluster, name) in places(&tx, agent.id, input.cluster.as_ref(), &what).await? {
+        check_cluster(&tx, cluster, &name, kind).await?;
+        let id = tx.insert_command(&agent, kind, cluster, expires_ms).await?;
         let entry = AuditEntry::allowed("restart agent", agent.id, agent.grant())
             .with("command", id.to_string())
-            .with("cluster", placed.cluster.to_string())
+            .with("cluster", cluster.to_string())
             .with("project", agent.project_name.as_str())
             .with("name", agent.name.as_str());
         tx.audit(entry).await?;
@@ -99,11 +101,22 @@ fn check_expiry(wanted: Option<Duration>) -> Result<Duration, Error> {
 }
 
 /// Where the agent is to be restarted.
-fn places(placed: Vec<Placed>, wanted: Option<&Name>, what: &str) -> Result<Vec<Placed>, Error> {
-    let on: Vec<Placed> = placed
-        .into_iter()
-        .filter(|placed| wanted.is_none_or(|name| placed.cluster_name == name.as_str()))
-        .collect();
+async fn places(
+    tx: &Tx<'_>,
+    agent: ObjectId,
+    wanted: Option<&Name>,
+    what: &str,
+) -> Result<Vec<(ClusterId, String)>, Error> {
+    let on = tx
+        .placed_on(agent, wanted.map(Name::as_str), CLUSTERS + 1)
+        .await?;
+    if on.len() > CLUSTERS as usize {
+        return Err(Error::Limit {
+            message: format!("{what} runs on more than {CLUSTERS} clusters: name a cluster"),
+            current: on.len() as u64,
+            allowed: u64::from(CLUSTERS),
+        });
+    }
     if !on.is_empty() {
         return Ok(on);
     }
@@ -115,9 +128,8 @@ fn places(placed: Vec<Placed>, wanted: Option<&Name>, what: &str) -> Result<Vec<
 }
 
 /// Nothing is kept waiting for a cluster agent that would never do it.
-async fn check_cluster(tx: &Tx<'_>, placed: &Placed, kind: CommandKind) -> Result<(), Error> {
-    let name = &placed.cluster_name;
-    let able = tx.abilities(placed.cluster).await?;
+async fn check_cluster(tx: &Tx<'_>, cluster: ClusterId, name: &str, kind: CommandKind) -> Result<(), Error> {
+    let able = tx.abilities(cluster).await?;
     let able = able.ok_or_else(|| Error::not_found(format!("cluster {name}")))?;
     if !able.known {
         let message =
@@ -131,7 +143,7 @@ async fn check_cluster(tx: &Tx<'_>, placed: &Placed, kind: CommandKind) -> Resul
         );
         return Err(Error::conflict(ConflictReason::State, message));
     }
-    let open = tx.open_commands(placed.cluster).await?;
+    let open = tx.open_commands(cluster).await?;
     if open >= MAX_COMMANDS as u64 {
         return Err(Error::Limit {
             message: format!("too many commands wait for the cluster {name}"),

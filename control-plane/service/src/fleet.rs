@@ -12,8 +12,8 @@ use roadstead_contract::fleet::Digest;
 use roadstead_contract::run::{Outcome as RunOutcome, RunRecord};
 use roadstead_domain::{AgentId, ClusterId, CommandId, EnrolmentTokenId, Error, ObjectId, RunId, TenantId};
 use roadstead_store::{
-    AuditEntry, Change, CommandCode, DesiredEntry, DueCommand, JoinRecord, NewRun, Outcome, Session, Store,
-    Timeline,
+    AuditEntry, Change, CommandCode, DesiredEntry, DueCommand, JoinRecord, NewRun, Outcome, ResultVerdict,
+    Session, Store, Timeline,
 };
 use serde_json::{Map, Value as Json};
 use std::collections::BTreeMap;
@@ -359,7 +359,7 @@ pub async fn due_commands(ctx: &TenantContext, store: &Store, epoch: u64) -> Res
     Ok(due)
 }
 
-/// Keeps results of commands, the first of each, and says of each why it is refused, in the same order.
+/// Keeps results of commands, the first of each, and says what became of each, in the same order.
 ///
 /// # Errors
 /// [`Error::Conflict`] (superseded). A result that is not this cluster's to give is no error but a refusal: the caller
@@ -369,13 +369,13 @@ pub async fn record_results(
     store: &Store,
     epoch: u64,
     results: &[(CommandId, CommandCode, String)],
-) -> Result<Vec<Option<&'static str>>, Error> {
+) -> Result<Vec<ResultVerdict>, Error> {
     own(ctx)?;
     let tx = store.tenant(ctx).write().await?;
     tx.fence(epoch).await?;
     let mut verdicts = Vec::with_capacity(results.len());
     for (id, code, detail) in results {
-        verdicts.push(tx.record_result(*id, *code, &cut(detail, REPORT)).await?.err());
+        verdicts.push(tx.record_result(*id, *code, &cut(detail, REPORT)).await?);
     }
     tx.commit().await?;
     Ok(verdicts)

@@ -125,6 +125,17 @@ pub struct Command {
     pub result: Option<CommandResult>,
 }
 
+/// What became of a result that a cluster said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResultVerdict {
+    /// Kept, or the cluster said one before.
+    Kept,
+    /// It comes too late, or after the database was restored from a backup: why it is not kept. Honest clusters say such.
+    Late(&'static str),
+    /// Not the cluster's to give, and why.
+    Foreign(&'static str),
+}
+
 /// A command as its cluster is told of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DueCommand {
@@ -410,8 +421,7 @@ impl Tx<'_> {
         Ok(due)
     }
 
-    /// Keeps the result of a command of the context's cluster, the first one; an `Err` inside says why it never will be.
-    /// One that the cluster said before is kept.
+    /// Keeps the result of a command of the context's cluster, the first one.
     ///
     /// # Errors
     /// [`Error::Unavailable`], [`Error::Internal`].
@@ -420,24 +430,36 @@ impl Tx<'_> {
         id: CommandId,
         code: CommandCode,
         detail: &str,
-    ) -> Result<Result<(), &'static str>, Error> {
+    ) -> Result<ResultVerdict, Error> {
         let cluster = own_cluster(self.ctx)?.as_uuid();
         let sql = "UPDATE command SET result = $4, result_by = 'cluster', detail = $5, result_ms = $6
             WHERE tenant_id = $1 AND id = $2 AND cluster_id = $3 AND result IS NULL AND sent_epoch IS NOT NULL";
         let values = values![id.as_uuid(), cluster, code.as_str(), detail, self.now_ms()];
         if self.run(sql, values).await? > 0 {
-            return Ok(Ok(()));
+            return Ok(ResultVerdict::Kept);
         }
         let sql = "SELECT cluster_id, sent_epoch, result_by FROM command WHERE tenant_id = $1 AND id = $2";
         let known: Option<KnownRow> = self.one(sql, values![id.as_uuid()]).await?;
         Ok(match known {
-            None => Err("there is no such command"),
-            Some(known) if known.cluster_id != cluster => Err("the command is another cluster's"),
-            Some(known) if known.result_by.as_deref() == Some("cluster") => Ok(()),
-            Some(known) if known.sent_epoch.is_none() => Err("the command was never sent"),
-            Some(_) => Err("the command was given up, and has its result"),
+            None if made_ms(id) < self.now_ms() - KEPT_MS => ResultVerdict::Late("the command is forgotten"),
+            None => ResultVerdict::Foreign("there is no such command"),
+            Some(known) if known.cluster_id != cluster => {
+                ResultVerdict::Foreign("the command is another cluster's")
+            }
+            Some(known) if known.result_by.as_deref() == Some("cluster") => ResultVerdict::Kept,
+            // Its id is known to the cluster: it was sent after the backup that this database is of.
+            Some(known) if known.sent_epoch.is_none() => ResultVerdict::Late("the command was never sent"),
+            Some(_) => ResultVerdict::Late("the command was given up, and has its result"),
         })
     }
+}
+
+/// The time in an id: nothing to rely on where it is not the database that says so.
+fn made_ms(id: CommandId) -> i64 {
+    let made = id.as_uuid().get_timestamp().map(|at| at.to_unix().0);
+    made.map_or(i64::MAX, |seconds| {
+        i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1_000)
+    })
 }
 
 /// For the hub itself.

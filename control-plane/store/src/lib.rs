@@ -48,7 +48,9 @@ pub use audit::{AuditEntry, AuditRecord, AuditReport, Broken, Outcome, canonical
 pub use audit_search::AuditFilter;
 pub use certificates::{Certificate, NewJoinToken};
 pub use clusters::{Cluster, NewCluster, Session};
-pub use commands::{Abilities, Command, CommandCode, CommandFilter, CommandKind, CommandResult, DueCommand};
+pub use commands::{
+    Abilities, Command, CommandCode, CommandFilter, CommandKind, CommandResult, DueCommand, ResultVerdict,
+};
 pub use desired::{Change, DesiredEntry, DesiredRow, Placed, Wanted};
 pub use examine::{Finding, examine};
 pub use faults::Faults;

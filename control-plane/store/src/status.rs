@@ -54,6 +54,12 @@ struct PlacedRow {
     at_ms: Option<i64>,
 }
 
+#[derive(Debug, FromQueryResult)]
+struct NameRow {
+    id: Uuid,
+    name: String,
+}
+
 impl PlacedRow {
     fn read(self) -> Result<Placed, Error> {
         let status = match (self.observed_generation, self.phase, self.at_ms) {
@@ -96,5 +102,28 @@ impl Tx<'_> {
             WHERE d.tenant_id = $1 AND d.object_id = $2 AND d.deleted = 0 AND c.deleted_ms IS NULL ORDER BY c.name";
         let rows: Vec<PlacedRow> = self.all(sql, values![object.as_uuid()]).await?;
         rows.into_iter().map(PlacedRow::read).collect()
+    }
+
+    /// Ids and names of the clusters where the object is wanted, by name, at most `most`; with `cluster` the one of that
+    /// name alone.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`], [`Error::Internal`].
+    pub async fn placed_on(
+        &self,
+        object: ObjectId,
+        cluster: Option<&str>,
+        most: u32,
+    ) -> Result<Vec<(ClusterId, String)>, Error> {
+        let sql = "SELECT c.id, c.name FROM desired d
+            JOIN cluster c ON c.tenant_id = d.tenant_id AND c.id = d.cluster_id
+            WHERE d.tenant_id = $1 AND d.object_id = $2 AND d.deleted = 0 AND c.deleted_ms IS NULL
+            AND ($3 IS NULL OR c.name = $3) ORDER BY c.name LIMIT $4";
+        let values = values![object.as_uuid(), cluster, i64::from(most)];
+        let rows: Vec<NameRow> = self.all(sql, values).await?;
+        let named = rows
+            .into_iter()
+            .map(|row| (ClusterId::from_uuid(row.id), row.name));
+        Ok(named.collect())
     }
 }

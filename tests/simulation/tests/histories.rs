@@ -13,7 +13,8 @@ use roadstead_fleet::{
     FleetStore, Sql,
     memory::{Document, Memory},
     store::{
-        CommandResult, Content, Held, Hello, Observation, Report, Row, RunVerdict, Session, StoreError, Taken,
+        CommandResult, Content, Held, Hello, Observation, Report, ResultVerdict, Row, RunVerdict, Session,
+        StoreError, Taken,
     },
 };
 use roadstead_service::{
@@ -515,8 +516,9 @@ impl World {
         self.history.push(format!("results {session:?} {results:?}"));
         let sql = self.sql.record_results(&session, results.clone()).await;
         let model = self.memory.record_results(&session, results).await;
-        let kept =
-            |verdicts: Vec<Option<String>>| -> Vec<bool> { verdicts.iter().map(Option::is_none).collect() };
+        let kept = |verdicts: Vec<ResultVerdict>| -> Vec<_> {
+            verdicts.iter().map(std::mem::discriminant).collect()
+        };
         self.agree(
             "record_results",
             &sql.map(kept).map_err(kind),

@@ -2,7 +2,9 @@
 //! inbox's journal, whose word it is whether it is to be done; results go up until the hub has them.
 
 use super::{End, Session};
-use roadstead_contract::fleet::{Command, CommandAck, CommandResult, cluster_frame::Body, command};
+use roadstead_contract::fleet::{
+    Command, CommandAck, CommandCode, CommandResult, cluster_frame::Body, command,
+};
 use roadstead_inbox::{Act, Taking};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -57,7 +59,20 @@ impl Session<'_> {
         let taking = self.context.inbox.take_command(taken, now_ms).await;
         match taking.map_err(End::Inbox)? {
             Taking::Taken => tracing::info!(command = id, "a command of the hub"),
-            Taking::NoRoom => tracing::warn!(command = id, "no room for a command of the hub: left alone"),
+            Taking::NoRoom => {
+                tracing::warn!(command = id, "no room for a command of the hub: it is refused");
+                return self
+                    .send(Body::CommandResult(CommandResult {
+                        id,
+                        code: CommandCode::Refused.into(),
+                        detail: "the cluster agent's journal of commands is full: try again later".to_owned(),
+                    }))
+                    .await;
+            }
+            Taking::Closed => tracing::info!(
+                command = id,
+                "a command that comes at the end is left to the next start"
+            ),
             // The journal's watch brings the result up; what is under way will have one.
             Taking::Concluded | Taking::UnderWay => {}
         }

@@ -1,7 +1,7 @@
 //! Commands, as the model has them.
 
 use super::{Cluster, Memory};
-use crate::store::CommandResult;
+use crate::store::{CommandResult, ResultVerdict};
 use roadstead_contract::fleet::{Command, CommandCode, RESTART_ENGINE, RestartEngine, command::Act};
 use roadstead_domain::ClusterId;
 use std::collections::BTreeMap;
@@ -102,18 +102,20 @@ impl Cluster {
         due.collect()
     }
 
-    /// Why a result is refused.
-    pub(super) fn record_result(&mut self, result: &CommandResult) -> Option<String> {
+    /// As [`crate::FleetStore::record_results`], of one.
+    pub(super) fn record_result(&mut self, result: &CommandResult) -> ResultVerdict {
         let Some(command) = self.commands.iter_mut().find(|command| command.id == result.id) else {
-            return Some("there is no such command".to_owned());
+            return ResultVerdict::Foreign("there is no such command".to_owned());
         };
         match (command.result, &command.sent) {
-            (Some(_), _) if command.answered => None,
-            (Some(_), Some(_)) => Some("the command was given up, and has its result".to_owned()),
-            (_, None) => Some("the command was never sent".to_owned()),
+            (Some(_), _) if command.answered => ResultVerdict::Kept,
+            (Some(_), Some(_)) => {
+                ResultVerdict::Late("the command was given up, and has its result".to_owned())
+            }
+            (_, None) => ResultVerdict::Late("the command was never sent".to_owned()),
             (None, Some(_)) => {
                 (command.result, command.answered) = (Some(result.code), true);
-                None
+                ResultVerdict::Kept
             }
         }
     }

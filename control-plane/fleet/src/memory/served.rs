@@ -3,7 +3,7 @@
 use super::{Commanded, Memory, unknown};
 use crate::store::{
     Ahead, Begun, Changes, CommandResult, Desired, Event, FleetStore, Hello, Hint, Hints, Report, Reported,
-    Row, RunVerdict, Session, Standing, StoreError,
+    ResultVerdict, Row, RunVerdict, Session, Standing, StoreError,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -207,6 +207,9 @@ impl FleetStore for Memory {
     }
 
     async fn commands(&self, session: &Session) -> Result<Vec<Command>, StoreError> {
+        if self.commands_hang() {
+            return std::future::pending().await;
+        }
         let now = self.clock.now_ms();
         // Nothing is written for none.
         let open = self.read(&session.peer, |cluster| {
@@ -222,7 +225,7 @@ impl FleetStore for Memory {
         &self,
         session: &Session,
         results: Vec<CommandResult>,
-    ) -> Result<Vec<Option<String>>, StoreError> {
+    ) -> Result<Vec<ResultVerdict>, StoreError> {
         self.write(session, |cluster| {
             Ok(results
                 .iter()

@@ -8,8 +8,8 @@ mod served;
 use crate::pki::CLIENT_LIFE;
 use crate::store::{
     Ahead, Begun, Body, Changes, CommandResult, Content, Desired, DesiredEntry, Difference, Event,
-    FleetStore, Hello, Hint, Hints, Observation, Report, Reported, Row, RunVerdict, Session, Standing,
-    StoreError, What,
+    FleetStore, Hello, Hint, Hints, Observation, Report, Reported, ResultVerdict, Row, RunVerdict, Session,
+    Standing, StoreError, What,
 };
 use crate::together::Together;
 use async_trait::async_trait;
@@ -444,7 +444,7 @@ impl FleetStore for Sql {
         &self,
         session: &Session,
         results: Vec<CommandResult>,
-    ) -> Result<Vec<Option<String>>, StoreError> {
+    ) -> Result<Vec<ResultVerdict>, StoreError> {
         let context = self.context(&session.peer).await?;
         // A text that is no id names nothing here.
         let ids: Vec<Option<CommandId>> = results.iter().map(|result| result.id.parse().ok()).collect();
@@ -454,8 +454,13 @@ impl FleetStore for Sql {
         let verdicts = fleet::record_results(&context, &self.store, session.epoch, &known).await;
         let mut verdicts = verdicts.map_err(|error| wire(&error))?.into_iter();
         let verdict = |id: Option<CommandId>| match id {
-            Some(_) => verdicts.next().flatten().map(str::to_owned),
-            None => Some("there is no such command".to_owned()),
+            Some(_) => match verdicts.next() {
+                Some(roadstead_store::ResultVerdict::Kept) => ResultVerdict::Kept,
+                Some(roadstead_store::ResultVerdict::Late(why)) => ResultVerdict::Late(why.to_owned()),
+                Some(roadstead_store::ResultVerdict::Foreign(why)) => ResultVerdict::Foreign(why.to_owned()),
+                None => ResultVerdict::Late("there is no answer".to_owned()),
+            },
+            None => ResultVerdict::Foreign("there is no such command".to_owned()),
         };
         Ok(ids.into_iter().map(verdict).collect())
     }

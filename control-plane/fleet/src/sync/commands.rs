@@ -1,7 +1,7 @@
 //! Commands on their way to the cluster agent (protocol.md §3 rule 12): each goes out in every session until it has its
 //! result. The database says which those are; here is only when it is asked.
 
-use super::session::{End, Session};
+use super::session::{End, Session, answered};
 use crate::store::StoreError;
 use roadstead_contract::fleet::hub_frame::Body;
 use std::time::Duration;
@@ -48,13 +48,16 @@ impl Session {
         if self.writer.holds() {
             return Ok(());
         }
-        let commands = match self.hub.store.commands(&self.fence).await {
-            Ok(commands) => commands,
-            Err(StoreError::Unavailable(_)) => {
+        let asked = self.hub.store.commands(&self.fence);
+        let commands = match answered(&self.seat.end, asked).await {
+            // The session ends, and is told why.
+            None => return Ok(()),
+            Some(Ok(commands)) => commands,
+            Some(Err(StoreError::Unavailable(_))) => {
                 self.commands.at = Some(Instant::now() + RETRY);
                 return Ok(());
             }
-            Err(error) => return Err(self.store(error).await),
+            Some(Err(error)) => return Err(self.store(error).await),
         };
         if !commands.is_empty() {
             self.commands.at = Some(Instant::now() + AGAIN);

@@ -17,7 +17,7 @@ use crate::{
     bucket::Bucket,
     listen::{Peer, status},
     registry::{EXPIRED_GRACE, Greeting, Reason, Seat, is_over},
-    serve::Inner,
+    serve::{Inner, LOOK_LIMIT, late},
     store::{Event, Hints, Session as Fence, StoreError, What},
 };
 use futures::StreamExt as _;
@@ -27,6 +27,7 @@ use tokio::{
     sync::{broadcast::error::RecvError, mpsc, watch},
     time::{Instant, timeout},
 };
+use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 /// Heartbeats in a row that were missed (protocol.md §3 rule 8).
@@ -147,6 +148,19 @@ pub(super) async fn run(
 }
 
 pub(super) enum Never {}
+
+/// What the database answers. While a session waits it hears nothing: not for longer than a look does, and not beyond its
+/// own end, at which there is no answer.
+pub(super) async fn answered<T>(
+    end: &CancellationToken,
+    asked: impl Future<Output = Result<T, StoreError>>,
+) -> Option<Result<T, StoreError>> {
+    tokio::select! {
+        biased;
+        () = end.cancelled() => None,
+        answer = timeout(LOOK_LIMIT, asked) => Some(answer.unwrap_or_else(late)),
+    }
+}
 
 impl Session {
     async fn live(&mut self) -> Result<Never, End> {
@@ -350,5 +364,28 @@ impl Session {
             }
             _ => End::Gone,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::pending;
+
+    /// The time is simulated: it goes on when nothing else does.
+    #[tokio::test(start_paused = true)]
+    async fn a_database_that_never_answers_is_away_and_the_end_of_a_session_does_not_wait_for_it() {
+        let end = CancellationToken::new();
+        let began = Instant::now();
+        let late = answered(&end, pending::<Result<(), _>>()).await;
+        assert!(matches!(late, Some(Err(StoreError::Unavailable(_)))), "{late:?}");
+        assert_eq!(began.elapsed(), LOOK_LIMIT);
+        assert!(matches!(answered(&end, async { Ok(1) }).await, Some(Ok(1))));
+        let (ended, ()) = tokio::join!(answered(&end, pending::<Result<(), _>>()), async {
+            tokio::task::yield_now().await;
+            end.cancel();
+        });
+        assert!(ended.is_none(), "{ended:?}");
+        assert_eq!(began.elapsed(), LOOK_LIMIT, "at once");
     }
 }

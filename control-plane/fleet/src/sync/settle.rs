@@ -2,9 +2,11 @@
 
 use super::{
     owed::Said,
-    session::{End, Session},
+    session::{End, Session, answered},
 };
-use crate::store::{CommandResult, FleetStore, RunVerdict, Session as Fence, StoreError, What};
+use crate::store::{
+    CommandResult, FleetStore, ResultVerdict, RunVerdict, Session as Fence, StoreError, What,
+};
 use roadstead_contract::{
     fleet::{CommandAck, CommandRefused, Drain, HeartbeatEcho, RunAck, RunRefused, hub_frame::Body as Hub},
     run::RunRecord,
@@ -28,8 +30,8 @@ pub(super) struct Settled {
     foreign: Vec<String>,
     /// The run records that were asked about, and what became of each.
     runs: Vec<(RunRecord, RunVerdict)>,
-    /// The results of commands, and why each is refused if it is.
-    results: Vec<(CommandResult, Option<String>)>,
+    /// The results of commands, and what became of each.
+    results: Vec<(CommandResult, ResultVerdict)>,
     error: Option<StoreError>,
 }
 
@@ -220,26 +222,23 @@ impl Session {
     }
 
     /// Says what became of results of commands, which are committed or refused.
-    async fn answer_results(&mut self, results: Vec<(CommandResult, Option<String>)>) -> Result<(), End> {
-        let mut ack = CommandAck::default();
-        for (result, refused) in results {
-            match refused {
-                None => ack.kept.push(result.id),
+    async fn answer_results(&mut self, results: Vec<(CommandResult, ResultVerdict)>) -> Result<(), End> {
+        let (mut ack, mut foreign) = (CommandAck::default(), Vec::new());
+        for (CommandResult { id, .. }, verdict) in results {
+            match verdict {
+                ResultVerdict::Kept => ack.kept.push(id),
                 // The command may be newer than the backup that this database is: its result waits in the cluster.
-                Some(_) if self.behind => {}
-                Some(reason) => ack.refused.push(CommandRefused {
-                    id: result.id,
-                    reason,
-                }),
+                _ if self.behind => {}
+                ResultVerdict::Late(reason) => ack.refused.push(CommandRefused { id, reason }),
+                ResultVerdict::Foreign(reason) => {
+                    foreign.push(reason.clone());
+                    ack.refused.push(CommandRefused { id, reason });
+                }
             }
         }
         // One event for all of them, however many there are.
-        if let Some(first) = ack.refused.first() {
-            let detail = format!(
-                "{} results of commands; the first: {}",
-                ack.refused.len(),
-                first.reason
-            );
+        if let Some(first) = foreign.first() {
+            let detail = format!("{} results of commands; the first: {first}", foreign.len());
             self.tell(What::Forged, detail).await;
         }
         if ack.kept.is_empty() && ack.refused.is_empty() {
@@ -255,10 +254,10 @@ impl Session {
             return Ok(());
         }
         let peers = std::slice::from_ref(&self.fence.peer);
-        let standing = self.hub.store.standing(peers).await;
+        let standing = answered(&self.seat.end, self.hub.store.standing(peers)).await;
         // Without an answer now the look around finds it within seconds.
         let Some(standing) = standing
-            .ok()
+            .and_then(Result::ok)
             .and_then(|standings| standings.into_iter().next().flatten())
         else {
             return Ok(());

@@ -5,6 +5,7 @@ crate::support::on_both!(
     what_was_never_sent_expires_and_is_never_delivered,
     s45_results_of_others_and_of_superseded_sessions_are_refused,
     s39_no_more_than_so_many_commands_wait_for_a_cluster,
+    s39_one_call_commands_no_more_than_so_many_clusters,
     a_cluster_agent_that_cannot_is_not_kept_waiting_for,
     another_inbox_does_not_get_what_the_one_before_may_have_done,
     whoever_may_not_change_the_agent_may_not_restart_it,
@@ -21,7 +22,7 @@ mod tests {
     use roadstead_domain::{CommandId, ConflictReason, Error, PageRequest};
     use roadstead_service::commands::{self, RestartInput};
     use roadstead_service::{Target, audit, clusters, fleet, housekeeping};
-    use roadstead_store::{Command, CommandCode, CommandFilter};
+    use roadstead_store::{Command, CommandCode, CommandFilter, ResultVerdict};
     use std::time::Duration;
 
     const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -73,7 +74,10 @@ mod tests {
     ) -> Result<Option<&'static str>, Error> {
         let results = [(id, code, "words".to_owned())];
         let said = fleet::record_results(ctx, &world.store, epoch, &results).await?;
-        Ok(said[0])
+        Ok(match said[0] {
+            ResultVerdict::Kept => None,
+            ResultVerdict::Late(why) | ResultVerdict::Foreign(why) => Some(why),
+        })
     }
 
     async fn get(world: &World, id: CommandId) -> Command {
@@ -189,6 +193,47 @@ mod tests {
         restart(&world).await;
     }
 
+    pub(super) async fn s39_one_call_commands_no_more_than_so_many_clusters(world: World) {
+        let owner = &world.acme.owner;
+        for n in 0..commands::CLUSTERS {
+            let more = clusters::CreateInput {
+                name: name(&format!("more-{n}")),
+                labels: [("roadstead.dev/runtime".to_owned(), "local".to_owned())].into(),
+                idempotency_key: None,
+            };
+            clusters::create(owner, &world.store, more).await.expect("made");
+        }
+        let everywhere = [
+            model("fast", "m1"),
+            agent(
+                "helper",
+                "Help.",
+                "fast",
+                "{selector: {matchLabels: {roadstead.dev/runtime: local}}}",
+            ),
+        ];
+        world.apply(&set(&everywhere)).await.expect("applied");
+        let ctx = world.cluster_agent().await;
+        begin(&world, &ctx, "inbox").await;
+        let refused = commands::restart_agent(owner, &world.store, &input("helper")).await;
+        let refused = refused.expect_err("refused");
+        let limit = matches!(&refused, Error::Limit { allowed: 100, .. });
+        assert!(
+            limit && refused.to_string().contains("name a cluster"),
+            "{refused}"
+        );
+        let (all, page) = (CommandFilter::default(), PageRequest::default());
+        let written = commands::list(owner, &world.store, &all, &page).await;
+        assert!(written.expect("listed").items.is_empty(), "nothing was written");
+        // Which one of them is named does not matter.
+        let named = RestartInput {
+            cluster: Some(name("edge")),
+            ..input("helper")
+        };
+        let made = commands::restart_agent(owner, &world.store, &named).await;
+        assert_eq!(made.expect("made").len(), 1);
+    }
+
     pub(super) async fn a_cluster_agent_that_cannot_is_not_kept_waiting_for(world: World) {
         let owner = &world.acme.owner;
         let missing = commands::restart_agent(owner, &world.store, &input("helper")).await;
@@ -242,7 +287,12 @@ mod tests {
         assert_eq!(due(&world, &ctx, wiped).await, [unsent.id]);
         assert_eq!(code(&world, sent.id).await, Some(CommandCode::Unknown));
         let late = say(&world, &ctx, wiped, sent.id, CommandCode::Succeeded).await;
-        assert!(late.expect("heard").is_some());
+        let given_up = "the command was given up, and has its result";
+        assert_eq!(late.expect("heard"), Some(given_up));
+        // The cluster is no forger for it.
+        let results = [(sent.id, CommandCode::Succeeded, String::new())];
+        let said = fleet::record_results(&ctx, &world.store, wiped, &results).await;
+        assert_eq!(said.expect("heard"), [ResultVerdict::Late(given_up)]);
         assert_eq!(code(&world, sent.id).await, Some(CommandCode::Unknown));
     }
 
@@ -295,6 +345,13 @@ mod tests {
         housekeeping::purge(&world.store).await.expect("purged");
         let gone = commands::get(&world.acme.owner, &world.store, sent.id).await;
         assert!(matches!(gone, Err(Error::NotFound { .. })), "{gone:?}");
+        // Its cluster comes back and says it; whose it was is not known any more.
+        let results = [(sent.id, CommandCode::Succeeded, String::new())];
+        let said = fleet::record_results(&ctx, &world.store, epoch, &results).await;
+        assert_eq!(
+            said.expect("heard"),
+            [ResultVerdict::Late("the command is forgotten")]
+        );
     }
 
     pub(super) async fn a_repetition_under_the_same_key_makes_no_second_command(world: World) {

@@ -13,8 +13,8 @@ use roadstead_fleet::{
     FleetStore,
     memory::Memory,
     store::{
-        Ahead, Begun, Changes, CommandResult, Desired, Event, Hello, Hints, Report, Reported, Row,
-        RunVerdict, Session, Standing, StoreError,
+        Ahead, Begun, Changes, CommandResult, Desired, Event, Hello, Hints, Report, Reported, ResultVerdict,
+        Row, RunVerdict, Session, Standing, StoreError,
     },
 };
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, sync::Mutex, time::Duration};
@@ -159,7 +159,7 @@ impl FleetStore for Moody {
         &self,
         session: &Session,
         results: Vec<CommandResult>,
-    ) -> Result<Vec<Option<String>>, StoreError> {
+    ) -> Result<Vec<ResultVerdict>, StoreError> {
         self.mood().await?;
         let verdicts = self.model.record_results(session, results).await?;
         self.witness(session);

@@ -12,8 +12,8 @@ use roadstead_domain::{ClusterId, TenantId};
 use roadstead_fleet::{
     FleetStore,
     store::{
-        Ahead, Begun, Changes, CommandResult, Desired, Event, Hello, Hints, Report, Reported, Row,
-        RunVerdict, Session, Standing, StoreError, What,
+        Ahead, Begun, Changes, CommandResult, Desired, Event, Hello, Hints, Report, Reported, ResultVerdict,
+        Row, RunVerdict, Session, Standing, StoreError, What,
     },
 };
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
@@ -216,13 +216,19 @@ impl FleetStore for Witness {
         self.store().replicas().await
     }
     async fn commands(&self, session: &Session) -> Result<Vec<Command>, StoreError> {
-        self.store().commands(session).await
+        let newest = self.epoch(session);
+        let commands = self.store().commands(session).await?;
+        // Where none wait nothing is written.
+        if !commands.is_empty() {
+            self.wrote(session, newest);
+        }
+        Ok(commands)
     }
     async fn record_results(
         &self,
         session: &Session,
         results: Vec<CommandResult>,
-    ) -> Result<Vec<Option<String>>, StoreError> {
+    ) -> Result<Vec<ResultVerdict>, StoreError> {
         let newest = self.epoch(session);
         let verdicts = self.store().record_results(session, results).await?;
         self.wrote(session, newest);

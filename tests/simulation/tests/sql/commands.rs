@@ -8,12 +8,20 @@ crate::world::on_both!(
 
 mod tests {
     use crate::world::{World, name};
-    use roadstead_contract::{documents::Kind, fleet::CommandCode as Said};
-    use roadstead_fleet::store::What;
+    use roadstead_authz::PeerIdentity;
+    use roadstead_contract::{
+        documents::Kind,
+        fleet::{CommandCode as Said, RESTART_ENGINE},
+    };
+    use roadstead_domain::{ClusterId, CommandId, OsRandom, SystemClock};
+    use roadstead_fleet::{
+        FleetStore as _, Sql,
+        store::{Hello, Session, What},
+    };
     use roadstead_inbox::CommandResult;
-    use roadstead_service::{Target, commands};
+    use roadstead_service::{Target, clusters, commands};
     use roadstead_simulation::{agent::ClusterAgent, eventually};
-    use roadstead_store::{Command, CommandCode, Store};
+    use roadstead_store::{AuditRecord, Command, CommandCode, Store};
 
     async fn restart(world: &World, store: &Store) -> Command {
         let input = commands::RestartInput {
@@ -102,11 +110,10 @@ mod tests {
         world.place(&["a"], "one").await;
         let agent = world.joined(&hub).await;
         world.persisted().await;
-        let nobody = roadstead_domain::CommandId::generate(
-            &roadstead_domain::SystemClock,
-            &roadstead_domain::OsRandom,
-        );
-        for id in [nobody.to_string(), "no id at all".to_owned()] {
+        // A command of another cluster of the tenant, which was sent there.
+        let (west, command) = commanded(&world).await;
+        let nobody = CommandId::generate(&SystemClock, &OsRandom);
+        for id in [command.to_string(), nobody.to_string(), "no id at all".to_owned()] {
             let taken = roadstead_inbox::Command {
                 id: id.clone(),
                 expires_ms: i64::MAX,
@@ -114,15 +121,65 @@ mod tests {
                     agent_uid: "a".to_owned(),
                 },
             };
+            let before = world.refused(What::Forged.action()).await;
             agent.inbox.take_command(taken, 0).await.unwrap();
             conclude(&agent, &id, Said::Succeeded).await;
+            eventually("it is refused and audited", || async {
+                let forgotten = agent.inbox.pending_results().await.unwrap().is_empty();
+                (forgotten && world.refused(What::Forged.action()).await > before).then_some(())
+            })
+            .await;
         }
-        eventually("both are refused and audited", || async {
-            let forgotten = agent.inbox.pending_results().await.unwrap().is_empty();
-            (forgotten && world.refused(What::Forged.action()).await >= 1).then_some(())
-        })
-        .await;
+        let log = world.audit().await;
+        let told = |record: &AuditRecord| record.detail.to_string().contains("another cluster's");
+        assert!(log.iter().any(told), "{log:?}");
+        let found = commands::get(world.owner(), world.store(), command)
+            .await
+            .unwrap();
+        assert_eq!((found.cluster, found.sent, found.result), (west, true, None));
         world.chains_hold().await;
         agent.stop().await.unwrap();
+    }
+
+    /// A cluster beside `edge` with a session of its own, and a command that was sent there.
+    async fn commanded(world: &World) -> (ClusterId, CommandId) {
+        let (owner, store) = (world.owner(), world.store());
+        let labels = [("side".to_owned(), "west".to_owned())].into();
+        let input = clusters::CreateInput {
+            name: name("west"),
+            labels,
+            idempotency_key: None,
+        };
+        let west = clusters::create(owner, store, input).await.unwrap().id;
+        world.place_on("west", &["b"], "one").await;
+        let peer = PeerIdentity {
+            tenant: owner.tenant(),
+            cluster: west,
+            serial: "07".to_owned(),
+        };
+        let sql = Sql::new(store.clone());
+        sql.certificate_issued(&peer, i64::MAX).await.unwrap();
+        let hello = Hello {
+            version: "1.0.0".to_owned(),
+            instance: "i".to_owned(),
+            incarnation: "n".to_owned(),
+            cursor: 0,
+            capabilities: vec![RESTART_ENGINE.to_owned()],
+        };
+        let epoch = sql.begin_session(&peer, &hello).await.unwrap().epoch;
+        let input = commands::RestartInput {
+            target: Target::Name {
+                project: name("support"),
+                kind: Kind::Agent,
+                name: name("b"),
+            },
+            cluster: None,
+            expires_in: None,
+            idempotency_key: None,
+        };
+        let made = commands::restart_agent(owner, store, &input).await.unwrap();
+        let sent = sql.commands(&Session { peer, epoch }).await.unwrap();
+        assert_eq!(sent.len(), 1);
+        (west, made[0].id)
     }
 }

@@ -52,10 +52,10 @@ pub(crate) fn name(text: &str) -> Name {
     text.parse().expect("a name")
 }
 
-fn agent(name: &str, text: &str) -> String {
+fn agent(name: &str, text: &str, cluster: &str) -> String {
     format!(
         "apiVersion: roadstead.dev/v1alpha1\nkind: Agent\nmetadata: {{name: {name}}}\nspec:\n  instructions: {text}\n  \
-         model: fast\n  placement: {{clusters: [edge]}}\n"
+         model: fast\n  placement: {{clusters: [{cluster}]}}\n"
     )
 }
 
@@ -134,7 +134,13 @@ impl World {
 
     /// Places these agents, and the model that they use, on `edge`.
     pub(crate) async fn place(&self, agents: &[&str], text: &str) {
-        let documents = agents.iter().map(|name| agent(name, text)).collect::<Vec<_>>();
+        self.place_on("edge", agents, text).await;
+    }
+
+    /// Places them on a cluster.
+    pub(crate) async fn place_on(&self, cluster: &str, agents: &[&str], text: &str) {
+        let documents = agents.iter().map(|name| agent(name, text, cluster));
+        let documents = documents.collect::<Vec<_>>();
         let yaml = [vec![MODEL.to_owned()], documents].concat().join("---\n");
         let source = Source {
             name: "test.yaml",
