@@ -287,7 +287,7 @@ fn one_that_somebody_traces_is_not_waited_for() {
     let there = |name: &str| tracer.folder.path().join(name).exists();
     eventually("it tries", || there("seized") || there("refused"));
     if there("refused") {
-        return left_out("to trace another process");
+        return forbidden("to trace another process");
     }
     leader.child.kill().unwrap();
     leader.child.wait().unwrap();
@@ -311,6 +311,11 @@ fn left_out(needed: &str) {
         "a complete run needs {needed}"
     );
     eprintln!("left out: it takes {needed}");
+}
+
+/// For a test that a kernel's policy may forbid even to root (`seccomp`, `kernel.yama.ptrace_scope`): said aloud.
+fn forbidden(needed: &str) {
+    eprintln!("left out: this machine does not allow {needed}");
 }
 
 /// What a test of a whole process is told to be.
@@ -469,7 +474,7 @@ fn a_session_may_have_begun_outside_of_the_namespace() {
     };
     let (allowed, why) = inside(Path::new("true"), &[]);
     if !allowed {
-        return left_out(&format!("to make a PID namespace: {why}"));
+        return forbidden(&format!("to make a PID namespace: {why}"));
     }
     let own = std::env::current_exe().unwrap();
     for test in [
