@@ -287,7 +287,7 @@ fn one_that_somebody_traces_is_not_waited_for() {
     let there = |name: &str| tracer.folder.path().join(name).exists();
     eventually("it tries", || there("seized") || there("refused"));
     if there("refused") {
-        return forbidden("to trace another process");
+        return forbidden("to trace another process", SYS_PTRACE);
     }
     leader.child.kill().unwrap();
     leader.child.wait().unwrap();
@@ -313,10 +313,28 @@ fn left_out(needed: &str) {
     eprintln!("left out: it takes {needed}");
 }
 
-/// For a test that a kernel's policy may forbid even to root (`seccomp`, `kernel.yama.ptrace_scope`): said aloud.
-fn forbidden(needed: &str) {
-    eprintln!("left out: this machine does not allow {needed}");
+/// For a test that this machine refuses, by the number of the capability that it takes (capabilities(7)). A complete run
+/// goes on without it only where the machine's policy is what forbids it.
+fn forbidden(needed: &str, capability: u32) {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let field = |name: &str| {
+        let value = status.lines().find_map(|line| line.strip_prefix(name));
+        value.unwrap_or_default().trim().to_owned()
+    };
+    let capable = u64::from_str_radix(&field("CapEff:"), 16).unwrap() & (1 << capability) != 0;
+    let setting = |name: &str| std::fs::read_to_string(format!("/proc/sys/{name}")).unwrap_or_default();
+    // Filters of system calls, a lock on tracing, no user namespaces.
+    let policy = field("Seccomp:") != "0"
+        || setting("kernel/yama/ptrace_scope").trim() == "3"
+        || setting("user/max_user_namespaces").trim() == "0";
+    if capable && !policy {
+        return left_out(needed);
+    }
+    eprintln!("left out: this machine's policy forbids {needed}");
 }
+
+const SYS_PTRACE: u32 = 19;
+const SYS_ADMIN: u32 = 21;
 
 /// What a test of a whole process is told to be.
 const ROLE: &str = "ROADSTEAD_TEST_ROLE";
@@ -474,7 +492,7 @@ fn a_session_may_have_begun_outside_of_the_namespace() {
     };
     let (allowed, why) = inside(Path::new("true"), &[]);
     if !allowed {
-        return forbidden(&format!("to make a PID namespace: {why}"));
+        return forbidden(&format!("to make a PID namespace: {why}"), SYS_ADMIN);
     }
     let own = std::env::current_exe().unwrap();
     for test in [
